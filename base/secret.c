@@ -1,0 +1,208 @@
+/* The secret region: power-of-two classes carved from one locked mapping. Any thread, one mutex; secrets are
+ * made per request or per key, never per package. */
+#include "base/secret.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <unistd.h>
+#include <openssl/crypto.h>
+#include <openssl/rand.h>
+
+#define MAGIC 0x48504c53u /* "HPLS" */
+#define SMALLEST 128u
+#define NUM_CLASSES 10u /* 128 B … 64 KiB */
+#define LIVE 0x6c697665u
+
+/* Each block: header (64 B), the secret, a canary of at least 16 bytes up to the block's end. */
+struct block {
+    struct hpl_secret secret;
+    struct block *next; /* in the free list */
+    uint32_t class;
+    uint8_t pad[64 - sizeof(struct hpl_secret) - sizeof(void *) - sizeof(uint32_t)];
+};
+_Static_assert(sizeof(struct block) == 64, "the header keeps secrets 64-byte aligned");
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static uint8_t *region;
+static size_t region_size, region_used, bytes_in_use;
+static bool is_locked;
+static struct block *free_lists[NUM_CLASSES];
+static uint8_t canary[16];
+
+struct region_head {
+    _Atomic uint32_t liveness; /* zero in a child: MADV_WIPEONFORK */
+    uint8_t pad[60];
+};
+
+void hpl_wipe(void *data, size_t len)
+{
+    OPENSSL_cleanse(data, len);
+}
+
+static enum hpl_status map_region(struct hpl_call *call, size_t size, enum hpl_secret_policy policy)
+{
+    size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    size = (size + page - 1) / page * page;
+    uint8_t *map = mmap(NULL, size + 2 * page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (map == MAP_FAILED)
+        return hpl_fail(call, HPL_NO_MEMORY, "cannot map %zu bytes for secrets: %s", size, strerror(errno));
+    if (mprotect(map + page, size, PROT_READ | PROT_WRITE) != 0) {
+        munmap(map, size + 2 * page);
+        return hpl_fail(call, HPL_NO_MEMORY, "cannot open the secret region: %s", strerror(errno));
+    }
+    is_locked = mlock(map + page, size) == 0;
+    if (!is_locked && policy == HPL_SECRET_MUST_LOCK) {
+        struct rlimit limit = {0};
+        int why = errno;
+        getrlimit(RLIMIT_MEMLOCK, &limit);
+        munmap(map, size + 2 * page);
+        return hpl_fail(call, HPL_UNAVAILABLE,
+                        "cannot lock %zu KiB of memory for keys (%s; the limit is %llu KiB): raise it with "
+                        "'ulimit -l 8192' or LimitMEMLOCK=8M",
+                        size / 1024, strerror(why), (unsigned long long)limit.rlim_cur / 1024);
+    }
+    madvise(map + page, size, MADV_DONTDUMP);
+    bool wipes_on_fork = madvise(map + page, size, MADV_WIPEONFORK) == 0;
+    if (!wipes_on_fork && policy == HPL_SECRET_MUST_LOCK) {
+        munmap(map, size + 2 * page);
+        return hpl_fail(call, HPL_UNAVAILABLE, "the kernel lacks MADV_WIPEONFORK (Linux 4.14 or newer is needed)");
+    }
+    if (RAND_bytes(canary, sizeof canary) != 1) {
+        munmap(map, size + 2 * page);
+        return hpl_fail(call, HPL_INTERNAL, "no random numbers for the secret region");
+    }
+    region = map + page;
+    region_size = size;
+    region_used = sizeof(struct region_head);
+    atomic_store(&((struct region_head *)region)->liveness, LIVE);
+    return HPL_OK;
+}
+
+enum hpl_status hpl_secret_init(struct hpl_call *call, size_t size, enum hpl_secret_policy policy)
+{
+    pthread_mutex_lock(&lock);
+    enum hpl_status status = region ? HPL_OK : map_region(call, size, policy);
+    pthread_mutex_unlock(&lock);
+    return status;
+}
+
+bool hpl_secret_is_locked(void)
+{
+    return is_locked;
+}
+
+size_t hpl_secret_in_use(void)
+{
+    pthread_mutex_lock(&lock);
+    size_t n = bytes_in_use;
+    pthread_mutex_unlock(&lock);
+    return n;
+}
+
+static size_t class_size(uint32_t class)
+{
+    return (size_t)SMALLEST << class;
+}
+
+static void check_alive(void)
+{
+    HPL_CHECK(region && atomic_load_explicit(&((struct region_head *)region)->liveness, memory_order_relaxed) == LIVE);
+}
+
+static struct block *take_block(uint32_t class)
+{
+    struct block *block = free_lists[class];
+    if (block) {
+        free_lists[class] = block->next;
+        return block;
+    }
+    if (region_size - region_used >= class_size(class)) {
+        block = (struct block *)(region + region_used);
+        region_used += class_size(class);
+        return block;
+    }
+    /* Split a larger free block into blocks of this class. */
+    for (uint32_t larger = class + 1; larger < NUM_CLASSES; larger++) {
+        if (!free_lists[larger])
+            continue;
+        uint8_t *at = (uint8_t *)free_lists[larger];
+        free_lists[larger] = free_lists[larger]->next;
+        for (size_t offset = class_size(class); offset < class_size(larger); offset += class_size(class)) {
+            struct block *piece = (struct block *)(at + offset);
+            piece->next = free_lists[class];
+            free_lists[class] = piece;
+        }
+        return (struct block *)at;
+    }
+    return NULL;
+}
+
+struct hpl_secret *hpl_secret_new(size_t len)
+{
+    HPL_CHECK(len > 0 && len <= HPL_SECRET_MAX);
+    uint32_t class = 0;
+    while (class_size(class) < sizeof(struct block) + len + sizeof canary)
+        class++;
+    HPL_CHECK(class < NUM_CLASSES);
+    pthread_mutex_lock(&lock);
+    if (!region && map_region(NULL, 1u << 20, HPL_SECRET_MAY_SWAP) != HPL_OK) {
+        pthread_mutex_unlock(&lock);
+        return NULL;
+    }
+    check_alive();
+    struct block *block = take_block(class);
+    if (block)
+        bytes_in_use += class_size(class);
+    pthread_mutex_unlock(&lock);
+    if (!block)
+        return NULL;
+    memset(block, 0, sizeof *block + len);
+    block->class = class;
+    block->secret = (struct hpl_secret){MAGIC, (uint32_t)len, (uint8_t *)(block + 1)};
+    memcpy(block->secret.bytes + len, canary, sizeof canary);
+    return &block->secret;
+}
+
+struct hpl_secret *hpl_secret_from(const void *bytes, size_t len)
+{
+    struct hpl_secret *secret = hpl_secret_new(len);
+    if (secret)
+        memcpy(secret->bytes, bytes, len);
+    return secret;
+}
+
+struct hpl_secret *hpl_secret_random(size_t len)
+{
+    struct hpl_secret *secret = hpl_secret_new(len);
+    if (secret && RAND_priv_bytes(secret->bytes, (int)len) != 1) {
+        hpl_secret_free(secret);
+        return NULL;
+    }
+    return secret;
+}
+
+void hpl_secret_check(const struct hpl_secret *secret)
+{
+    check_alive();
+    HPL_CHECK(secret->magic == MAGIC);
+    HPL_CHECK(memcmp(secret->bytes + secret->len, canary, sizeof canary) == 0);
+}
+
+void hpl_secret_free(struct hpl_secret *secret)
+{
+    if (!secret)
+        return;
+    hpl_secret_check(secret);
+    struct block *block = (struct block *)secret;
+    uint32_t class = block->class;
+    OPENSSL_cleanse(block, sizeof *block + secret->len);
+    pthread_mutex_lock(&lock);
+    block->next = free_lists[class];
+    free_lists[class] = block;
+    bytes_in_use -= class_size(class);
+    pthread_mutex_unlock(&lock);
+}
