@@ -1,0 +1,38 @@
+/* Who is asking: credentials kept in the catalog (secret keys sealed under the root secret, never hashed: SigV4 needs them),
+ * identities, and what an identity may do. Any thread. */
+#ifndef HPL_AUTH_AUTH_H
+#define HPL_AUTH_AUTH_H
+
+#include "base/secret.h"
+#include "catalog/catalog.h"
+
+#define HPL_ACCESS_KEY_MAX 128u
+
+enum hpl_role { HPL_ROLE_OBJECTS, HPL_ROLE_ADMIN };
+
+struct hpl_identity {
+    char access_key[HPL_ACCESS_KEY_MAX + 1];
+    enum hpl_role role;
+};
+
+struct hpl_auth;
+
+enum hpl_status hpl_auth_open(struct hpl_call *call, struct hpl_auth **out, struct hpl_catalog *catalog) HPL_MUST_USE;
+void hpl_auth_close(struct hpl_auth *auth);
+
+/* Adds or replaces a credential: access key of 3 to 128 of [A-Za-z0-9._-], secret of 8 to 128 printable bytes. */
+enum hpl_status hpl_auth_put_credential(struct hpl_call *call, struct hpl_auth *auth, const char *access_key,
+                                        const struct hpl_secret *secret_key, enum hpl_role role) HPL_MUST_USE;
+/* Random: access key of 20, secret of 40 characters. *secret_key is the caller's to free. */
+enum hpl_status hpl_auth_new_credential(struct hpl_call *call, struct hpl_auth *auth, enum hpl_role role,
+                                        char access_key[static HPL_ACCESS_KEY_MAX + 1],
+                                        struct hpl_secret **secret_key) HPL_MUST_USE;
+/* HPL_AUTH_UNKNOWN_KEY. *secret_key is the caller's to free. A change is seen at once in this process. */
+enum hpl_status hpl_auth_find(struct hpl_call *call, struct hpl_auth *auth, const char *access_key,
+                              struct hpl_identity *identity, struct hpl_secret **secret_key) HPL_MUST_USE;
+
+/* Deny by default. Actions are "s3:…" and "kms:…"; HPL_ACCESS_DENIED names the action. Objects-only identities may do s3
+ * actions, administrators everything. */
+enum hpl_status hpl_auth_allows(struct hpl_call *call, const struct hpl_identity *identity, const char *action) HPL_MUST_USE;
+
+#endif

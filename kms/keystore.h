@@ -1,0 +1,125 @@
+/* What a key backend must provide. A keystore is keys and their records: it wraps and unwraps data keys under key versions that
+ * never leave it, and keeps one record a key under compare-and-swap. The record decides state, the keystore decides existence:
+ * material it cannot find is HPL_KEY_UNAVAILABLE, never "deleted". Implementations are thread-safe; calls may block, up to
+ * call->deadline_ns. Adding a backend is one folder and one line in backends/backends.c. */
+#ifndef HPL_KMS_KEYSTORE_H
+#define HPL_KMS_KEYSTORE_H
+
+#include "base/json.h"
+#include "base/secret.h"
+
+#define HPL_KEY_UID_LEN 16u
+#define HPL_KEY_ID_MAX 255u     /* text, UTF-8, no control bytes; never a path */
+#define HPL_WRAP_AAD_LEN 32u
+
+/* Mechanisms as they stand in envelopes; numbers are final. */
+enum hpl_mechanism {
+    HPL_MECH_LOCAL_GCM = 1,    /* AES-256-GCM under HKDF(key version; salt) */
+    HPL_MECH_P11_GCM = 2,      /* CKM_AES_GCM in the token */
+    HPL_MECH_P11_CBC_HMAC = 3, /* CKM_AES_CBC, then HMAC under a second token key */
+    HPL_MECH_P11_OAEP_HMAC = 4,
+    HPL_MECH_TRANSIT = 5       /* Vault transit encrypt with associated_data */
+};
+
+struct hpl_wrapped {
+    uint8_t mechanism;
+    uint8_t iv_len;
+    uint16_t ct_len;
+    uint8_t iv[64];  /* salt or IV */
+    uint8_t ct[768];
+};
+
+struct hpl_catalog;
+struct hpl_keystore; /* first member of every implementation */
+
+typedef bool (*hpl_record_fn)(void *arg, const char *key_id, uint64_t revision, enum hpl_status status, struct hpl_bytes content);
+
+struct hpl_keystore_ops {
+    size_t size;      /* sizeof(struct hpl_keystore_ops) as compiled, checked at the boundary */
+    const char *name; /* "local", "pkcs11", "vault" */
+
+    void (*close)(struct hpl_keystore *keystore); /* no call may run or follow */
+
+    /* A cheap proof that it works now (no key of the user's is touched). */
+    enum hpl_status (*probe)(struct hpl_keystore *keystore, struct hpl_call *call);
+
+    /* Makes the material of a key version, never extractable where the backend has such a thing. Idempotent for the same uid
+     * and version (a crash in between may lead to a second call). */
+    enum hpl_status (*create_version)(struct hpl_keystore *keystore, struct hpl_call *call,
+                                      const uint8_t uid[static HPL_KEY_UID_LEN], uint32_t version);
+    /* Destroys exactly that; HPL_OK when it is already gone. */
+    enum hpl_status (*destroy_version)(struct hpl_keystore *keystore, struct hpl_call *call,
+                                       const uint8_t uid[static HPL_KEY_UID_LEN], uint32_t version);
+
+    /* secret: 16 to 64 bytes. HPL_KEY_UNAVAILABLE, HPL_BACKEND, HPL_TIMEOUT, HPL_PIN_REJECTED. Never two wraps under one key
+     * and nonce. */
+    enum hpl_status (*wrap)(struct hpl_keystore *keystore, struct hpl_call *call, const uint8_t uid[static HPL_KEY_UID_LEN],
+                            uint32_t version, const uint8_t aad[static HPL_WRAP_AAD_LEN], const struct hpl_secret *secret,
+                            struct hpl_wrapped *out);
+    /* Wrong key, context or tag: HPL_INVALID_CIPHERTEXT, one text. Lengths and mechanism are checked before a token is asked. */
+    enum hpl_status (*unwrap)(struct hpl_keystore *keystore, struct hpl_call *call, const uint8_t uid[static HPL_KEY_UID_LEN],
+                              uint32_t version, const uint8_t aad[static HPL_WRAP_AAD_LEN], const struct hpl_wrapped *wrapped,
+                              struct hpl_secret **out);
+
+    /* Fills with random bytes of the backend's own generator, to be mixed with ours. NULL when it has none. */
+    enum hpl_status (*random)(struct hpl_keystore *keystore, struct hpl_call *call, uint8_t *out, size_t len);
+
+    /* Records, by key id. put: expected 0 means it must not exist, HPL_STALE otherwise. Content is the service's JSON, opaque
+     * here and authenticated by the keystore: a changed record is HPL_INTEGRITY and harms only its own key. list: byte order,
+     * after (NULL: from the first). */
+    enum hpl_status (*record_get)(struct hpl_keystore *keystore, struct hpl_call *call, const char *key_id,
+                                  struct hpl_buf *content, uint64_t *revision);
+    enum hpl_status (*record_put)(struct hpl_keystore *keystore, struct hpl_call *call, const char *key_id,
+                                  const uint8_t uid[static HPL_KEY_UID_LEN], uint64_t expected, struct hpl_bytes content,
+                                  uint64_t *revision);
+    enum hpl_status (*record_list)(struct hpl_keystore *keystore, struct hpl_call *call, const char *after, size_t limit,
+                                   hpl_record_fn fn, void *arg);
+
+    /* Facts for status: a new JSON object (the caller's): mechanism, token label, IV mode … no secrets. */
+    json_t *(*describe)(struct hpl_keystore *keystore);
+};
+
+struct hpl_keystore {
+    const struct hpl_keystore_ops *ops;
+    uint8_t instance[8]; /* which attachment this is; set by the service after open, part of every envelope */
+};
+
+/* What a backend gets from the local configuration file; JSON from the network only picks among it by name. */
+struct hpl_token_option {
+    const char *name;       /* "main": what "token" in a configure body names */
+    const char *uri;        /* RFC 7512, exactly one match */
+    const char *module;     /* absolute path, or NULL: p11-kit's configured modules */
+    const char *pin_source; /* "file:/path" or "credential:NAME" */
+    unsigned max_sessions;  /* 0: default */
+};
+
+struct hpl_backend_env {
+    const char *state_dir;
+    const char *const *key_dir_roots; /* folders under which key_dir may lie; the state folder always may */
+    size_t num_key_dir_roots;
+    const struct hpl_token_option *tokens;
+    size_t num_tokens;
+    const struct hpl_secret *root;    /* the root secret */
+    struct hpl_catalog *catalog;      /* for backends that cannot keep records themselves */
+    bool is_dev;
+};
+
+/* One line in the list of backends. config is the merged configure body. */
+struct hpl_backend {
+    const char *name;           /* "local" */
+    const char *const *aliases; /* other spellings of backend_type, NULL-terminated; may be NULL */
+    /* Checks the fields by name without touching anything outside. HPL_INVALID_REQUEST or _CONFIGURATION. */
+    enum hpl_status (*validate)(struct hpl_call *call, const json_t *config, const struct hpl_backend_env *env);
+    /* A text that is the same for the same place of keys (folder, token serial, address and mount): equal identity, equal
+     * instance. Asked after open. */
+    enum hpl_status (*identity)(struct hpl_call *call, struct hpl_keystore *keystore, const json_t *config,
+                                const struct hpl_backend_env *env, struct hpl_buf *out);
+    enum hpl_status (*open)(struct hpl_call *call, const json_t *config, const struct hpl_backend_env *env,
+                            struct hpl_keystore **out);
+    /* backend_summary of the status answer: a new object, no secrets. */
+    json_t *(*summary)(const json_t *config, const struct hpl_backend_env *env);
+    /* Names of top-level members that hold secrets: persisted sealed, never shown; NULL-terminated; may be NULL. */
+    const char *const *secret_fields;
+};
+
+#endif

@@ -1,0 +1,97 @@
+/* The key service: lifecycle (configure, start, stop, reconfigure live), keys and their states, data keys. Never sees an
+ * object's bytes. Thread-safe; calls block on backends, so never on an event loop. */
+#ifndef HPL_KMS_KMS_H
+#define HPL_KMS_KMS_H
+
+#include "auth/auth.h"
+#include "kms/keystore.h"
+
+/* Purposes as they stand in envelopes; each path opens only its own. */
+enum hpl_purpose {
+    HPL_PURPOSE_OBJECT = 1,
+    HPL_PURPOSE_BUCKET_KEY = 2,
+    HPL_PURPOSE_API = 3,
+    HPL_PURPOSE_CONFIGURATION = 4,
+    HPL_PURPOSE_BACKUP = 5
+};
+
+struct hpl_context_pair {
+    struct hpl_bytes name, value; /* UTF-8 */
+};
+struct hpl_context {
+    const struct hpl_context_pair *pairs; /* any order; names unique */
+    size_t num_pairs;
+};
+
+/* Which key version sealed something: what the object index counts by. */
+struct hpl_key_ref {
+    uint8_t instance[8];
+    uint8_t uid[HPL_KEY_UID_LEN];
+    uint32_t version;
+    char key_id[HPL_KEY_ID_MAX + 1];
+};
+
+struct hpl_kms;
+
+struct hpl_kms_options {
+    const struct hpl_backend *const *backends; /* NULL-terminated, lives as long as the service */
+    const struct hpl_backend_env *env;         /* the same */
+    struct hpl_catalog *catalog;
+};
+
+/* Loads the persisted configuration; starts the service again when it was running before (a failure to is logged and shown in
+ * status as Error, not returned; it is tried again in the background or by start). */
+enum hpl_status hpl_kms_open(struct hpl_call *call, struct hpl_kms **out, const struct hpl_kms_options *options) HPL_MUST_USE;
+void hpl_kms_close(struct hpl_kms *kms);
+
+/* How many objects a key (version 0: all versions) is needed for; answered by the object index. */
+typedef enum hpl_status (*hpl_census_fn)(void *arg, struct hpl_call *call, const uint8_t uid[static HPL_KEY_UID_LEN],
+                                         uint32_t version, uint64_t *count);
+void hpl_kms_set_census(struct hpl_kms *kms, hpl_census_fn fn, void *arg);
+
+/* Lifecycle. Bodies and answers are those of docs/admin-api.md; *answer is the caller's to decref. */
+enum hpl_status hpl_kms_configure(struct hpl_kms *kms, struct hpl_call *call, const json_t *body, json_t **answer) HPL_MUST_USE;
+enum hpl_status hpl_kms_reconfigure(struct hpl_kms *kms, struct hpl_call *call, const json_t *body, json_t **answer) HPL_MUST_USE;
+enum hpl_status hpl_kms_start(struct hpl_kms *kms, struct hpl_call *call, json_t **answer) HPL_MUST_USE;
+enum hpl_status hpl_kms_stop(struct hpl_kms *kms, struct hpl_call *call, json_t **answer) HPL_MUST_USE;
+enum hpl_status hpl_kms_status(struct hpl_kms *kms, struct hpl_call *call, json_t **answer) HPL_MUST_USE;
+enum hpl_status hpl_kms_config(struct hpl_kms *kms, struct hpl_call *call, json_t **answer) HPL_MUST_USE;
+enum hpl_status hpl_kms_clear_cache(struct hpl_kms *kms, struct hpl_call *call) HPL_MUST_USE;
+
+/* Keys. create: key_id NULL makes a UUID; HPL_KEY_EXISTS. tags (may be NULL) is a flat object of strings. Answers are
+ * key_metadata objects. */
+struct hpl_key_create {
+    const char *key_id, *description, *usage; /* usage NULL or ENCRYPT_DECRYPT */
+    const json_t *tags;
+    const char *created_by;
+};
+enum hpl_status hpl_kms_create_key(struct hpl_kms *kms, struct hpl_call *call, const struct hpl_key_create *create,
+                                   json_t **metadata) HPL_MUST_USE;
+enum hpl_status hpl_kms_describe_key(struct hpl_kms *kms, struct hpl_call *call, const char *key_id, json_t **metadata) HPL_MUST_USE;
+/* {keys:[{key_id,description,…}], truncated, next_marker} */
+enum hpl_status hpl_kms_list_keys(struct hpl_kms *kms, struct hpl_call *call, size_t limit, const char *marker,
+                                  json_t **answer) HPL_MUST_USE;
+/* Window of 7 to 30 days (0: 30). */
+enum hpl_status hpl_kms_schedule_deletion(struct hpl_kms *kms, struct hpl_call *call, const char *key_id, int64_t window_days,
+                                          json_t **metadata) HPL_MUST_USE;
+enum hpl_status hpl_kms_cancel_deletion(struct hpl_kms *kms, struct hpl_call *call, const char *key_id, json_t **metadata) HPL_MUST_USE;
+enum hpl_status hpl_kms_set_enabled(struct hpl_kms *kms, struct hpl_call *call, const char *key_id, bool is_enabled,
+                                    json_t **metadata) HPL_MUST_USE;
+enum hpl_status hpl_kms_rotate(struct hpl_kms *kms, struct hpl_call *call, const char *key_id, json_t **metadata) HPL_MUST_USE;
+/* Destroys what is past its date; called every minute by the daemon. */
+enum hpl_status hpl_kms_reap(struct hpl_kms *kms, struct hpl_call *call) HPL_MUST_USE;
+
+/* Data keys. key_id NULL: the default key, made on first use ("rustfs-default-key" when none is configured). len 16 or 32.
+ * Appends the envelope; *secret is the caller's; ref may be NULL. */
+enum hpl_status hpl_kms_generate(struct hpl_kms *kms, struct hpl_call *call, enum hpl_purpose purpose, const char *key_id,
+                                 const struct hpl_context *context, size_t len, struct hpl_secret **secret,
+                                 struct hpl_buf *envelope, struct hpl_key_ref *ref) HPL_MUST_USE;
+/* Disabled, pending and destroyed keys refuse; HPL_INVALID_CIPHERTEXT for anything forged or of another purpose or context. */
+enum hpl_status hpl_kms_decrypt(struct hpl_kms *kms, struct hpl_call *call, enum hpl_purpose purpose, struct hpl_bytes envelope,
+                                const struct hpl_context *context, struct hpl_secret **secret, struct hpl_key_ref *ref) HPL_MUST_USE;
+/* The id of the default key (what GetBucketEncryption and SSE-S3 answers show); the fallback name when none is configured. */
+void hpl_kms_default_key(struct hpl_kms *kms, char key_id[static HPL_KEY_ID_MAX + 1]);
+/* HPL_OK, HPL_NOT_CONFIGURED or HPL_NOT_RUNNING: a cheap early refusal. */
+enum hpl_status hpl_kms_ready(struct hpl_kms *kms, struct hpl_call *call) HPL_MUST_USE;
+
+#endif
