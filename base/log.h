@@ -17,7 +17,11 @@ void hpl_log_set_level(enum hpl_log_level level);
 /* Fields end with the count; text may be any bytes, it is escaped. */
 void hpl_log_fields(enum hpl_log_level level, const char *event, const struct hpl_log_field *fields, size_t num_fields);
 
-#define HPL_S(field_name, field_text) {.name = (field_name), .text = (field_text) ? (field_text) : ""}
+static inline const char *hpl_log_text(const char *text)
+{
+    return text ? text : "";
+}
+#define HPL_S(field_name, field_text) {.name = (field_name), .text = hpl_log_text(field_text)}
 #define HPL_N(field_name, field_number) {.name = (field_name), .number = (int64_t)(field_number)}
 /* hpl_log(HPL_LOG_INFO, "kms.started", HPL_S("backend", "pkcs11"), HPL_N("keys", 3)); */
 #define hpl_log(level, event, ...)                                                                 \
