@@ -39,12 +39,13 @@ struct hpl_http_handler {
     /* Writes up to cap (1 MiB) bytes of the answer's body, at least one; returns how many, or 0 to break the connection (never
      * a clean end) after a failure in the middle. */
     size_t (*produce)(struct hpl_http_exchange *exchange, uint8_t *to, size_t cap);
-    /* Frees what hpl_http_data holds. is_sent: the whole answer was handed to the socket. */
+    /* Frees what hpl_http_data holds. is_sent: the whole answer was handed to the socket. Not called where begin never was. */
     void (*finish)(struct hpl_http_exchange *exchange, bool is_sent);
 };
 
 const struct hpl_http_request *hpl_http_request(const struct hpl_http_exchange *exchange);
-struct hpl_call *hpl_http_call(struct hpl_http_exchange *exchange); /* request id, detail, deadline */
+/* Request id, detail, and a deadline of request_timeout_ms that starts anew with each job: a long transfer never runs into it. */
+struct hpl_call *hpl_http_call(struct hpl_http_exchange *exchange);
 void *hpl_http_app(const struct hpl_http_exchange *exchange);       /* the route's app pointer */
 void hpl_http_set_data(struct hpl_http_exchange *exchange, void *data);
 void *hpl_http_data(const struct hpl_http_exchange *exchange);
@@ -79,15 +80,18 @@ struct hpl_http_route {
     const struct hpl_http_handler *handler;
     void *app;
     enum hpl_http_pool pool;
-    /* Answers a failure of the core itself (bad signature of the body, too large, time-out, full pool) in the surface's form. */
+    /* Answers a failure of the core itself (bad signature of the body, too large, time-out, full pool) in the surface's form.
+     * May run on an I/O thread, before begin: it must not block. */
     void (*fail)(struct hpl_http_exchange *exchange, enum hpl_status status);
 };
 
 struct hpl_http_options {
     const char *listen;             /* HOST:PORT; port 0: a free one */
     const char *tls_cert, *tls_key; /* PEM files; NULL: plaintext */
+    void *tls_libctx;               /* OSSL_LIB_CTX whose algorithms carry TLS; NULL: OpenSSL's default */
     unsigned num_io_threads;        /* 0: one a core */
     unsigned num_jobs[HPL_HTTP_NUM_POOLS]; /* threads a pool; 0: default */
+    unsigned max_queued;            /* requests waiting for a pool before it is full; 0: 1024 */
     unsigned max_connections;       /* 0: 4096 */
     unsigned head_timeout_ms, idle_timeout_ms, write_timeout_ms, request_timeout_ms; /* 0: 10 s, 60 s, 30 s, 30 s */
     const struct hpl_http_route *routes;

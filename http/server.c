@@ -1,0 +1,255 @@
+/* The server as a whole: options and their defaults, the listening socket, threads and pools, reload, stop, counters. Called by
+ * the daemon's own thread. */
+#include "http/internal.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <netdb.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+#include <unistd.h>
+#include <openssl/ssl.h>
+
+#include "base/clock.h"
+
+static unsigned num_cores(void)
+{
+    long num = sysconf(_SC_NPROCESSORS_ONLN);
+    return num > 0 ? (unsigned)num : 1;
+}
+
+static void set_default(unsigned *option, unsigned value)
+{
+    if (*option == 0)
+        *option = value;
+}
+
+static void fill_defaults(struct hpl_http_options *options)
+{
+    unsigned cores = num_cores();
+    set_default(&options->num_io_threads, cores);
+    set_default(&options->num_jobs[HPL_HTTP_POOL_CONTROL], 4);
+    set_default(&options->num_jobs[HPL_HTTP_POOL_BULK], cores * 2 < 8 ? 8 : cores * 2);
+    set_default(&options->max_queued, 1024);
+    set_default(&options->max_connections, 4096);
+    set_default(&options->head_timeout_ms, 10000);
+    set_default(&options->idle_timeout_ms, 60000);
+    set_default(&options->write_timeout_ms, 30000);
+    set_default(&options->request_timeout_ms, 30000);
+}
+
+static bool copy_text(const char **text)
+{
+    if (!*text)
+        return true;
+    *text = strdup(*text);
+    return *text != NULL;
+}
+
+/* Zero descriptors and texts are made ours first, so that a half-made server can be freed. */
+static struct hpl_http_server *new_server(const struct hpl_http_options *options)
+{
+    struct hpl_http_server *server = calloc(1, sizeof *server);
+    if (!server)
+        return NULL;
+    server->listen_fd = server->spare_fd = -1;
+    server->options = *options;
+    fill_defaults(&server->options);
+    pthread_mutex_init(&server->tls_lock, NULL);
+    pthread_mutex_init(&server->blocks.lock, NULL);
+    bool has_texts = copy_text(&server->options.listen);
+    has_texts &= copy_text(&server->options.tls_cert);
+    has_texts &= copy_text(&server->options.tls_key);
+    server->routes = calloc(options->num_routes + 1, sizeof *server->routes);
+    server->ios = calloc(server->options.num_io_threads, sizeof *server->ios);
+    if (server->routes)
+        memcpy(server->routes, options->routes, options->num_routes * sizeof *server->routes);
+    for (unsigned i = 0; server->ios && i < server->options.num_io_threads; i++) {
+        struct hpl_http_io *io = &server->ios[server->num_ios++];
+        io->server = server;
+        io->epoll_fd = io->event_fd = -1;
+        pthread_mutex_init(&io->lock, NULL);
+    }
+    if (has_texts && server->routes && server->ios)
+        return server;
+    hpl_http_stop(server, 0);
+    return NULL;
+}
+
+/* "HOST:PORT" or "[V6]:PORT" taken apart in place; false when it is neither. */
+static bool split_listen(char *text, char **host, char **port)
+{
+    char *colon = strrchr(text, ':');
+    if (!colon || colon[1] == '\0')
+        return false;
+    *colon = '\0';
+    *port = colon + 1;
+    *host = text;
+    size_t len = strlen(text);
+    if (text[0] == '[' && len > 2 && text[len - 1] == ']') {
+        text[len - 1] = '\0';
+        *host = text + 1;
+    }
+    return **host != '\0';
+}
+
+static enum hpl_status bind_to(struct hpl_call *call, struct hpl_http_server *server, const struct addrinfo *address)
+{
+    int on = 1;
+    server->listen_fd = socket(address->ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    if (server->listen_fd < 0)
+        return hpl_fail(call, HPL_UNAVAILABLE, "cannot open a socket: %s", strerror(errno));
+    setsockopt(server->listen_fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+    if (bind(server->listen_fd, address->ai_addr, address->ai_addrlen) != 0 || listen(server->listen_fd, SOMAXCONN) != 0)
+        return hpl_fail(call, HPL_INVALID_CONFIGURATION, "cannot listen on %s: %s; choose another address or stop what uses it",
+                        server->options.listen, strerror(errno));
+    return HPL_OK;
+}
+
+static void note_address(struct hpl_http_server *server)
+{
+    struct sockaddr_storage bound;
+    socklen_t len = sizeof bound;
+    char host[80] = "", port[16] = "";
+    if (getsockname(server->listen_fd, (struct sockaddr *)&bound, &len) == 0)
+        getnameinfo((struct sockaddr *)&bound, len, host, sizeof host, port, sizeof port, NI_NUMERICHOST | NI_NUMERICSERV);
+    bool is_v6 = strchr(host, ':') != NULL;
+    snprintf(server->address, sizeof server->address, is_v6 ? "[%s]:%s" : "%s:%s", host, port);
+}
+
+static enum hpl_status listen_on(struct hpl_call *call, struct hpl_http_server *server)
+{
+    char text[256] = "", *host = NULL, *port = NULL;
+    struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE | AI_NUMERICSERV}, *found = NULL;
+    snprintf(text, sizeof text, "%s", server->options.listen ? server->options.listen : "");
+    if (!split_listen(text, &host, &port))
+        return hpl_fail(call, HPL_INVALID_CONFIGURATION, "'%s' is not HOST:PORT", server->options.listen);
+    int error = getaddrinfo(host, port, &hints, &found);
+    if (error)
+        return hpl_fail(call, HPL_INVALID_CONFIGURATION, "cannot listen on %s: %s", server->options.listen, gai_strerror(error));
+    enum hpl_status status = bind_to(call, server, found);
+    freeaddrinfo(found);
+    if (status == HPL_OK)
+        note_address(server);
+    return status;
+}
+
+static enum hpl_status make_tls(struct hpl_call *call, const struct hpl_http_server *server, SSL_CTX **out)
+{
+    const struct hpl_http_options *options = &server->options;
+    if (!options->tls_key)
+        return hpl_fail(call, HPL_INVALID_CONFIGURATION, "a TLS certificate needs its key beside it: set tls_key");
+    return hpl_tls_context(call, out, options->tls_libctx, options->tls_cert, options->tls_key);
+}
+
+static enum hpl_status start(struct hpl_call *call, struct hpl_http_server *server)
+{
+    static const char *const names[] = {"http-control", "http-bulk"};
+    if (server->options.tls_cert) {
+        signal(SIGPIPE, SIG_IGN); /* OpenSSL writes without MSG_NOSIGNAL */
+        HPL_TRY(make_tls(call, server, &server->tls));
+    }
+    HPL_TRY(listen_on(call, server));
+    server->spare_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
+    for (unsigned i = 0; i < HPL_HTTP_NUM_POOLS; i++)
+        HPL_TRY(hpl_pool_new(call, &server->pools[i], names[i], server->options.num_jobs[i], server->options.max_queued));
+    for (unsigned i = server->num_ios; i-- > 0;) /* the acceptor last */
+        HPL_TRY(hpl_http_io_start(call, &server->ios[i]));
+    return HPL_OK;
+}
+
+enum hpl_status hpl_http_start(struct hpl_call *call, struct hpl_http_server **out, const struct hpl_http_options *options)
+{
+    struct hpl_http_server *server = new_server(options);
+    if (!server)
+        return hpl_fail(call, HPL_NO_MEMORY, "no memory for the HTTP server");
+    enum hpl_status status = start(call, server);
+    if (status != HPL_OK)
+        hpl_http_stop(server, 0);
+    else
+        *out = server;
+    return status;
+}
+
+const char *hpl_http_address(const struct hpl_http_server *server)
+{
+    return server->address;
+}
+
+enum hpl_status hpl_http_reload_tls(struct hpl_call *call, struct hpl_http_server *server)
+{
+    SSL_CTX *fresh = NULL;
+    if (!server->options.tls_cert)
+        return hpl_fail(call, HPL_INVALID_REQUEST, "this listener has no TLS to reload");
+    HPL_TRY(make_tls(call, server, &fresh));
+    pthread_mutex_lock(&server->tls_lock);
+    SSL_CTX *old = server->tls;
+    server->tls = fresh;
+    pthread_mutex_unlock(&server->tls_lock);
+    SSL_CTX_free(old);
+    return HPL_OK;
+}
+
+static void wake_all(struct hpl_http_server *server)
+{
+    for (unsigned i = 0; i < server->num_ios; i++)
+        if (server->ios[i].is_started)
+            hpl_http_io_wake(&server->ios[i]);
+}
+
+static void drain(struct hpl_http_server *server, unsigned drain_ms)
+{
+    uint64_t until_ns = hpl_clock_mono_ns() + drain_ms * UINT64_C(1000000);
+    atomic_store(&server->is_stopping, true);
+    wake_all(server);
+    while (atomic_load(&server->num_open) && hpl_clock_mono_ns() < until_ns)
+        usleep(2000);
+    atomic_store(&server->is_ending, true);
+    wake_all(server);
+}
+
+static void free_server(struct hpl_http_server *server)
+{
+    if (server->listen_fd >= 0)
+        close(server->listen_fd);
+    if (server->spare_fd >= 0)
+        close(server->spare_fd);
+    for (unsigned i = 0; i < server->blocks.num_free; i++)
+        free(server->blocks.free[i]);
+    SSL_CTX_free(server->tls);
+    free((char *)server->options.listen);
+    free((char *)server->options.tls_cert);
+    free((char *)server->options.tls_key);
+    free(server->routes);
+    free(server->ios);
+    pthread_mutex_destroy(&server->tls_lock);
+    pthread_mutex_destroy(&server->blocks.lock);
+    free(server);
+}
+
+void hpl_http_stop(struct hpl_http_server *server, unsigned drain_ms)
+{
+    if (!server)
+        return;
+    drain(server, drain_ms);
+    for (unsigned i = 0; i < server->num_ios; i++)
+        hpl_http_io_stop(&server->ios[i]);
+    for (unsigned i = 0; i < HPL_HTTP_NUM_POOLS; i++)
+        hpl_pool_free(server->pools[i]);
+    free_server(server);
+}
+
+void hpl_http_count(const struct hpl_http_server *server, struct hpl_http_counters *out)
+{
+    *out = (struct hpl_http_counters){.open_connections = atomic_load(&server->num_open)};
+    for (unsigned i = 0; i < server->num_ios; i++) {
+        const struct hpl_http_io *io = &server->ios[i];
+        out->connections += atomic_load(&io->connections);
+        out->requests += atomic_load(&io->requests);
+        out->bytes_in += atomic_load(&io->bytes_in);
+        out->bytes_out += atomic_load(&io->bytes_out);
+        out->refused += atomic_load(&io->refused);
+    }
+}
