@@ -31,7 +31,7 @@ enum hpl_status hpl_catalog_delete(struct hpl_call *call, struct hpl_catalog *ca
                                    uint64_t expected) HPL_MUST_USE;
 
 /* Rows of a type in byte order of their names, after (NULL: from the first), at most limit. Each row verified; the callback
- * returns false to stop. A row that does not verify is given with HPL_INTEGRITY and no content, so that it harms only itself. */
+ * returns false to stop and must not call the catalog. A row that does not verify is given with HPL_INTEGRITY and no content, so that it harms only itself. */
 typedef bool (*hpl_catalog_row_fn)(void *arg, const char *name, uint64_t revision, enum hpl_status status,
                                    struct hpl_bytes content);
 enum hpl_status hpl_catalog_list(struct hpl_call *call, struct hpl_catalog *catalog, const char *type, const char *after,
