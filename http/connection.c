@@ -118,7 +118,7 @@ static enum step wait_until(struct hpl_http_connection *connection, uint64_t dea
 static enum step step_handshake(struct hpl_http_connection *connection)
 {
     struct hpl_http_server *server = connection->io->server;
-    if (!connection->link.ssl && server->tls) {
+    if (!connection->link.ssl && server->options.tls_cert) {
         pthread_mutex_lock(&server->tls_lock);
         bool is_ready = hpl_link_start_tls(&connection->link, server->tls);
         pthread_mutex_unlock(&server->tls_lock);

@@ -36,9 +36,9 @@ int64_t hpl_http_parse_length(struct hpl_bytes digits)
     if (digits.len == 0)
         return -1;
     for (size_t i = 0; i < digits.len; i++) {
-        if (digits.data[i] < '0' || digits.data[i] > '9' || value > (INT64_MAX - 9) / 10)
+        int digit = digits.data[i] - '0';
+        if (digit < 0 || digit > 9 || __builtin_mul_overflow(value, 10, &value) || __builtin_add_overflow(value, digit, &value))
             return -1;
-        value = value * 10 + (digits.data[i] - '0');
     }
     return value;
 }

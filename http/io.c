@@ -72,7 +72,7 @@ static void read_inbox(struct hpl_http_io *io)
 static void shed(struct hpl_http_server *server, int fd)
 {
     static const char answer[] = "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
-    if (!server->tls && send(fd, answer, sizeof answer - 1, MSG_NOSIGNAL | MSG_DONTWAIT) < 0) {
+    if (!server->options.tls_cert && send(fd, answer, sizeof answer - 1, MSG_NOSIGNAL | MSG_DONTWAIT) < 0) {
         /* It will see the close. */
     }
     close(fd);

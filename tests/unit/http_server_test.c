@@ -1,0 +1,820 @@
+/* The server over real sockets: order, bodies both ways, clients that misbehave or leave, deadlines, drain, TLS, idle memory. */
+#include "tests/test.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <malloc.h>
+#include <netinet/in.h>
+#include <poll.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <unistd.h>
+#include <openssl/err.h>
+#include <openssl/evp.h>
+#include <openssl/pem.h>
+#include <openssl/ssl.h>
+#include <openssl/x509v3.h>
+
+#include "base/clock.h"
+#include "base/codec.h"
+#include "base/hash.h"
+#include "base/log.h"
+#include "http/http.h"
+
+#define MIB (1u << 20)
+
+static _Atomic int num_begun, num_sent, num_broken, num_slow_running;
+
+struct transfer {
+    uint64_t len, at;
+    uint32_t sum;
+};
+
+static uint32_t add_sum(uint32_t sum, const uint8_t *data, size_t len)
+{
+    for (size_t i = 0; i < len; i++)
+        sum = sum * 31 + data[i];
+    return sum;
+}
+
+static struct transfer *new_transfer(struct hpl_http_exchange *exchange, uint64_t len)
+{
+    struct transfer *transfer = calloc(1, sizeof *transfer);
+    HPL_CHECK(transfer);
+    transfer->len = len;
+    hpl_http_set_data(exchange, transfer);
+    return transfer;
+}
+
+static void send_text(struct hpl_http_exchange *exchange, int status, const char *text)
+{
+    hpl_http_status(exchange, status);
+    hpl_http_send(exchange, "text/plain", hpl_bytes_str(text));
+}
+
+static void begin_sum(struct hpl_http_exchange *exchange)
+{
+    struct hpl_sigv4_payload payload = {.mode = HPL_PAYLOAD_UNSIGNED};
+    struct hpl_bytes sha256 = hpl_http_header(hpl_http_request(exchange), "x-amz-content-sha256");
+    num_begun++;
+    new_transfer(exchange, 0);
+    if (sha256.len == 64) {
+        payload.mode = HPL_PAYLOAD_HASHED;
+        HPL_CHECK(hpl_hex_decode(payload.sha256, 32, (const char *)sha256.data, 64));
+    } else if (sha256.len) {
+        payload.mode = HPL_PAYLOAD_CHUNKED_UNSIGNED_TRAILER;
+    }
+    hpl_http_expect_body(exchange, &payload, UINT64_C(1) << 32, false);
+}
+
+static void body_sum(struct hpl_http_exchange *exchange, const uint8_t *data, size_t len)
+{
+    struct transfer *transfer = hpl_http_data(exchange);
+    transfer->sum = add_sum(transfer->sum, data, len);
+    transfer->len += len;
+}
+
+static void end_sum(struct hpl_http_exchange *exchange)
+{
+    char text[100];
+    const struct transfer *transfer = hpl_http_data(exchange);
+    struct hpl_bytes trailer = hpl_http_trailer(exchange, "x-note");
+    snprintf(text, sizeof text, "%llu %08x %.*s", (unsigned long long)transfer->len, transfer->sum, (int)trailer.len,
+             trailer.data ? (const char *)trailer.data : "");
+    send_text(exchange, 200, text);
+}
+
+static void finish(struct hpl_http_exchange *exchange, bool is_sent)
+{
+    free(hpl_http_data(exchange));
+    if (is_sent)
+        num_sent++;
+    else
+        num_broken++;
+}
+
+static void begin_whole(struct hpl_http_exchange *exchange)
+{
+    num_begun++;
+    hpl_http_expect_body(exchange, NULL, 1000, true);
+}
+
+static void end_whole(struct hpl_http_exchange *exchange)
+{
+    hpl_http_status(exchange, 200);
+    hpl_http_send(exchange, "text/plain", hpl_http_whole_body(exchange));
+}
+
+static void begin_stream(struct hpl_http_exchange *exchange)
+{
+    struct hpl_bytes query = hpl_http_request(exchange)->query;
+    num_begun++;
+    new_transfer(exchange, strtoull((const char *)query.data, NULL, 10));
+    hpl_http_status(exchange, 200);
+    hpl_http_stream(exchange, ((struct transfer *)hpl_http_data(exchange))->len, false);
+}
+
+static size_t produce_stream(struct hpl_http_exchange *exchange, uint8_t *to, size_t cap)
+{
+    struct transfer *transfer = hpl_http_data(exchange);
+    if (strncmp((const char *)hpl_http_request(exchange)->path.data, "/break", 6) == 0 && transfer->at >= MIB)
+        return 0;
+    for (size_t i = 0; i < cap; i++)
+        to[i] = (uint8_t)((transfer->at + i) * 7 >> 3);
+    transfer->at += cap;
+    return cap;
+}
+
+static void begin_refuse(struct hpl_http_exchange *exchange)
+{
+    num_begun++;
+    send_text(exchange, 403, "no");
+}
+
+static void body_refuse(struct hpl_http_exchange *exchange, const uint8_t *data, size_t len)
+{
+    (void)data, (void)len;
+    send_text(exchange, 409, "enough");
+}
+
+static void begin_slow(struct hpl_http_exchange *exchange)
+{
+    num_begun++;
+    num_slow_running++;
+    usleep(150000);
+    num_slow_running--;
+    send_text(exchange, 200, "slow");
+}
+
+static void begin_info(struct hpl_http_exchange *exchange)
+{
+    const struct hpl_http_request *request = hpl_http_request(exchange);
+    char text[400];
+    num_begun++;
+    snprintf(text, sizeof text, "%.*s %.*s [%.*s] %s tls=%d loopback=%d", (int)request->method.len, request->method.data,
+             (int)request->path.len, request->path.data, (int)request->query.len, request->query.data, request->peer,
+             request->is_tls, request->is_loopback);
+    hpl_http_add_header(exchange, "x-bad", "%s", "a\r\nb: c");
+    hpl_http_add_header(exchange, "x-good", "%d", 7);
+    send_text(exchange, 200, text);
+}
+
+static void fail(struct hpl_http_exchange *exchange, enum hpl_status status)
+{
+    hpl_http_status(exchange, hpl_status_row(status)->s3_http);
+    hpl_http_send(exchange, "text/plain", hpl_bytes_str(hpl_status_row(status)->s3_code));
+}
+
+static const struct hpl_http_handler
+    sum = {"sum", begin_sum, body_sum, end_sum, NULL, finish}, whole = {"whole", begin_whole, NULL, end_whole, NULL, finish},
+    stream = {"stream", begin_stream, NULL, NULL, produce_stream, finish},
+    refuse = {"refuse", begin_refuse, NULL, NULL, NULL, finish}, slow = {"slow", begin_slow, NULL, NULL, NULL, finish},
+    early = {"early", begin_sum, body_refuse, end_sum, NULL, finish}, info = {"info", begin_info, NULL, NULL, NULL, finish};
+
+static const struct hpl_http_route routes[] = {
+    {"/sum", &sum, NULL, HPL_HTTP_POOL_BULK, fail},      {"/whole", &whole, NULL, HPL_HTTP_POOL_CONTROL, fail},
+    {"/stream", &stream, NULL, HPL_HTTP_POOL_BULK, fail}, {"/break", &stream, NULL, HPL_HTTP_POOL_BULK, fail},
+    {"/refuse", &refuse, NULL, HPL_HTTP_POOL_BULK, fail}, {"/early", &early, NULL, HPL_HTTP_POOL_BULK, fail},
+    {"/slow", &slow, NULL, HPL_HTTP_POOL_CONTROL, fail},  {"/info", &info, NULL, HPL_HTTP_POOL_CONTROL, fail},
+};
+
+static struct hpl_http_server *start(struct hpl_http_options options)
+{
+    struct hpl_http_server *server = NULL;
+    struct hpl_call call = {0};
+    hpl_log_set_level(HPL_LOG_WARN);
+    num_begun = num_sent = num_broken = 0;
+    options.listen = "127.0.0.1:0";
+    options.routes = routes;
+    options.num_routes = HPL_COUNT(routes);
+    options.num_io_threads = 2;
+    EXPECT_OK(hpl_http_start(&call, &server, &options));
+    return server;
+}
+
+static void stop(struct hpl_http_server *server)
+{
+    hpl_http_stop(server, 1000);
+    EXPECT_NUM(num_sent + num_broken, num_begun);
+}
+
+static int dial(const struct hpl_http_server *server)
+{
+    const char *address = hpl_http_address(server);
+    struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons((uint16_t)atoi(strchr(address, ':') + 1)),
+                             .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    struct timeval limit = {.tv_sec = 20};
+    int fd = socket(AF_INET, SOCK_STREAM, 0);
+    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
+    setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit);
+    EXPECT(connect(fd, (struct sockaddr *)&to, sizeof to) == 0);
+    return fd;
+}
+
+static bool put(int fd, const void *data, size_t len)
+{
+    for (const uint8_t *at = data; len;) {
+        ssize_t n = send(fd, at, len, MSG_NOSIGNAL);
+        if (n <= 0)
+            return false;
+        at += n;
+        len -= (size_t)n;
+    }
+    return true;
+}
+
+static void say(int fd, const char *text)
+{
+    EXPECT(put(fd, text, strlen(text)));
+}
+
+/* Reads until the peer closes; the text is valid until the next call. *errno_out: 0 for a clean end. */
+static const char *hear(int fd, int *error)
+{
+    static char text[65536];
+    size_t len = 0;
+    ssize_t n;
+    while ((n = recv(fd, text + len, sizeof text - 1 - len, 0)) > 0)
+        len += (size_t)n;
+    if (error)
+        *error = n < 0 ? errno : 0;
+    text[len] = '\0';
+    close(fd);
+    return text;
+}
+
+/* Reads one answer: its head and Content-Length bytes. */
+static const char *hear_one(int fd)
+{
+    static char text[65536];
+    size_t len = 0;
+    char *end;
+    text[0] = '\0';
+    while (!(end = strstr(text, "\r\n\r\n")) && recv(fd, text + len, 1, 0) == 1)
+        text[++len] = '\0';
+    EXPECT(end != NULL);
+    const char *length = strstr(text, "Content-Length: ");
+    for (size_t left = length ? strtoul(length + 16, NULL, 10) : 0; left; left--) {
+        EXPECT(recv(fd, text + len, 1, 0) == 1);
+        text[++len] = '\0';
+    }
+    return text;
+}
+
+static bool has(const char *text, const char *part)
+{
+    if (strstr(text, part))
+        return true;
+    fprintf(stderr, "\n    no '%s' in:\n%s\n", part, text);
+    return false;
+}
+
+HPL_TEST(a_request_is_answered_with_the_headers_that_are_due)
+{
+    struct hpl_http_server *server = start((struct hpl_http_options){0});
+    int fd = dial(server);
+    say(fd, "GET /info/a%20b?x=1&y HTTP/1.1\r\nHost: h\r\n\r\n");
+    const char *answer = hear_one(fd);
+    EXPECT(has(answer, "HTTP/1.1 200 OK\r\n") && has(answer, "\r\nDate: ") && has(answer, "\r\nx-amz-request-id: "));
+    EXPECT(has(answer, "GET /info/a%20b [x=1&y] 127.0.0.1 tls=0 loopback=1") && has(answer, "x-good: 7\r\n"));
+    EXPECT(!strstr(answer, "x-bad") && !strstr(answer, "Connection:"));
+    say(fd, "HEAD /info HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n");
+    answer = hear(fd, NULL);
+    EXPECT(has(answer, "Connection: close\r\n") && has(answer, "\r\n\r\n"));
+    EXPECT_TEXT(strstr(answer, "\r\n\r\n"), "\r\n\r\n");
+    stop(server);
+    EXPECT_NUM(num_sent, 2);
+}
+
+HPL_TEST(pipelined_requests_are_answered_in_order)
+{
+    struct hpl_http_server *server = start((struct hpl_http_options){0});
+    int fd = dial(server);
+    char all[8192] = "";
+    for (int i = 0; i < 20; i++)
+        sprintf(all + strlen(all),
+                i % 2 ? "GET /info/%d HTTP/1.1\r\nHost: h\r\n\r\n"
+                      : "POST /whole HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\n%03d",
+                i);
+    say(fd, all);
+    for (int i = 0; i < 20; i++) {
+        char want[40];
+        snprintf(want, sizeof want, i % 2 ? "GET /info/%d [" : "\r\n\r\n%03d", i);
+        EXPECT(has(hear_one(fd), want));
+    }
+    close(fd);
+    stop(server);
+}
+
+HPL_TEST(a_request_that_comes_byte_by_byte_is_answered_the_same)
+{
+    struct hpl_http_server *server = start((struct hpl_http_options){0});
+    int fd = dial(server);
+    const char *text = "POST /whole HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n3;a=b\r\nabc\r\n2\r\nde\r\n0\r\nX-A: b\r\n\r\n"
+                       "GET /info/next HTTP/1.1\r\nHost: h\r\n\r\n";
+    for (; *text; text++) {
+        EXPECT(put(fd, text, 1));
+        usleep(200);
+    }
+    EXPECT(has(hear_one(fd), "\r\n\r\nabcde"));
+    EXPECT(has(hear_one(fd), "GET /info/next"));
+    close(fd);
+    stop(server);
+}
+
+HPL_TEST(continue_is_sent_only_when_a_body_is_wanted_and_none_has_come)
+{
+    struct hpl_http_server *server = start((struct hpl_http_options){0});
+    int fd = dial(server);
+    say(fd, "PUT /sum HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n");
+    EXPECT_TEXT(hear_one(fd), "HTTP/1.1 100 Continue\r\n\r\n");
+    say(fd, "hi");
+    EXPECT(has(hear_one(fd), "HTTP/1.1 200 OK"));
+    say(fd, "PUT /sum HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\nhi");
+    EXPECT(has(hear_one(fd), "HTTP/1.1 200 OK"));
+    say(fd, "PUT /refuse HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n");
+    EXPECT(has(hear(fd, NULL), "HTTP/1.1 403 "));
+    stop(server);
+}
+
+HPL_TEST(http_1_0_closes_unless_it_asks_to_stay)
+{
+    struct hpl_http_server *server = start((struct hpl_http_options){0});
+    int fd = dial(server);
+    say(fd, "GET /info HTTP/1.0\r\nConnection: keep-alive\r\n\r\n");
+    EXPECT(has(hear_one(fd), "Connection: keep-alive\r\n"));
+    say(fd, "GET /info HTTP/1.0\r\n\r\n");
+    EXPECT(has(hear(fd, NULL), "Connection: close\r\n"));
+    stop(server);
+}
+
+HPL_TEST(what_is_not_understood_is_refused_and_the_connection_ends)
+{
+    static const struct { const char *text, *status; } cases[] = {
+        {"GET /info HTTP/1.1\r\n\r\n", "HTTP/1.1 400 "},
+        {"GET /nothing HTTP/1.1\r\nHost: h\r\n\r\n", "HTTP/1.1 404 "},
+        {"BREW /info HTTP/1.1\r\nHost: h\r\n\r\n", "HTTP/1.1 501 "},
+        {"GET /info HTTP/1.1\nHost: h\n\n", "HTTP/1.1 400 "},
+        {"POST /whole HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", "HTTP/1.1 400 "},
+        {"POST /whole HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n0x1\r\n", "HTTP/1.1 400 "},
+        {"POST /whole HTTP/1.1\r\nHost: h\r\nContent-Length: 1001\r\n\r\n", "HTTP/1.1 400 Bad Request"},
+    };
+    struct hpl_http_server *server = start((struct hpl_http_options){0});
+    for (size_t i = 0; i < HPL_COUNT(cases); i++) {
+        int fd = dial(server);
+        say(fd, cases[i].text);
+        const char *answer = hear(fd, NULL);
+        EXPECT(has(answer, cases[i].status) && has(answer, "Connection: close\r\n"));
+    }
+    stop(server);
+}
+
+HPL_TEST(a_body_must_be_what_its_hash_says)
+{
+    struct hpl_http_server *server = start((struct hpl_http_options){0});
+    char hex[65], text[400];
+    uint8_t digest[32];
+    hpl_sha256(digest, "hello", 5);
+    hpl_hex_encode(hex, digest, 32);
+    const char *fmt = "PUT /sum HTTP/1.1\r\nHost: h\r\nx-amz-content-sha256: %s\r\nContent-Length: 5\r\n\r\n%s";
+    int fd = dial(server);
+    snprintf(text, sizeof text, fmt, hex, "hello");
+    say(fd, text);
+    EXPECT(has(hear_one(fd), "HTTP/1.1 200 OK"));
+    snprintf(text, sizeof text, fmt, hex, "hellO");
+    say(fd, text);
+    EXPECT(has(hear_one(fd), "XAmzContentSHA256Mismatch"));
+    close(fd);
+    stop(server);
+}
+
+HPL_TEST(aws_chunked_with_a_trailer_works_in_either_framing)
+{
+    struct hpl_http_server *server = start((struct hpl_http_options){0});
+    const char *head = "PUT /sum HTTP/1.1\r\nHost: h\r\nx-amz-content-sha256: STREAMING-UNSIGNED-PAYLOAD-TRAILER\r\n"
+                       "Content-Encoding: aws-chunked\r\nx-amz-trailer: x-note\r\n";
+    const char *body = "5\r\nhello\r\n0\r\nx-note:yes\r\n\r\n";
+    char text[600];
+    int fd = dial(server);
+    snprintf(text, sizeof text, "%sx-amz-decoded-content-length: 5\r\nContent-Length: %zu\r\n\r\n%s", head, strlen(body), body);
+    say(fd, text);
+    EXPECT(has(hear_one(fd), "\r\n\r\n5 05e918d2 yes"));
+    snprintf(text, sizeof text,
+             "%sx-amz-decoded-content-length: 5\r\nTransfer-Encoding: chunked\r\n\r\n7\r\n%.7s\r\n%zx\r\n%s\r\n0\r\n\r\n", head, body,
+             strlen(body) - 7, body + 7);
+    say(fd, text);
+    EXPECT(has(hear_one(fd), "\r\n\r\n5 05e918d2 yes"));
+    snprintf(text, sizeof text, "%sContent-Length: %zu\r\n\r\n%s", head, strlen(body), body);
+    say(fd, text);
+    EXPECT(has(hear(fd, NULL), "MissingContentLength"));
+    fd = dial(server);
+    snprintf(text, sizeof text, "%sx-amz-decoded-content-length: 6\r\nContent-Length: %zu\r\n\r\n%s", head, strlen(body), body);
+    say(fd, text);
+    EXPECT(has(hear(fd, NULL), "IncompleteBody"));
+    stop(server);
+}
+
+static void *upload(void *arg)
+{
+    static uint8_t pattern[MIB];
+    for (int i = 0; i < 40; i++)
+        if (!put(*(int *)arg, pattern, 777777))
+            break;
+    return NULL;
+}
+
+HPL_TEST(big_bodies_stream_in)
+{
+    struct hpl_http_server *server = start((struct hpl_http_options){0});
+    int fd = dial(server);
+    char want[40];
+    say(fd, "PUT /sum HTTP/1.1\r\nHost: h\r\nContent-Length: 31111080\r\n\r\n");
+    upload(&fd);
+    snprintf(want, sizeof want, "\r\n\r\n31111080 00000000");
+    EXPECT(has(hear_one(fd), want));
+    close(fd);
+    stop(server);
+}
+
+HPL_TEST(big_answers_stream_out_in_full)
+{
+    struct hpl_http_server *server = start((struct hpl_http_options){0});
+    uint64_t want = 20 * MIB + 12345, got = 0;
+    char text[100];
+    uint8_t buf[65536];
+    int fd = dial(server), byte;
+    snprintf(text, sizeof text, "GET /stream?%llu HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n", (unsigned long long)want);
+    say(fd, text);
+    for (byte = 0; byte < 4;) {
+        EXPECT(recv(fd, buf, 1, 0) == 1);
+        byte = buf[0] == "\r\n\r\n"[byte] ? byte + 1 : buf[0] == '\r';
+    }
+    for (ssize_t n; (n = recv(fd, buf, sizeof buf, 0)) > 0; got += (uint64_t)n)
+        for (ssize_t i = 0; i < n; i++)
+            EXPECT(buf[i] == (uint8_t)((got + (uint64_t)i) * 7 >> 3));
+    EXPECT_NUM(got, want);
+    close(fd);
+    stop(server);
+}
+
+HPL_TEST(a_failure_in_the_middle_of_an_answer_resets_the_connection)
+{
+    struct hpl_http_server *server = start((struct hpl_http_options){0});
+    uint8_t buf[65536];
+    ssize_t n;
+    int fd = dial(server);
+    say(fd, "GET /break?3145728 HTTP/1.1\r\nHost: h\r\n\r\n");
+    while ((n = recv(fd, buf, sizeof buf, 0)) > 0)
+        continue;
+    EXPECT(n < 0 && errno == ECONNRESET);
+    close(fd);
+    stop(server);
+    EXPECT_NUM(num_broken, 1);
+}
+
+HPL_TEST(an_early_answer_reaches_a_client_that_is_still_sending)
+{
+    struct hpl_http_server *server = start((struct hpl_http_options){0});
+    static const char *const paths[] = {"/refuse", "/early"}, *const answers[] = {"HTTP/1.1 403 ", "HTTP/1.1 409 "};
+    static uint8_t junk[3 * MIB];
+    for (int i = 0; i < 2; i++) {
+        char text[100];
+        int error, fd = dial(server);
+        snprintf(text, sizeof text, "PUT %s HTTP/1.1\r\nHost: h\r\nContent-Length: 9000000\r\n\r\n", paths[i]);
+        say(fd, text);
+        EXPECT(put(fd, junk, sizeof junk));
+        shutdown(fd, SHUT_WR);
+        const char *answer = hear(fd, &error);
+        EXPECT(has(answer, answers[i]) && has(answer, "Connection: close"));
+        EXPECT_NUM(error, 0);
+    }
+    stop(server);
+}
+
+HPL_TEST(a_client_that_leaves_lets_the_handler_finish)
+{
+    struct hpl_http_server *server = start((struct hpl_http_options){0});
+    struct linger at_once = {.l_onoff = 1};
+    int fd = dial(server);
+    say(fd, "PUT /sum HTTP/1.1\r\nHost: h\r\nContent-Length: 100\r\n\r\nabc");
+    usleep(50000);
+    setsockopt(fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once);
+    close(fd);
+    fd = dial(server);
+    say(fd, "GET /stream?100000000 HTTP/1.1\r\nHost: h\r\n\r\n");
+    usleep(50000);
+    close(fd);
+    fd = dial(server);
+    say(fd, "PUT /sum HTTP/1.1\r\nHost: h\r\nContent-Length: 100\r\n\r\nabc");
+    shutdown(fd, SHUT_WR);
+    EXPECT(has(hear(fd, NULL), "IncompleteBody"));
+    stop(server);
+    EXPECT_NUM(num_broken, 2);
+    EXPECT_NUM(num_sent, 1);
+}
+
+HPL_TEST(slow_clients_meet_their_deadlines)
+{
+    struct hpl_http_server *server =
+        start((struct hpl_http_options){.head_timeout_ms = 200, .idle_timeout_ms = 400, .write_timeout_ms = 300});
+    uint64_t began = hpl_clock_mono_ns();
+    int fd = dial(server);
+    for (const char *at = "GET / HTTP"; *at && put(fd, at, 1); at++)
+        usleep(30000);
+    EXPECT(has(hear(fd, NULL), "HTTP/1.1 408 "));
+    EXPECT((hpl_clock_mono_ns() - began) / 1000000 < 1500);
+    fd = dial(server);
+    EXPECT_TEXT(hear(fd, NULL), "");
+    fd = dial(server);
+    say(fd, "PUT /sum HTTP/1.1\r\nHost: h\r\nContent-Length: 100\r\n\r\nabc");
+    EXPECT(has(hear(fd, NULL), "RequestTimeout"));
+    int stalled = dial(server);
+    say(stalled, "GET /stream?100000000 HTTP/1.1\r\nHost: h\r\n\r\n");
+    for (int i = 0; i < 300 && num_broken == 0; i++)
+        usleep(10000);
+    EXPECT_NUM(num_broken, 1);
+    close(stalled);
+    stop(server);
+}
+
+HPL_TEST(a_full_pool_answers_slow_down)
+{
+    struct hpl_http_server *server = start((struct hpl_http_options){.num_jobs = {1, 1}, .max_queued = 1});
+    int fds[4];
+    for (int i = 0; i < 4; i++) {
+        fds[i] = dial(server);
+        say(fds[i], "GET /slow HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n");
+        usleep(20000);
+    }
+    EXPECT(has(hear(fds[0], NULL), "200 OK") && has(hear(fds[1], NULL), "200 OK"));
+    EXPECT(has(hear(fds[2], NULL), "SlowDown") && has(hear(fds[3], NULL), "SlowDown"));
+    stop(server);
+}
+
+HPL_TEST(connections_past_the_limit_are_turned_away)
+{
+    struct hpl_http_server *server = start((struct hpl_http_options){.max_connections = 2});
+    int first = dial(server), second = dial(server);
+    usleep(50000);
+    EXPECT(has(hear(dial(server), NULL), "HTTP/1.1 503 "));
+    close(first);
+    usleep(50000);
+    int third = dial(server);
+    say(third, "GET /info HTTP/1.1\r\nHost: h\r\n\r\n");
+    EXPECT(has(hear_one(third), "200 OK"));
+    close(second);
+    close(third);
+    stop(server);
+}
+
+HPL_TEST(running_out_of_descriptors_sheds_and_recovers)
+{
+    struct rlimit old, tight;
+    struct hpl_http_server *server = start((struct hpl_http_options){0});
+    int fd = dial(server);
+    say(fd, "GET /info HTTP/1.1\r\nHost: h\r\n\r\n");
+    EXPECT(has(hear_one(fd), "200 OK"));
+    getrlimit(RLIMIT_NOFILE, &old);
+    tight = old;
+    tight.rlim_cur = (rlim_t)dup(0) + 1; /* the next descriptor is the last */
+    close((int)tight.rlim_cur - 1);
+    int client = socket(AF_INET, SOCK_STREAM, 0);
+    struct sockaddr_in to;
+    socklen_t len = sizeof to;
+    getpeername(fd, (struct sockaddr *)&to, &len);
+    setrlimit(RLIMIT_NOFILE, &tight);
+    EXPECT(connect(client, (struct sockaddr *)&to, len) == 0);
+    EXPECT(has(hear(client, NULL), "HTTP/1.1 503 "));
+    setrlimit(RLIMIT_NOFILE, &old);
+    say(fd, "GET /info HTTP/1.1\r\nHost: h\r\n\r\n");
+    EXPECT(has(hear_one(fd), "200 OK"));
+    close(fd);
+    stop(server);
+}
+
+static void *stop_it(void *server)
+{
+    hpl_http_stop(server, 2000);
+    return NULL;
+}
+
+HPL_TEST(stopping_lets_what_runs_end_and_takes_no_more)
+{
+    struct hpl_http_server *server = start((struct hpl_http_options){0});
+    int busy = dial(server), idle = dial(server);
+    pthread_t stopper;
+    say(busy, "GET /slow HTTP/1.1\r\nHost: h\r\n\r\n");
+    while (!num_slow_running)
+        usleep(1000);
+    uint64_t began = hpl_clock_mono_ns();
+    pthread_create(&stopper, NULL, stop_it, server);
+    const char *answer = hear(busy, NULL);
+    EXPECT(has(answer, "200 OK") && has(answer, "Connection: close\r\n"));
+    EXPECT_TEXT(hear(idle, NULL), "");
+    pthread_join(stopper, NULL);
+    EXPECT((hpl_clock_mono_ns() - began) / 1000000 < 1500);
+}
+
+HPL_TEST(a_stop_without_patience_ends_stalled_transfers)
+{
+    struct hpl_http_server *server = start((struct hpl_http_options){0});
+    int reader = dial(server), writer = dial(server);
+    say(reader, "GET /stream?100000000 HTTP/1.1\r\nHost: h\r\n\r\n");
+    say(writer, "PUT /sum HTTP/1.1\r\nHost: h\r\nContent-Length: 100\r\n\r\nabc");
+    while (num_begun < 2)
+        usleep(1000);
+    usleep(50000);
+    hpl_http_stop(server, 50);
+    EXPECT_NUM(num_broken, 2);
+    close(reader);
+    close(writer);
+}
+
+HPL_TEST(a_taken_port_and_a_bad_address_say_what_to_do)
+{
+    struct hpl_http_server *server = start((struct hpl_http_options){0}), *second = NULL;
+    struct hpl_call call = {0};
+    struct hpl_http_options options = {.listen = hpl_http_address(server), .routes = routes, .num_routes = 1};
+    EXPECT_STATUS(hpl_http_start(&call, &second, &options), HPL_INVALID_CONFIGURATION);
+    EXPECT(has(call.detail, "choose another address"));
+    options.listen = "9000";
+    EXPECT_STATUS(hpl_http_start(&call, &second, &options), HPL_INVALID_CONFIGURATION);
+    stop(server);
+}
+
+/* A self-made certificate in PEM files. */
+static void make_certificate(const char *cert_path, const char *key_path, const char *name)
+{
+    EVP_PKEY *key = EVP_EC_gen("P-256");
+    X509 *cert = X509_new();
+    ASN1_INTEGER_set(X509_get_serialNumber(cert), 1);
+    X509_gmtime_adj(X509_getm_notBefore(cert), -60);
+    X509_gmtime_adj(X509_getm_notAfter(cert), 86400);
+    X509_set_pubkey(cert, key);
+    X509_NAME_add_entry_by_txt(X509_get_subject_name(cert), "CN", MBSTRING_ASC, (const unsigned char *)name, -1, -1, 0);
+    X509_set_issuer_name(cert, X509_get_subject_name(cert));
+    EXPECT(X509_sign(cert, key, EVP_sha256()) > 0);
+    FILE *file = fopen(cert_path, "w");
+    PEM_write_X509(file, cert);
+    fclose(file);
+    file = fopen(key_path, "w");
+    PEM_write_PrivateKey(file, key, NULL, NULL, 0, NULL, NULL);
+    fclose(file);
+    X509_free(cert);
+    EVP_PKEY_free(key);
+}
+
+static SSL *dial_tls(const struct hpl_http_server *server, int max_version)
+{
+    SSL_CTX *ctx = SSL_CTX_new(TLS_client_method());
+    SSL_CTX_set_max_proto_version(ctx, max_version);
+    SSL_CTX_set_alpn_protos(ctx, (const unsigned char *)"\x02h2\x08http/1.1", 12);
+    SSL *ssl = SSL_new(ctx);
+    SSL_CTX_free(ctx);
+    SSL_set_fd(ssl, dial(server));
+    if (SSL_connect(ssl) != 1) {
+        close(SSL_get_fd(ssl));
+        SSL_free(ssl);
+        return NULL;
+    }
+    return ssl;
+}
+
+static void hang_up_tls(SSL *ssl)
+{
+    SSL_shutdown(ssl);
+    close(SSL_get_fd(ssl));
+    SSL_free(ssl);
+}
+
+static const char *peer_name(SSL *ssl)
+{
+    static char name[64];
+    X509 *cert = SSL_get1_peer_certificate(ssl);
+    X509_NAME_get_text_by_NID(X509_get_subject_name(cert), NID_commonName, name, sizeof name);
+    X509_free(cert);
+    return name;
+}
+
+/* Sends a PUT of len bytes and a GET of the same length, and checks both. */
+static void tls_round_trip(const struct hpl_http_server *server, int max_version)
+{
+    static uint8_t buf[MIB];
+    char text[200];
+    SSL *ssl = dial_tls(server, max_version);
+    const unsigned char *protocol;
+    unsigned protocol_len;
+    EXPECT(ssl != NULL);
+    SSL_get0_alpn_selected(ssl, &protocol, &protocol_len);
+    EXPECT(protocol_len == 8 && memcmp(protocol, "http/1.1", 8) == 0);
+    snprintf(text, sizeof text, "PUT /sum HTTP/1.1\r\nHost: h\r\nContent-Length: %u\r\n\r\n", 5 * MIB);
+    memset(buf, 0, sizeof buf);
+    EXPECT(SSL_write(ssl, text, (int)strlen(text)) > 0);
+    for (int i = 0; i < 5; i++)
+        EXPECT(SSL_write(ssl, buf, sizeof buf) == sizeof buf);
+    int n = 0;
+    while (!strstr((char *)buf, "5242880 00000000") && n < 4000) {
+        int got = SSL_read(ssl, buf + n, (int)(4096 - n));
+        EXPECT(got > 0);
+        n += got;
+    }
+    snprintf(text, sizeof text, "GET /stream?%u HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n", 5 * MIB);
+    EXPECT(SSL_write(ssl, text, (int)strlen(text)) > 0);
+    size_t total = 0;
+    while ((n = SSL_read(ssl, buf, sizeof buf)) > 0)
+        total += (size_t)n;
+    EXPECT(total > 5 * MIB && total < 5 * MIB + 1000);
+    EXPECT_NUM(SSL_get_error(ssl, n), SSL_ERROR_ZERO_RETURN);
+    hang_up_tls(ssl);
+}
+
+HPL_TEST(tls_carries_both_ways_and_reloads_its_certificate)
+{
+    char cert[100], key[100];
+    const char *dir = hpl_test_dir();
+    snprintf(cert, sizeof cert, "%s/cert.pem", dir);
+    snprintf(key, sizeof key, "%s/key.pem", dir);
+    make_certificate(cert, key, "first");
+    struct hpl_http_server *server = start((struct hpl_http_options){.tls_cert = cert, .tls_key = key});
+    tls_round_trip(server, TLS1_3_VERSION);
+    tls_round_trip(server, TLS1_2_VERSION);
+    EXPECT(dial_tls(server, TLS1_1_VERSION) == NULL);
+    ERR_clear_error();
+    SSL *old = dial_tls(server, TLS1_3_VERSION);
+    EXPECT_TEXT(peer_name(old), "first");
+    make_certificate(cert, key, "second");
+    struct hpl_call call = {0};
+    EXPECT_OK(hpl_http_reload_tls(&call, server));
+    SSL *fresh = dial_tls(server, TLS1_3_VERSION);
+    EXPECT_TEXT(peer_name(fresh), "second");
+    unlink(key);
+    EXPECT_STATUS(hpl_http_reload_tls(&call, server), HPL_INVALID_CONFIGURATION);
+    EXPECT(has(call.detail, key));
+    SSL *after = dial_tls(server, TLS1_3_VERSION);
+    EXPECT_TEXT(peer_name(after), "second");
+    hang_up_tls(old);
+    hang_up_tls(fresh);
+    hang_up_tls(after);
+    int plain = dial(server); /* no TLS at all */
+    say(plain, "GET /info HTTP/1.1\r\nHost: h\r\n\r\n");
+    hear(plain, NULL);
+    stop(server);
+}
+
+HPL_TEST(an_idle_connection_costs_little_memory)
+{
+    struct hpl_http_server *server = start((struct hpl_http_options){0});
+    enum { NUM = 200 };
+    int fds[NUM];
+    for (int i = 0; i < NUM; i++) {
+        fds[i] = dial(server);
+        if (i == 20) {
+            usleep(50000);
+            malloc_trim(0);
+        }
+    }
+    usleep(50000);
+    size_t before = mallinfo2().uordblks;
+    for (int i = 0; i < NUM; i++)
+        say(fds[i], "GET /info HTTP/1.1\r\nHost: h\r\n\r\n");
+    for (int i = 0; i < NUM; i++)
+        hear_one(fds[i]);
+    usleep(100000);
+    size_t after = mallinfo2().uordblks;
+    EXPECT(after < before + NUM * 1024);
+    for (int i = 0; i < NUM; i++)
+        close(fds[i]);
+    stop(server);
+}
+
+HPL_TEST(many_clients_at_once_all_get_their_own_answers)
+{
+    struct hpl_http_server *server = start((struct hpl_http_options){.num_jobs = {2, 2}});
+    enum { NUM = 64 };
+    int fds[NUM];
+    for (int i = 0; i < NUM; i++)
+        fds[i] = dial(server);
+    for (int round = 0; round < 10; round++) {
+        for (int i = 0; i < NUM; i++) {
+            char text[80];
+            snprintf(text, sizeof text, "GET /info/%d/%d HTTP/1.1\r\nHost: h\r\n\r\n", i, round);
+            say(fds[i], text);
+        }
+        for (int i = 0; i < NUM; i++) {
+            char want[40];
+            snprintf(want, sizeof want, "GET /info/%d/%d [", i, round);
+            EXPECT(has(hear_one(fds[i]), want));
+        }
+    }
+    struct hpl_http_counters counters;
+    hpl_http_count(server, &counters);
+    EXPECT_NUM(counters.requests, NUM * 10);
+    EXPECT_NUM(counters.connections, NUM);
+    for (int i = 0; i < NUM; i++)
+        close(fds[i]);
+    stop(server);
+}
