@@ -13,6 +13,7 @@
 #include "base/log.h"
 
 #define FIRST_HEAD 4096u
+#define FIRST_BODY 65536u
 #define MIN_RATE 1024u                     /* bytes a second that a body must bring, after its grace */
 #define DRAIN_BYTES (8u << 20)
 #define DRAIN_MS 5000u
@@ -83,14 +84,19 @@ static uint64_t after_ms(uint64_t from_ns, unsigned ms)
     return from_ns + ms * NS_PER_MS;
 }
 
-/* Gives the connection to a job of the exchange's pool. */
-static enum step give_to_job(struct hpl_http_connection *connection)
+static struct hpl_pool *hand_over(struct hpl_http_connection *connection)
 {
-    struct hpl_http_exchange *exchange = connection->exchange;
     hpl_timers_clear(&connection->io->timers, &connection->timer);
     connection->state = HPL_STATE_JOB;
     connection->given_ns = hpl_clock_mono_ns();
-    hpl_pool_submit(connection->io->server->pools[exchange->route->pool], &exchange->job);
+    return connection->io->server->pools[connection->exchange->route->pool];
+}
+
+/* Gives the connection to a job of the exchange's pool. */
+static enum step give_to_job(struct hpl_http_connection *connection)
+{
+    struct hpl_job *job = &connection->exchange->job;
+    hpl_pool_submit(hand_over(connection), job);
     return STEP_WAIT;
 }
 
@@ -171,9 +177,7 @@ static enum step open_exchange(struct hpl_http_connection *connection)
     atomic_fetch_add_explicit(&io->requests, 1, memory_order_relaxed);
     if (!hpl_http_exchange_open(exchange))
         return refuse(connection, 404, "nothing is served under this path");
-    hpl_timers_clear(&io->timers, &connection->timer);
-    connection->state = HPL_STATE_JOB;
-    if (hpl_pool_try_submit(io->server->pools[exchange->route->pool], &exchange->job))
+    if (hpl_pool_try_submit(hand_over(connection), &exchange->job))
         return STEP_WAIT;
     atomic_fetch_add_explicit(&io->refused, 1, memory_order_relaxed);
     exchange->failure = HPL_SLOW_DOWN;
@@ -255,6 +259,19 @@ static uint64_t body_deadline(const struct hpl_http_connection *connection)
     return by_rate < by_pause ? by_rate : by_pause;
 }
 
+/* Reads up to 1 MiB of the body. Room grows with what comes, so that an announced length alone costs nothing. */
+static ssize_t fill_body(struct hpl_http_connection *connection)
+{
+    const struct hpl_body *body = &connection->exchange->body;
+    size_t most = body->is_chunked || body->raw_left > HPL_HTTP_BLOCK ? HPL_HTTP_BLOCK : (size_t)body->raw_left;
+    size_t room = connection->in.cap > FIRST_BODY ? connection->in.cap : FIRST_BODY;
+    for (;; room *= 4) {
+        ssize_t n = fill(connection, room < most ? room : most);
+        if (n != 1 || room >= most)
+            return n;
+    }
+}
+
 static enum step step_body(struct hpl_http_connection *connection)
 {
     const struct hpl_body *body = &connection->exchange->body;
@@ -263,8 +280,7 @@ static enum step step_body(struct hpl_http_connection *connection)
         return finish_broken(connection);
     if (flushed == HPL_LINK_AGAIN)
         return wait_until(connection, body_deadline(connection));
-    size_t want = body->is_chunked || body->raw_left > HPL_HTTP_BLOCK ? HPL_HTTP_BLOCK : (size_t)body->raw_left;
-    ssize_t n = fill(connection, want);
+    ssize_t n = fill_body(connection);
     if (n == 1 || (body->is_chunked && hpl_http_input_len(&connection->in)))
         return give_to_job(connection);
     if (n == HPL_LINK_AGAIN)
@@ -291,7 +307,7 @@ static enum step step_write(struct hpl_http_connection *connection)
         return flushed == 1 ? start_drain(connection) : closed(connection);
     if (exchange->is_begun)
         return flushed == 1 ? give_to_job(connection) : finish_broken(connection);
-    connection->state = HPL_STATE_JOB; /* the pool was full: no handler will run, so this thread may end it */
+    hand_over(connection); /* to itself: the pool was full, no handler will run, so this thread may end it */
     hpl_http_exchange_run(&exchange->job);
     return STEP_WAIT;
 }
@@ -319,7 +335,7 @@ static enum step step_over(struct hpl_http_connection *connection)
         return STEP_WAIT;
     }
     if (connection->is_last)
-        return connection->needs_drain ? start_drain(connection) : closed(connection);
+        return connection->needs_drain || hpl_http_input_len(&connection->in) ? start_drain(connection) : closed(connection);
     hpl_http_exchange_free(connection->exchange);
     connection->exchange = NULL;
     hpl_http_output_wipe(connection);
