@@ -1,0 +1,117 @@
+/* Envelopes. Pure; any thread. */
+#include "kms/envelope.h"
+
+#include <stdlib.h>
+
+#include "base/codec.h"
+#include "base/hash.h"
+
+#define MAX_CONTEXT_BYTES 65536u
+#define MAX_PAIRS 1024u
+
+static void put_header(const struct hpl_envelope *envelope, struct hpl_buf *out)
+{
+    hpl_buf_put(out, "HPL1", 4);
+    hpl_buf_put_u8(out, envelope->purpose);
+    hpl_buf_put_u8(out, envelope->wrapped.mechanism);
+    hpl_buf_put(out, envelope->instance, sizeof envelope->instance);
+    hpl_buf_put(out, envelope->uid, sizeof envelope->uid);
+    hpl_buf_put_u32(out, envelope->version);
+}
+
+void hpl_envelope_encode(const struct hpl_envelope *envelope, struct hpl_buf *out)
+{
+    put_header(envelope, out);
+    hpl_buf_put_u8(out, envelope->wrapped.iv_len);
+    hpl_buf_put(out, envelope->wrapped.iv, envelope->wrapped.iv_len);
+    hpl_buf_put_lp16(out, hpl_bytes(envelope->wrapped.ct, envelope->wrapped.ct_len));
+}
+
+enum hpl_status hpl_envelope_decode(struct hpl_call *call, struct hpl_bytes bytes, struct hpl_envelope *out)
+{
+    struct hpl_reader reader = {bytes, false};
+    struct hpl_wrapped *wrapped = &out->wrapped;
+    *out = (struct hpl_envelope){0};
+    bool is_ours = hpl_bytes_equal(hpl_read_bytes(&reader, 4), hpl_bytes_str("HPL1"));
+    out->purpose = hpl_read_u8(&reader);
+    wrapped->mechanism = hpl_read_u8(&reader);
+    hpl_read_copy(&reader, out->instance, sizeof out->instance);
+    hpl_read_copy(&reader, out->uid, sizeof out->uid);
+    out->version = hpl_read_u32(&reader);
+    struct hpl_bytes iv = hpl_read_bytes(&reader, hpl_read_u8(&reader));
+    struct hpl_bytes ct = hpl_read_lp16(&reader);
+    if (!is_ours || !hpl_read_is_done(&reader) || iv.len > sizeof wrapped->iv || ct.len > sizeof wrapped->ct || ct.len == 0 ||
+        out->purpose < HPL_PURPOSE_OBJECT || out->purpose > HPL_PURPOSE_BACKUP || out->version == 0) {
+        *out = (struct hpl_envelope){0};
+        return hpl_fail(call, HPL_INVALID_CIPHERTEXT, "%s", hpl_status_row(HPL_INVALID_CIPHERTEXT)->text);
+    }
+    wrapped->iv_len = (uint8_t)iv.len;
+    wrapped->ct_len = (uint16_t)ct.len;
+    if (iv.len)
+        memcpy(wrapped->iv, iv.data, iv.len);
+    memcpy(wrapped->ct, ct.data, ct.len);
+    return HPL_OK;
+}
+
+static int compare_pairs(const void *a, const void *b)
+{
+    const struct hpl_context_pair *x = a, *y = b;
+    size_t common = x->name.len < y->name.len ? x->name.len : y->name.len;
+    int order = common ? memcmp(x->name.data, y->name.data, common) : 0;
+    return order ? order : (x->name.len > y->name.len) - (x->name.len < y->name.len);
+}
+
+/* The pairs sorted; free() them. */
+static enum hpl_status sort_pairs(struct hpl_call *call, const struct hpl_context *context, struct hpl_context_pair **out)
+{
+    size_t total = 0;
+    if (context->num_pairs > MAX_PAIRS)
+        return hpl_fail(call, HPL_INVALID_REQUEST, "the encryption context has more than %u pairs", MAX_PAIRS);
+    for (size_t i = 0; i < context->num_pairs; i++) {
+        const struct hpl_context_pair *pair = &context->pairs[i];
+        total += pair->name.len + pair->value.len;
+        if (pair->name.len == 0 || pair->name.len > UINT16_MAX || !hpl_utf8_is_valid(pair->name) || !hpl_utf8_is_valid(pair->value))
+            return hpl_fail(call, HPL_INVALID_REQUEST, "the encryption context has an empty, over-long or non-UTF-8 name or value");
+    }
+    if (total > MAX_CONTEXT_BYTES)
+        return hpl_fail(call, HPL_INVALID_REQUEST, "the encryption context is larger than %u bytes", MAX_CONTEXT_BYTES);
+    struct hpl_context_pair *pairs = calloc(context->num_pairs + 1, sizeof *pairs);
+    if (!pairs)
+        return hpl_fail(call, HPL_NO_MEMORY, "out of memory");
+    if (context->num_pairs)
+        memcpy(pairs, context->pairs, context->num_pairs * sizeof *pairs);
+    qsort(pairs, context->num_pairs, sizeof *pairs, compare_pairs);
+    for (size_t i = 1; i < context->num_pairs; i++)
+        if (hpl_bytes_equal(pairs[i - 1].name, pairs[i].name)) {
+            enum hpl_status status = hpl_fail(call, HPL_INVALID_REQUEST, "the encryption context has '%.*s' twice",
+                                              (int)(pairs[i].name.len > 60 ? 60 : pairs[i].name.len), (const char *)pairs[i].name.data);
+            free(pairs);
+            return status;
+        }
+    *out = pairs;
+    return HPL_OK;
+}
+
+enum hpl_status hpl_envelope_aad(struct hpl_call *call, const struct hpl_envelope *envelope, const struct hpl_context *context,
+                                 uint8_t aad[static HPL_WRAP_AAD_LEN])
+{
+    static const struct hpl_context none;
+    struct hpl_context_pair *pairs;
+    struct hpl_buf text = {0};
+    if (!context)
+        context = &none;
+    HPL_TRY(sort_pairs(call, context, &pairs));
+    hpl_buf_put_str(&text, "hpl-aad-v1");
+    put_header(envelope, &text);
+    hpl_buf_put_u16(&text, (uint16_t)context->num_pairs);
+    for (size_t i = 0; i < context->num_pairs; i++) {
+        hpl_buf_put_lp16(&text, pairs[i].name);
+        hpl_buf_put_lp32(&text, pairs[i].value);
+    }
+    enum hpl_status status = hpl_buf_check(&text);
+    if (status == HPL_OK)
+        hpl_sha256(aad, text.data, text.len);
+    hpl_buf_wipe(&text);
+    free(pairs);
+    return status;
+}
