@@ -96,7 +96,7 @@ enum hpl_status hpl_envelope_aad(struct hpl_call *call, const struct hpl_envelop
                                  uint8_t aad[static HPL_WRAP_AAD_LEN])
 {
     static const struct hpl_context none;
-    struct hpl_context_pair *pairs;
+    struct hpl_context_pair *pairs = NULL;
     struct hpl_buf text = {0};
     if (!context)
         context = &none;

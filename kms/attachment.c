@@ -1,0 +1,328 @@
+/* Attachments. Any thread; the maps under the attachment's lock, the keystore outside of it. */
+#include "kms/attachment.h"
+
+#include <stdlib.h>
+#include <openssl/rand.h>
+
+#include "base/clock.h"
+#include "base/codec.h"
+
+#define ROW_TYPE "attachment"
+#define PAGE 500u
+
+static void hex_uid(char out[static 2 * HPL_KEY_UID_LEN + 1], const uint8_t uid[static HPL_KEY_UID_LEN])
+{
+    hpl_hex_encode(out, uid, HPL_KEY_UID_LEN);
+}
+
+/* --- which keys it has --------------------------------------------------------------------------------------------------- */
+
+/* Under the lock. */
+static void learn(struct hpl_attachment *attachment, const struct hpl_key_record *record)
+{
+    char uid[2 * HPL_KEY_UID_LEN + 1];
+    size_t i;
+    json_t *former;
+    hex_uid(uid, record->uid);
+    json_object_set_new(attachment->key_ids, uid, json_string(record->key_id));
+    json_array_foreach(record->former_uids, i, former)
+        json_object_set_new(attachment->key_ids, json_string_value(former), json_string(record->key_id));
+}
+
+struct page {
+    struct hpl_attachment *attachment;
+    size_t count;
+    char last[HPL_KEY_ID_MAX + 1];
+};
+
+static bool learn_row(void *arg, const char *key_id, uint64_t revision, enum hpl_status status, struct hpl_bytes content)
+{
+    struct page *page = arg;
+    struct hpl_key_record HPL_RECORD_AUTO record = {0};
+    (void)revision;
+    page->count++;
+    if (strlen(key_id) <= HPL_KEY_ID_MAX)
+        memcpy(page->last, key_id, strlen(key_id) + 1);
+    if (status != HPL_OK || hpl_record_decode(NULL, content, &record) != HPL_OK)
+        return true; /* a damaged record harms only its own key */
+    pthread_mutex_lock(&page->attachment->lock);
+    learn(page->attachment, &record);
+    pthread_mutex_unlock(&page->attachment->lock);
+    return true;
+}
+
+static enum hpl_status learn_all(struct hpl_call *call, struct hpl_attachment *attachment)
+{
+    struct page page = {.attachment = attachment};
+    do {
+        page.count = 0;
+        HPL_TRY(attachment->keystore->ops->record_list(attachment->keystore, call, page.last[0] ? page.last : NULL, PAGE, learn_row, &page));
+    } while (page.count == PAGE);
+    attachment->listed_ns = hpl_clock_mono_ns();
+    return HPL_OK;
+}
+
+static bool look_up(struct hpl_attachment *attachment, const char *uid, char key_id[static HPL_KEY_ID_MAX + 1])
+{
+    pthread_mutex_lock(&attachment->lock);
+    const char *found = json_string_value(json_object_get(attachment->key_ids, uid));
+    if (found)
+        memcpy(key_id, found, strlen(found) + 1);
+    pthread_mutex_unlock(&attachment->lock);
+    return found != NULL;
+}
+
+/* True at most once a second, so that hostile envelopes cannot make the backend list its keys again and again. */
+static bool may_list_again(struct hpl_attachment *attachment)
+{
+    pthread_mutex_lock(&attachment->lock);
+    uint64_t now = hpl_clock_mono_ns();
+    bool may = now - attachment->listed_ns > 1000000000u;
+    if (may)
+        attachment->listed_ns = now;
+    pthread_mutex_unlock(&attachment->lock);
+    return may;
+}
+
+enum hpl_status hpl_attachment_key_id(struct hpl_call *call, struct hpl_attachment *attachment, const uint8_t uid[static HPL_KEY_UID_LEN],
+                                      char key_id[static HPL_KEY_ID_MAX + 1])
+{
+    char hex[2 * HPL_KEY_UID_LEN + 1];
+    hex_uid(hex, uid);
+    if (look_up(attachment, hex, key_id))
+        return HPL_OK;
+    if (may_list_again(attachment)) {
+        HPL_TRY(learn_all(call, attachment));
+        if (look_up(attachment, hex, key_id))
+            return HPL_OK;
+    }
+    return hpl_fail(call, HPL_INVALID_CIPHERTEXT, "%s", hpl_status_row(HPL_INVALID_CIPHERTEXT)->text);
+}
+
+/* --- records ------------------------------------------------------------------------------------------------------------- */
+
+static bool recall(struct hpl_attachment *attachment, const char *key_id, struct hpl_key_record *record, uint64_t *revision)
+{
+    bool is_there = false;
+    pthread_mutex_lock(&attachment->lock);
+    const json_t *entry = attachment->settings.enable_cache ? json_object_get(attachment->records, key_id) : NULL;
+    if (entry && json_integer_value(json_object_get(entry, "until_ms")) > (json_int_t)(hpl_clock_mono_ns() / 1000000u)) {
+        const json_t *content = json_object_get(entry, "content");
+        is_there = hpl_record_decode(NULL, hpl_bytes(json_string_value(content), json_string_length(content)), record) == HPL_OK;
+        if (is_there && revision)
+            *revision = (uint64_t)json_integer_value(json_object_get(entry, "revision"));
+    }
+    pthread_mutex_unlock(&attachment->lock);
+    return is_there;
+}
+
+static void remember(struct hpl_attachment *attachment, const struct hpl_key_record *record, struct hpl_bytes content, uint64_t revision)
+{
+    pthread_mutex_lock(&attachment->lock);
+    learn(attachment, record);
+    if (json_object_size(attachment->records) >= (size_t)attachment->settings.max_cached_keys)
+        json_object_clear(attachment->records);
+    if (attachment->settings.enable_cache)
+        json_object_set_new(attachment->records, record->key_id,
+                            json_pack("{s:s%, s:I, s:I}", "content", (const char *)content.data, content.len, "revision", (json_int_t)revision, "until_ms",
+                                      (json_int_t)(hpl_clock_mono_ns() / 1000000u) + attachment->settings.cache_ttl_seconds * 1000));
+    pthread_mutex_unlock(&attachment->lock);
+}
+
+static void forget(struct hpl_attachment *attachment, const char *key_id)
+{
+    pthread_mutex_lock(&attachment->lock);
+    json_object_del(attachment->records, key_id);
+    pthread_mutex_unlock(&attachment->lock);
+}
+
+void hpl_attachment_clear_cache(struct hpl_attachment *attachment)
+{
+    pthread_mutex_lock(&attachment->lock);
+    json_object_clear(attachment->records);
+    pthread_mutex_unlock(&attachment->lock);
+}
+
+enum hpl_status hpl_attachment_record(struct hpl_call *call, struct hpl_attachment *attachment, const char *key_id, bool may_be_cached,
+                                      struct hpl_key_record *record, uint64_t *revision)
+{
+    struct hpl_buf content = {0};
+    uint64_t found = 0;
+    *record = (struct hpl_key_record){0};
+    if (may_be_cached && recall(attachment, key_id, record, revision))
+        return HPL_OK;
+    enum hpl_status status = attachment->keystore->ops->record_get(attachment->keystore, call, key_id, &content, &found);
+    if (status == HPL_OK)
+        status = hpl_record_decode(call, hpl_buf_bytes(&content), record);
+    if (status == HPL_OK) {
+        remember(attachment, record, hpl_buf_bytes(&content), found);
+        if (revision)
+            *revision = found;
+    }
+    hpl_buf_wipe(&content);
+    return status == HPL_NOT_FOUND ? hpl_fail_over(call, HPL_NO_SUCH_KEY, "no key '%.80s'", key_id) : status;
+}
+
+enum hpl_status hpl_attachment_put(struct hpl_call *call, struct hpl_attachment *attachment, const struct hpl_key_record *record, uint64_t expected)
+{
+    struct hpl_buf content = {0};
+    uint64_t revision;
+    enum hpl_status status = hpl_record_encode(record, &content);
+    if (status == HPL_OK)
+        status = attachment->keystore->ops->record_put(attachment->keystore, call, record->key_id, record->uid, expected, hpl_buf_bytes(&content), &revision);
+    if (status == HPL_OK)
+        remember(attachment, record, hpl_buf_bytes(&content), revision);
+    else
+        forget(attachment, record->key_id);
+    hpl_buf_wipe(&content);
+    return status;
+}
+
+/* --- opening and closing ------------------------------------------------------------------------------------------------- */
+
+struct search {
+    struct hpl_bytes identity;
+    uint8_t instance[8];
+    bool is_found;
+};
+
+static bool match_identity(void *arg, const char *name, uint64_t revision, enum hpl_status status, struct hpl_bytes content)
+{
+    struct search *search = arg;
+    json_t *HPL_JSON_AUTO row = NULL;
+    (void)revision;
+    if (status != HPL_OK || hpl_json_object(NULL, &row, content, 1u << 20, false) != HPL_OK)
+        return true;
+    const char *identity = json_string_value(json_object_get(row, "identity"));
+    if (!identity || !hpl_bytes_equal(hpl_bytes_str(identity), search->identity))
+        return true;
+    search->is_found = hpl_hex_decode(search->instance, sizeof search->instance, name, strlen(name));
+    return !search->is_found;
+}
+
+/* The row of this attachment: with the configuration that opens it, sealed; written anew when that changed. */
+static enum hpl_status keep(struct hpl_call *call, const struct hpl_kms_options *options, const struct search *search, const struct hpl_backend *backend,
+                            const json_t *config)
+{
+    char name[17];
+    struct hpl_buf old = {0}, content = {0};
+    uint64_t revision = 0;
+    json_t *sealed = NULL;
+    json_t *HPL_JSON_AUTO old_row = NULL;
+    json_t *HPL_JSON_AUTO old_config = NULL;
+    hpl_hex_encode(name, search->instance, sizeof search->instance);
+    enum hpl_status status = hpl_catalog_get(call, options->catalog, ROW_TYPE, name, &old, &revision);
+    if (status == HPL_OK && hpl_json_object(NULL, &old_row, hpl_buf_bytes(&old), 1u << 20, false) == HPL_OK &&
+        hpl_kms_unseal_json(NULL, options->catalog, name, json_object_get(old_row, "config"), &old_config) == HPL_OK && json_equal(old_config, config)) {
+        hpl_buf_wipe(&old);
+        return HPL_OK;
+    }
+    if (status == HPL_NOT_FOUND)
+        status = HPL_OK;
+    if (status == HPL_OK)
+        status = hpl_kms_seal_json(call, options->catalog, name, config, &sealed);
+    if (status == HPL_OK) {
+        json_t *HPL_JSON_AUTO row = json_pack("{s:s, s:s%, s:o, s:I}", "backend", backend->name, "identity", (const char *)search->identity.data,
+                                              search->identity.len, "config", sealed, "attached_ms", (json_int_t)hpl_clock_unix_ms());
+        status = row ? hpl_json_put(&content, row) : HPL_NO_MEMORY;
+    }
+    if (status == HPL_OK)
+        status = hpl_catalog_put(call, options->catalog, ROW_TYPE, name, revision, hpl_buf_bytes(&content), NULL);
+    hpl_buf_wipe(&old);
+    hpl_buf_wipe(&content);
+    return status;
+}
+
+static enum hpl_status find_instance(struct hpl_call *call, const struct hpl_kms_options *options, struct hpl_attachment *attachment, const json_t *config)
+{
+    struct hpl_buf identity = {0};
+    enum hpl_status status = attachment->backend->identity(call, attachment->keystore, config, options->env, &identity);
+    struct search search = {.identity = hpl_buf_bytes(&identity)};
+    if (status == HPL_OK)
+        status = hpl_catalog_list(call, options->catalog, ROW_TYPE, NULL, SIZE_MAX, match_identity, &search);
+    if (status == HPL_OK && !search.is_found && RAND_bytes(search.instance, sizeof search.instance) != 1)
+        status = hpl_fail(call, HPL_INTERNAL, "no random numbers");
+    if (status == HPL_OK)
+        status = keep(call, options, &search, attachment->backend, config);
+    memcpy(attachment->keystore->instance, search.instance, sizeof search.instance);
+    hpl_buf_wipe(&identity);
+    return status;
+}
+
+enum hpl_status hpl_attachment_open(struct hpl_call *call, const struct hpl_kms_options *options, const json_t *config,
+                                    const struct hpl_kms_settings *settings, struct hpl_attachment **out)
+{
+    struct hpl_attachment *attachment = calloc(1, sizeof *attachment);
+    *out = NULL;
+    if (!attachment)
+        return hpl_fail(call, HPL_NO_MEMORY, "out of memory");
+    attachment->backend = settings->backend;
+    attachment->settings = *settings;
+    attachment->refs = 1;
+    attachment->key_ids = json_object();
+    attachment->records = json_object();
+    pthread_mutex_init(&attachment->lock, NULL);
+    enum hpl_status status = settings->backend->open(call, config, options->env, &attachment->keystore);
+    if (status == HPL_OK) {
+        HPL_CHECK(attachment->keystore->ops->size == sizeof(struct hpl_keystore_ops));
+        status = attachment->keystore->ops->probe(attachment->keystore, call);
+    }
+    if (status == HPL_OK)
+        status = find_instance(call, options, attachment, config);
+    if (status == HPL_OK)
+        status = learn_all(call, attachment);
+    if (status == HPL_OK)
+        *out = attachment;
+    else
+        hpl_attachment_unref(attachment);
+    return status;
+}
+
+enum hpl_status hpl_attachment_open_instance(struct hpl_call *call, const struct hpl_kms_options *options, const uint8_t instance[static 8],
+                                             struct hpl_attachment **out)
+{
+    char name[17];
+    struct hpl_buf content = {0};
+    uint64_t revision;
+    json_t *HPL_JSON_AUTO row = NULL;
+    json_t *HPL_JSON_AUTO config = NULL;
+    struct hpl_kms_settings settings;
+    *out = NULL;
+    hpl_hex_encode(name, instance, 8);
+    enum hpl_status status = hpl_catalog_get(call, options->catalog, ROW_TYPE, name, &content, &revision);
+    if (status == HPL_NOT_FOUND)
+        return hpl_fail(call, HPL_INVALID_CIPHERTEXT, "%s", hpl_status_row(HPL_INVALID_CIPHERTEXT)->text);
+    if (status == HPL_OK)
+        status = hpl_json_object(call, &row, hpl_buf_bytes(&content), 1u << 20, false);
+    if (status == HPL_OK)
+        status = hpl_kms_unseal_json(call, options->catalog, name, json_object_get(row, "config"), &config);
+    if (status == HPL_OK)
+        status = hpl_kms_read_settings(call, options, config, &settings);
+    if (status == HPL_OK)
+        status = hpl_attachment_open(call, options, config, &settings, out);
+    hpl_buf_wipe(&content);
+    if (*out && memcmp((*out)->keystore->instance, instance, 8) != 0) {
+        hpl_attachment_unref(*out);
+        *out = NULL;
+        return hpl_fail(call, HPL_KEY_UNAVAILABLE, "the keystore that sealed this is not at its place any more; bring it back");
+    }
+    return status;
+}
+
+struct hpl_attachment *hpl_attachment_ref(struct hpl_attachment *attachment)
+{
+    atomic_fetch_add(&attachment->refs, 1);
+    return attachment;
+}
+
+void hpl_attachment_unref(struct hpl_attachment *attachment)
+{
+    if (!attachment || atomic_fetch_sub(&attachment->refs, 1) != 1)
+        return;
+    if (attachment->keystore)
+        attachment->keystore->ops->close(attachment->keystore);
+    json_decref(attachment->key_ids);
+    json_decref(attachment->records);
+    pthread_mutex_destroy(&attachment->lock);
+    free(attachment);
+}

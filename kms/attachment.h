@@ -1,0 +1,49 @@
+/* Opened keystores. One is active; those that were active before stay attached for decryption and are opened when an envelope names them. An
+ * attachment is counted: whoever acquired it may use it although it is replaced meanwhile; the last one to leave closes it. */
+#ifndef HPL_KMS_ATTACHMENT_H
+#define HPL_KMS_ATTACHMENT_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "kms/config.h"
+#include "kms/record.h"
+
+struct hpl_attachment {
+    struct hpl_keystore *keystore;
+    const struct hpl_backend *backend;
+    struct hpl_kms_settings settings; /* of the configuration it was opened with; the service copies newer knobs in under its lock */
+    _Atomic unsigned refs;
+    pthread_mutex_t lock;             /* around the two maps */
+    json_t *key_ids;                  /* uid in hex → key id */
+    json_t *records;                  /* key id → {"content", "revision", "until_ms"}: the record cache */
+    uint64_t listed_ns;               /* when key_ids was last read in full */
+};
+
+/* Opens the backend, finds or makes its instance in the catalog (type "attachment", kept with its sealed configuration), proves it with its probe
+ * and reads which keys it has. One reference is the caller's. */
+enum hpl_status hpl_attachment_open(struct hpl_call *call, const struct hpl_kms_options *options, const json_t *config,
+                                    const struct hpl_kms_settings *settings, struct hpl_attachment **out) HPL_MUST_USE;
+/* The same for one that was attached before. HPL_INVALID_CIPHERTEXT when no attachment has this instance. */
+enum hpl_status hpl_attachment_open_instance(struct hpl_call *call, const struct hpl_kms_options *options, const uint8_t instance[static 8],
+                                             struct hpl_attachment **out) HPL_MUST_USE;
+struct hpl_attachment *hpl_attachment_ref(struct hpl_attachment *attachment);
+void hpl_attachment_unref(struct hpl_attachment *attachment); /* NULL is fine */
+
+/* A key's record, from the cache where settings allow. HPL_NO_SUCH_KEY. revision may be NULL. */
+enum hpl_status hpl_attachment_record(struct hpl_call *call, struct hpl_attachment *attachment, const char *key_id, bool may_be_cached,
+                                      struct hpl_key_record *record, uint64_t *revision) HPL_MUST_USE;
+/* Writes it if its revision still is expected, and keeps the maps true. */
+enum hpl_status hpl_attachment_put(struct hpl_call *call, struct hpl_attachment *attachment, const struct hpl_key_record *record, uint64_t expected) HPL_MUST_USE;
+/* Which key id has this uid now or had it. HPL_INVALID_CIPHERTEXT: none. Reads all records again at most once a second on a miss. */
+enum hpl_status hpl_attachment_key_id(struct hpl_call *call, struct hpl_attachment *attachment, const uint8_t uid[static HPL_KEY_UID_LEN],
+                                      char key_id[static HPL_KEY_ID_MAX + 1]) HPL_MUST_USE;
+void hpl_attachment_clear_cache(struct hpl_attachment *attachment);
+
+static inline void hpl_attachment_unrefp(struct hpl_attachment **attachment)
+{
+    hpl_attachment_unref(*attachment);
+}
+#define HPL_ATTACHMENT_AUTO HPL_CLEANUP(hpl_attachment_unrefp)
+
+#endif

@@ -1,0 +1,121 @@
+/* Records. Pure; any thread. */
+#include "kms/record.h"
+
+#include "base/clock.h"
+#include "base/codec.h"
+
+/* As kept, and as the API shows it. */
+static const struct { const char *kept, *shown; } states[] = {
+    [HPL_KEY_CREATING] = {"creating", "Creating"},        [HPL_KEY_ENABLED] = {"enabled", "Enabled"},
+    [HPL_KEY_DISABLED] = {"disabled", "Disabled"},        [HPL_KEY_PENDING] = {"pending_deletion", "PendingDeletion"},
+    [HPL_KEY_DESTROYING] = {"destroying", "PendingDeletion"}, [HPL_KEY_GONE] = {"destroyed", "Destroyed"},
+};
+
+enum hpl_status hpl_record_init(struct hpl_key_record *record, const struct hpl_key_create *create, const char *key_id)
+{
+    *record = (struct hpl_key_record){.state = HPL_KEY_CREATING, .version = 1, .created_ms = hpl_clock_unix_ms()};
+    hpl_uuid_new(record->uid);
+    memcpy(record->key_id, key_id, strlen(key_id) + 1);
+    record->description = create->description ? json_string(create->description) : json_null();
+    record->created_by = create->created_by ? json_string(create->created_by) : json_null();
+    record->tags = create->tags ? json_deep_copy(create->tags) : json_object();
+    record->former_uids = json_array();
+    return record->description && record->created_by && record->tags && record->former_uids ? HPL_OK : HPL_INVALID_REQUEST;
+}
+
+void hpl_record_wipe(struct hpl_key_record *record)
+{
+    json_decref(record->description);
+    json_decref(record->created_by);
+    json_decref(record->tags);
+    json_decref(record->former_uids);
+    *record = (struct hpl_key_record){0};
+}
+
+enum hpl_status hpl_record_encode(const struct hpl_key_record *record, struct hpl_buf *out)
+{
+    char uid[2 * HPL_KEY_UID_LEN + 1];
+    hpl_hex_encode(uid, record->uid, sizeof record->uid);
+    json_t *HPL_JSON_AUTO value = json_pack(
+        "{s:i, s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:O, s:O, s:O, s:O}", "format", 1, "uid", uid, "key_id", record->key_id, "state",
+        states[record->state].kept, "version", (json_int_t)record->version, "created_ms", (json_int_t)record->created_ms, "rotated_ms",
+        (json_int_t)record->rotated_ms, "deletion_ms", (json_int_t)record->deletion_ms, "description", record->description, "tags", record->tags,
+        "created_by", record->created_by, "former_uids", record->former_uids);
+    return value ? hpl_json_put(out, value) : HPL_NO_MEMORY;
+}
+
+static bool read_state(const char *text, enum hpl_key_state *state)
+{
+    for (size_t i = 0; text && i < HPL_COUNT(states); i++)
+        if (strcmp(text, states[i].kept) == 0) {
+            *state = (enum hpl_key_state)i;
+            return true;
+        }
+    return false;
+}
+
+static json_t *take(const json_t *value, const char *name)
+{
+    json_t *member = json_object_get(value, name);
+    return member ? json_incref(member) : json_null();
+}
+
+enum hpl_status hpl_record_decode(struct hpl_call *call, struct hpl_bytes bytes, struct hpl_key_record *out)
+{
+    json_t *HPL_JSON_AUTO value = NULL;
+    const char *uid = NULL, *key_id = NULL, *state = NULL;
+    int64_t format = 0, version = 0;
+    struct hpl_call quiet = {0};
+    *out = (struct hpl_key_record){0};
+    bool is_right = hpl_json_object(&quiet, &value, bytes, 1u << 20, false) == HPL_OK &&
+                    hpl_json_int(&quiet, value, "format", 1, 1, &format) == HPL_OK && format == 1 &&
+                    hpl_json_str(&quiet, value, "uid", &uid) == HPL_OK && hpl_json_str(&quiet, value, "key_id", &key_id) == HPL_OK &&
+                    hpl_json_str(&quiet, value, "state", &state) == HPL_OK && hpl_json_int(&quiet, value, "version", 1, UINT32_MAX, &version) == HPL_OK &&
+                    hpl_json_int(&quiet, value, "created_ms", 0, INT64_MAX, &out->created_ms) == HPL_OK &&
+                    hpl_json_int(&quiet, value, "rotated_ms", 0, INT64_MAX, &out->rotated_ms) == HPL_OK &&
+                    hpl_json_int(&quiet, value, "deletion_ms", 0, INT64_MAX, &out->deletion_ms) == HPL_OK;
+    is_right = is_right && uid && key_id && version && strlen(key_id) <= HPL_KEY_ID_MAX && read_state(state, &out->state) &&
+               hpl_hex_decode(out->uid, sizeof out->uid, uid, strlen(uid));
+    if (!is_right) {
+        *out = (struct hpl_key_record){0};
+        return hpl_fail(call, HPL_INTEGRITY, "a key record is damaged");
+    }
+    out->version = (uint32_t)version;
+    memcpy(out->key_id, key_id, strlen(key_id) + 1);
+    out->description = take(value, "description");
+    out->tags = take(value, "tags");
+    out->created_by = take(value, "created_by");
+    out->former_uids = take(value, "former_uids");
+    return HPL_OK;
+}
+
+enum hpl_status hpl_record_usable(struct hpl_call *call, const struct hpl_key_record *record)
+{
+    switch (record->state) {
+    case HPL_KEY_ENABLED: return HPL_OK;
+    case HPL_KEY_DISABLED: return hpl_fail(call, HPL_KEY_DISABLED, "the key '%.80s' is disabled", record->key_id);
+    case HPL_KEY_PENDING:
+    case HPL_KEY_DESTROYING: return hpl_fail(call, HPL_KEY_PENDING_DELETION, "the key '%.80s' is pending deletion; cancel that to use it", record->key_id);
+    case HPL_KEY_GONE: return hpl_fail(call, HPL_KEY_DESTROYED, "the key '%.80s' was destroyed; what it sealed cannot be opened", record->key_id);
+    case HPL_KEY_CREATING: break;
+    }
+    return hpl_fail(call, HPL_KEY_UNAVAILABLE, "the key '%.80s' is still being made; create it again to finish that", record->key_id);
+}
+
+static json_t *time_json(int64_t unix_ms)
+{
+    char text[40];
+    if (!unix_ms)
+        return json_null();
+    hpl_time_text(text, unix_ms, HPL_TIME_ISO_US);
+    return json_string(text);
+}
+
+json_t *hpl_record_metadata(const struct hpl_key_record *record)
+{
+    return json_pack("{s:s, s:O, s:b, s:s, s:s, s:s, s:o, s:o, s:o, s:b, s:s, s:s, s:O, s:I, s:O}", "key_id", record->key_id, "description",
+                     record->description, "enabled", record->state == HPL_KEY_ENABLED, "key_state", states[record->state].shown, "key_usage",
+                     "ENCRYPT_DECRYPT", "algorithm", "AES-256", "creation_date", time_json(record->created_ms), "rotation_date",
+                     time_json(record->rotated_ms), "deletion_date", time_json(record->deletion_ms), "rotation_enabled", 0, "origin", "HARDPLATE_KMS",
+                     "key_manager", "HARDPLATE", "tags", record->tags, "current_version", (json_int_t)record->version, "created_by", record->created_by);
+}

@@ -1,0 +1,39 @@
+/* One key's record: what the service knows of a key. Kept by the keystore under compare-and-swap as JSON. */
+#ifndef HPL_KMS_RECORD_H
+#define HPL_KMS_RECORD_H
+
+#include "kms/kms.h"
+
+enum hpl_key_state { HPL_KEY_CREATING, HPL_KEY_ENABLED, HPL_KEY_DISABLED, HPL_KEY_PENDING, HPL_KEY_DESTROYING, HPL_KEY_GONE };
+
+struct hpl_key_record {
+    uint8_t uid[HPL_KEY_UID_LEN];
+    char key_id[HPL_KEY_ID_MAX + 1];
+    enum hpl_key_state state;
+    uint32_t version;          /* the one that wraps; all from 1 to it unwrap */
+    int64_t created_ms, rotated_ms, deletion_ms; /* 0: none */
+    json_t *description, *tags, *created_by;     /* owned; JSON null where there is none */
+    json_t *former_uids;       /* owned: hex uids of destroyed keys that had this id */
+};
+
+/* A new record in state creating; takes nothing over. HPL_NO_MEMORY. */
+enum hpl_status hpl_record_init(struct hpl_key_record *record, const struct hpl_key_create *create, const char *key_id) HPL_MUST_USE;
+void hpl_record_wipe(struct hpl_key_record *record);
+
+enum hpl_status hpl_record_encode(const struct hpl_key_record *record, struct hpl_buf *out) HPL_MUST_USE;
+/* HPL_INTEGRITY on anything encode would not have written. */
+enum hpl_status hpl_record_decode(struct hpl_call *call, struct hpl_bytes bytes, struct hpl_key_record *out) HPL_MUST_USE;
+
+/* HPL_OK when the key may be used; else the status that its state means. */
+enum hpl_status hpl_record_usable(struct hpl_call *call, const struct hpl_key_record *record) HPL_MUST_USE;
+
+/* key_metadata as the API shows it: a new object. */
+json_t *hpl_record_metadata(const struct hpl_key_record *record);
+
+static inline void hpl_record_wipep(struct hpl_key_record *record)
+{
+    hpl_record_wipe(record);
+}
+#define HPL_RECORD_AUTO HPL_CLEANUP(hpl_record_wipep)
+
+#endif
