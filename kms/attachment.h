@@ -17,7 +17,7 @@ struct hpl_attachment {
     pthread_mutex_t lock;             /* around the two maps */
     json_t *key_ids;                  /* uid in hex → key id */
     json_t *records;                  /* key id → {"content", "revision", "until_ms"}: the record cache */
-    uint64_t listed_ns;               /* when key_ids was last read in full */
+    _Atomic uint64_t listed_ns;       /* when key_ids was last read in full */
 };
 
 /* Opens the backend, finds or makes its instance in the catalog (type "attachment", kept with its sealed configuration), proves it with its probe

@@ -6,14 +6,14 @@
 
 /* As kept, and as the API shows it. */
 static const struct { const char *kept, *shown; } states[] = {
-    [HPL_KEY_CREATING] = {"creating", "Creating"},        [HPL_KEY_ENABLED] = {"enabled", "Enabled"},
-    [HPL_KEY_DISABLED] = {"disabled", "Disabled"},        [HPL_KEY_PENDING] = {"pending_deletion", "PendingDeletion"},
-    [HPL_KEY_DESTROYING] = {"destroying", "PendingDeletion"}, [HPL_KEY_GONE] = {"destroyed", "Destroyed"},
+    [HPL_STATE_CREATING] = {"creating", "Creating"},        [HPL_STATE_ENABLED] = {"enabled", "Enabled"},
+    [HPL_STATE_DISABLED] = {"disabled", "Disabled"},        [HPL_STATE_PENDING] = {"pending_deletion", "PendingDeletion"},
+    [HPL_STATE_DESTROYING] = {"destroying", "PendingDeletion"}, [HPL_STATE_GONE] = {"destroyed", "Destroyed"},
 };
 
 enum hpl_status hpl_record_init(struct hpl_key_record *record, const struct hpl_key_create *create, const char *key_id)
 {
-    *record = (struct hpl_key_record){.state = HPL_KEY_CREATING, .version = 1, .created_ms = hpl_clock_unix_ms()};
+    *record = (struct hpl_key_record){.state = HPL_STATE_CREATING, .version = 1, .created_ms = hpl_clock_unix_ms()};
     hpl_uuid_new(record->uid);
     memcpy(record->key_id, key_id, strlen(key_id) + 1);
     record->description = create->description ? json_string(create->description) : json_null();
@@ -92,12 +92,12 @@ enum hpl_status hpl_record_decode(struct hpl_call *call, struct hpl_bytes bytes,
 enum hpl_status hpl_record_usable(struct hpl_call *call, const struct hpl_key_record *record)
 {
     switch (record->state) {
-    case HPL_KEY_ENABLED: return HPL_OK;
-    case HPL_KEY_DISABLED: return hpl_fail(call, HPL_KEY_DISABLED, "the key '%.80s' is disabled", record->key_id);
-    case HPL_KEY_PENDING:
-    case HPL_KEY_DESTROYING: return hpl_fail(call, HPL_KEY_PENDING_DELETION, "the key '%.80s' is pending deletion; cancel that to use it", record->key_id);
-    case HPL_KEY_GONE: return hpl_fail(call, HPL_KEY_DESTROYED, "the key '%.80s' was destroyed; what it sealed cannot be opened", record->key_id);
-    case HPL_KEY_CREATING: break;
+    case HPL_STATE_ENABLED: return HPL_OK;
+    case HPL_STATE_DISABLED: return hpl_fail(call, HPL_KEY_DISABLED, "the key '%.80s' is disabled", record->key_id);
+    case HPL_STATE_PENDING:
+    case HPL_STATE_DESTROYING: return hpl_fail(call, HPL_KEY_PENDING_DELETION, "the key '%.80s' is pending deletion; cancel that to use it", record->key_id);
+    case HPL_STATE_GONE: return hpl_fail(call, HPL_KEY_DESTROYED, "the key '%.80s' was destroyed; what it sealed cannot be opened", record->key_id);
+    case HPL_STATE_CREATING: break;
     }
     return hpl_fail(call, HPL_KEY_UNAVAILABLE, "the key '%.80s' is still being made; create it again to finish that", record->key_id);
 }
@@ -114,7 +114,7 @@ static json_t *time_json(int64_t unix_ms)
 json_t *hpl_record_metadata(const struct hpl_key_record *record)
 {
     return json_pack("{s:s, s:O, s:b, s:s, s:s, s:s, s:o, s:o, s:o, s:b, s:s, s:s, s:O, s:I, s:O}", "key_id", record->key_id, "description",
-                     record->description, "enabled", record->state == HPL_KEY_ENABLED, "key_state", states[record->state].shown, "key_usage",
+                     record->description, "enabled", record->state == HPL_STATE_ENABLED, "key_state", states[record->state].shown, "key_usage",
                      "ENCRYPT_DECRYPT", "algorithm", "AES-256", "creation_date", time_json(record->created_ms), "rotation_date",
                      time_json(record->rotated_ms), "deletion_date", time_json(record->deletion_ms), "rotation_enabled", 0, "origin", "HARDPLATE_KMS",
                      "key_manager", "HARDPLATE", "tags", record->tags, "current_version", (json_int_t)record->version, "created_by", record->created_by);

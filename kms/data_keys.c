@@ -1,0 +1,196 @@
+/* Data keys. Any thread; blocks on the backend. */
+#include "kms/internal.h"
+
+#include "base/clock.h"
+#include "base/hash.h"
+#include "base/retry.h"
+
+#define FIRST_WAIT_MS 20u
+#define MOST_WAIT_MS 1000u
+
+/* A sub-call of its own for each attempt: the deadline that configuration gives the backend, and a detail that a later success leaves behind. */
+static struct hpl_call attempt_of(const struct hpl_call *call, const struct hpl_kms_settings *settings)
+{
+    struct hpl_call attempt = {0};
+    uint64_t deadline = hpl_clock_mono_ns() + (uint64_t)settings->timeout_seconds * 1000000000u;
+    if (call)
+        memcpy(attempt.request_id, call->request_id, sizeof attempt.request_id);
+    attempt.deadline_ns = call && call->deadline_ns && call->deadline_ns < deadline ? call->deadline_ns : deadline;
+    return attempt;
+}
+
+/* Wraps or unwraps, again where the failure may pass: both are safe to repeat. */
+struct backend_call {
+    struct hpl_attachment *attachment;
+    const uint8_t *uid;
+    uint32_t version;
+    const uint8_t *aad;
+    const struct hpl_secret *plain; /* to wrap; NULL: unwrap */
+    struct hpl_wrapped *wrapped;
+    struct hpl_secret **opened;
+};
+
+static enum hpl_status call_backend(struct hpl_call *call, const struct backend_call *work)
+{
+    const struct hpl_kms_settings *settings = &work->attachment->settings;
+    struct hpl_keystore *keystore = work->attachment->keystore;
+    for (unsigned attempt = 1;; attempt++) {
+        struct hpl_call sub = attempt_of(call, settings);
+        enum hpl_status status = work->plain
+            ? keystore->ops->wrap(keystore, &sub, work->uid, work->version, work->aad, work->plain, work->wrapped)
+            : keystore->ops->unwrap(keystore, &sub, work->uid, work->version, work->aad, work->wrapped, work->opened);
+        if (status == HPL_OK)
+            return HPL_OK;
+        if (!hpl_status_row(status)->can_retry || attempt > (unsigned)settings->retry_attempts ||
+            hpl_retry_wait(&sub, attempt, FIRST_WAIT_MS, MOST_WAIT_MS) != HPL_OK)
+            return hpl_fail(call, status, "%s", hpl_detail(&sub, status));
+    }
+}
+
+/* 32 bytes from the system, mixed with the backend's own where it has a generator, so that one bad generator does no harm. */
+static enum hpl_status new_secret(struct hpl_call *call, struct hpl_attachment *attachment, size_t len, struct hpl_secret **out)
+{
+    struct hpl_keystore *keystore = attachment->keystore;
+    struct hpl_secret *HPL_SECRET_AUTO mix = hpl_secret_random(64);
+    *out = mix ? hpl_secret_new(len) : NULL;
+    if (!*out)
+        return hpl_fail(call, HPL_NO_MEMORY, "the secret region is full");
+    enum hpl_status status = keystore->ops->random ? keystore->ops->random(keystore, call, mix->bytes + 32, 32) : HPL_OK;
+    if (status == HPL_OK)
+        hpl_hkdf_sha256((*out)->bytes, len, hpl_bytes(mix->bytes, mix->len), hpl_bytes(NULL, 0), hpl_bytes_str("hpl-data-key-v1"));
+    else {
+        hpl_secret_free(*out);
+        *out = NULL;
+    }
+    return status;
+}
+
+enum hpl_status hpl_kms_generate_on(struct hpl_call *call, struct hpl_attachment *attachment, enum hpl_purpose purpose, const struct hpl_key_record *record,
+                                    const struct hpl_context *context, size_t len, struct hpl_secret **secret, struct hpl_buf *out)
+{
+    uint8_t aad[HPL_WRAP_AAD_LEN];
+    struct hpl_secret *HPL_SECRET_AUTO made = NULL;
+    struct hpl_envelope envelope = {.purpose = (uint8_t)purpose, .version = record->version};
+    memcpy(envelope.instance, attachment->keystore->instance, sizeof envelope.instance);
+    memcpy(envelope.uid, record->uid, sizeof envelope.uid);
+    /* The mechanism is under the AAD and the backend's to choose, so it is asked first. */
+    envelope.wrapped.mechanism = attachment->keystore->ops->mechanism(attachment->keystore);
+    uint8_t mechanism = envelope.wrapped.mechanism;
+    HPL_TRY(hpl_envelope_aad(call, &envelope, context, aad));
+    HPL_TRY(new_secret(call, attachment, len, &made));
+    const struct backend_call work = {attachment, record->uid, record->version, aad, made, &envelope.wrapped, NULL};
+    HPL_TRY(call_backend(call, &work));
+    HPL_CHECK(envelope.wrapped.mechanism == mechanism);
+    hpl_envelope_encode(&envelope, out);
+    HPL_TRY(hpl_buf_check(out));
+    *secret = made;
+    made = NULL;
+    return HPL_OK;
+}
+
+enum hpl_status hpl_kms_open_on(struct hpl_call *call, struct hpl_attachment *attachment, const struct hpl_key_record *record,
+                                const struct hpl_envelope *envelope, const struct hpl_context *context, struct hpl_secret **secret)
+{
+    uint8_t aad[HPL_WRAP_AAD_LEN];
+    struct hpl_wrapped wrapped = envelope->wrapped;
+    if (envelope->version > record->version || wrapped.mechanism != attachment->keystore->ops->mechanism(attachment->keystore))
+        return hpl_fail(call, HPL_INVALID_CIPHERTEXT, "%s", hpl_status_row(HPL_INVALID_CIPHERTEXT)->text);
+    HPL_TRY(hpl_envelope_aad(call, envelope, context, aad));
+    const struct backend_call work = {attachment, record->uid, envelope->version, aad, NULL, &wrapped, secret};
+    return call_backend(call, &work);
+}
+
+enum hpl_status hpl_kms_prove(struct hpl_call *call, struct hpl_attachment *attachment)
+{
+    struct hpl_key_record HPL_RECORD_AUTO record = {0};
+    struct hpl_secret *HPL_SECRET_AUTO made = NULL;
+    struct hpl_secret *HPL_SECRET_AUTO opened = NULL;
+    struct hpl_buf bytes = {0};
+    struct hpl_envelope envelope;
+    struct hpl_call quiet = {0};
+    enum hpl_status status = hpl_attachment_record(&quiet, attachment, hpl_kms_default_of(&attachment->settings), true, &record, NULL);
+    if (status == HPL_NO_SUCH_KEY || (status == HPL_OK && hpl_record_usable(&quiet, &record) != HPL_OK))
+        return attachment->keystore->ops->probe(attachment->keystore, call);
+    if (status != HPL_OK)
+        return hpl_fail(call, status, "%s", hpl_detail(&quiet, status));
+    status = hpl_kms_generate_on(call, attachment, HPL_PURPOSE_CONFIGURATION, &record, NULL, 32, &made, &bytes);
+    if (status == HPL_OK)
+        status = hpl_envelope_decode(call, hpl_buf_bytes(&bytes), &envelope);
+    if (status == HPL_OK)
+        status = hpl_kms_open_on(call, attachment, &record, &envelope, NULL, &opened);
+    if (status == HPL_OK && (opened->len != made->len || !hpl_equal_secret(opened->bytes, made->bytes, made->len)))
+        status = hpl_fail(call, HPL_INTEGRITY, "the key backend unwrapped something else than it wrapped");
+    hpl_buf_wipe(&bytes);
+    return status;
+}
+
+static void fill_ref(struct hpl_key_ref *ref, const struct hpl_attachment *attachment, const struct hpl_key_record *record, uint32_t version)
+{
+    if (!ref)
+        return;
+    *ref = (struct hpl_key_ref){.version = version};
+    memcpy(ref->instance, attachment->keystore->instance, sizeof ref->instance);
+    memcpy(ref->uid, record->uid, sizeof ref->uid);
+    memcpy(ref->key_id, record->key_id, sizeof ref->key_id);
+}
+
+/* The record of the key to wrap under; the default key is made when it is not there yet. */
+static enum hpl_status key_to_use(struct hpl_call *call, struct hpl_attachment *attachment, const char *key_id, struct hpl_key_record *record)
+{
+    struct hpl_call quiet = {0};
+    if (key_id && *key_id) {
+        HPL_TRY(hpl_kms_check_key_id(call, key_id) == HPL_OK ? HPL_OK : hpl_fail_over(call, HPL_NO_SUCH_KEY, "no key '%.80s'", key_id));
+        return hpl_attachment_record(call, attachment, key_id, true, record, NULL);
+    }
+    const char *fallback = hpl_kms_default_of(&attachment->settings);
+    enum hpl_status status = hpl_attachment_record(&quiet, attachment, fallback, true, record, NULL);
+    bool is_missing = status == HPL_NO_SUCH_KEY || (status == HPL_OK && record->state == HPL_STATE_CREATING);
+    if (!is_missing)
+        return status == HPL_OK ? HPL_OK : hpl_fail(call, status, "%s", hpl_detail(&quiet, status));
+    hpl_record_wipe(record);
+    const struct hpl_key_create create = {.key_id = fallback, .description = "default key, made on first use", .created_by = "hardplate"};
+    status = hpl_kms_make_key(call, attachment, &create, record);
+    if (status != HPL_KEY_EXISTS)
+        return status;
+    if (call)
+        call->detail[0] = '\0'; /* somebody else made it meanwhile: that is what was wanted */
+    return hpl_attachment_record(call, attachment, fallback, false, record, NULL);
+}
+
+enum hpl_status hpl_kms_generate(struct hpl_kms *kms, struct hpl_call *call, enum hpl_purpose purpose, const char *key_id,
+                                 const struct hpl_context *context, size_t len, struct hpl_secret **secret, struct hpl_buf *envelope, struct hpl_key_ref *ref)
+{
+    struct hpl_attachment *HPL_ATTACHMENT_AUTO attachment = NULL;
+    struct hpl_key_record HPL_RECORD_AUTO record = {0};
+    *secret = NULL;
+    HPL_CHECK(len == 16 || len == 32);
+    HPL_TRY(hpl_kms_acquire(kms, call, &attachment));
+    HPL_TRY(key_to_use(call, attachment, key_id, &record));
+    HPL_TRY(hpl_record_usable(call, &record));
+    HPL_TRY(hpl_kms_generate_on(call, attachment, purpose, &record, context, len, secret, envelope));
+    fill_ref(ref, attachment, &record, record.version);
+    return HPL_OK;
+}
+
+enum hpl_status hpl_kms_decrypt(struct hpl_kms *kms, struct hpl_call *call, enum hpl_purpose purpose, struct hpl_bytes bytes,
+                                const struct hpl_context *context, struct hpl_secret **secret, struct hpl_key_ref *ref)
+{
+    struct hpl_attachment *HPL_ATTACHMENT_AUTO attachment = NULL;
+    struct hpl_key_record HPL_RECORD_AUTO record = {0};
+    struct hpl_envelope envelope;
+    char key_id[HPL_KEY_ID_MAX + 1];
+    *secret = NULL;
+    HPL_TRY(hpl_kms_ready(kms, call));
+    HPL_TRY(hpl_envelope_decode(call, bytes, &envelope));
+    if (envelope.purpose != purpose)
+        return hpl_fail(call, HPL_INVALID_CIPHERTEXT, "%s", hpl_status_row(HPL_INVALID_CIPHERTEXT)->text);
+    HPL_TRY(hpl_kms_acquire_instance(kms, call, envelope.instance, &attachment));
+    HPL_TRY(hpl_attachment_key_id(call, attachment, envelope.uid, key_id));
+    HPL_TRY(hpl_attachment_record(call, attachment, key_id, true, &record, NULL));
+    if (memcmp(record.uid, envelope.uid, sizeof record.uid) != 0)
+        return hpl_fail(call, HPL_KEY_DESTROYED, "the key '%.80s' that sealed this was destroyed; another one has its id now", key_id);
+    HPL_TRY(hpl_record_usable(call, &record));
+    HPL_TRY(hpl_kms_open_on(call, attachment, &record, &envelope, context, secret));
+    fill_ref(ref, attachment, &record, envelope.version);
+    return HPL_OK;
+}

@@ -1,0 +1,47 @@
+/* What the files of kms/ share of the service itself. */
+#ifndef HPL_KMS_INTERNAL_H
+#define HPL_KMS_INTERNAL_H
+
+#include "kms/attachment.h"
+#include "kms/envelope.h"
+
+#define HPL_MAX_FORMER 16u
+
+enum hpl_kms_state { HPL_KMS_NOT_CONFIGURED, HPL_KMS_CONFIGURED, HPL_KMS_RUNNING, HPL_KMS_ERROR };
+
+struct hpl_kms {
+    struct hpl_kms_options options;
+    pthread_mutex_t changing;    /* one lifecycle change at a time; may be held for long */
+    pthread_mutex_t lock;        /* around what follows; never held over a backend or catalog call */
+    enum hpl_kms_state state;
+    char error[240];             /* why state is ERROR */
+    json_t *config;              /* normal form; NULL: not configured */
+    uint64_t config_revision;    /* of the catalog row */
+    struct hpl_kms_settings settings;
+    struct hpl_attachment *active;
+    struct hpl_attachment *former[HPL_MAX_FORMER]; /* opened for decryption */
+    hpl_census_fn census;
+    void *census_arg;
+};
+
+/* The active attachment with a reference, or HPL_NOT_CONFIGURED, HPL_NOT_RUNNING (with the error where there is one). */
+enum hpl_status hpl_kms_acquire(struct hpl_kms *kms, struct hpl_call *call, struct hpl_attachment **out) HPL_MUST_USE;
+/* The attachment of an instance with a reference, opened again when it is needed. */
+enum hpl_status hpl_kms_acquire_instance(struct hpl_kms *kms, struct hpl_call *call, const uint8_t instance[static 8], struct hpl_attachment **out) HPL_MUST_USE;
+
+/* Makes a key on this attachment. */
+enum hpl_status hpl_kms_make_key(struct hpl_call *call, struct hpl_attachment *attachment, const struct hpl_key_create *create, struct hpl_key_record *record) HPL_MUST_USE;
+
+/* generate and decrypt on a given attachment; health and reconfigure use them too. */
+enum hpl_status hpl_kms_generate_on(struct hpl_call *call, struct hpl_attachment *attachment, enum hpl_purpose purpose, const struct hpl_key_record *record,
+                                    const struct hpl_context *context, size_t len, struct hpl_secret **secret, struct hpl_buf *envelope) HPL_MUST_USE;
+enum hpl_status hpl_kms_open_on(struct hpl_call *call, struct hpl_attachment *attachment, const struct hpl_key_record *record,
+                                const struct hpl_envelope *envelope, const struct hpl_context *context, struct hpl_secret **secret) HPL_MUST_USE;
+
+/* A real round trip under the default key where it is there, else the backend's probe. */
+enum hpl_status hpl_kms_prove(struct hpl_call *call, struct hpl_attachment *attachment) HPL_MUST_USE;
+
+/* The id in use as the default key for these settings. */
+const char *hpl_kms_default_of(const struct hpl_kms_settings *settings);
+
+#endif

@@ -1,0 +1,423 @@
+/* The service's life. Lifecycle calls one at a time; the rest from any thread. */
+#include "kms/internal.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+
+#define ROW_TYPE "kms"
+#define ROW_NAME "configuration"
+#define OPEN_TIMEOUT_MS 60000u
+
+static const char *const state_names[] = {"NotConfigured", "Configured", "Running", "Error"};
+
+/* --- what others take from it ------------------------------------------------------------------------------------------- */
+
+enum hpl_status hpl_kms_ready(struct hpl_kms *kms, struct hpl_call *call)
+{
+    pthread_mutex_lock(&kms->lock);
+    enum hpl_status status = kms->state == HPL_KMS_RUNNING ? HPL_OK : kms->state == HPL_KMS_NOT_CONFIGURED ? HPL_NOT_CONFIGURED : HPL_NOT_RUNNING;
+    if (kms->state == HPL_KMS_ERROR)
+        hpl_fail(call, status, "the KMS is not running: %s", kms->error);
+    pthread_mutex_unlock(&kms->lock);
+    return status;
+}
+
+enum hpl_status hpl_kms_acquire(struct hpl_kms *kms, struct hpl_call *call, struct hpl_attachment **out)
+{
+    HPL_TRY(hpl_kms_ready(kms, call));
+    pthread_mutex_lock(&kms->lock);
+    *out = kms->active ? hpl_attachment_ref(kms->active) : NULL;
+    pthread_mutex_unlock(&kms->lock);
+    return *out ? HPL_OK : HPL_NOT_RUNNING;
+}
+
+/* With a reference, or NULL. Under the lock. */
+static struct hpl_attachment *find_attached(struct hpl_kms *kms, const uint8_t instance[static 8])
+{
+    if (kms->active && memcmp(kms->active->keystore->instance, instance, 8) == 0)
+        return hpl_attachment_ref(kms->active);
+    for (size_t i = 0; i < HPL_MAX_FORMER; i++)
+        if (kms->former[i] && memcmp(kms->former[i]->keystore->instance, instance, 8) == 0)
+            return hpl_attachment_ref(kms->former[i]);
+    return NULL;
+}
+
+/* Takes the reference over; the oldest makes room. Under the lock; the one to let go is returned. */
+static struct hpl_attachment *push_former(struct hpl_kms *kms, struct hpl_attachment *attachment)
+{
+    struct hpl_attachment *oldest = kms->former[HPL_MAX_FORMER - 1];
+    memmove(kms->former + 1, kms->former, (HPL_MAX_FORMER - 1) * sizeof *kms->former);
+    kms->former[0] = attachment;
+    return oldest;
+}
+
+enum hpl_status hpl_kms_acquire_instance(struct hpl_kms *kms, struct hpl_call *call, const uint8_t instance[static 8], struct hpl_attachment **out)
+{
+    pthread_mutex_lock(&kms->lock);
+    *out = find_attached(kms, instance);
+    pthread_mutex_unlock(&kms->lock);
+    if (*out)
+        return HPL_OK;
+    /* One opener at a time: opening logs into tokens. */
+    pthread_mutex_lock(&kms->changing);
+    pthread_mutex_lock(&kms->lock);
+    *out = find_attached(kms, instance);
+    pthread_mutex_unlock(&kms->lock);
+    enum hpl_status status = *out ? HPL_OK : hpl_attachment_open_instance(call, &kms->options, instance, out);
+    if (status == HPL_OK) {
+        pthread_mutex_lock(&kms->lock);
+        struct hpl_attachment *again = find_attached(kms, instance);
+        struct hpl_attachment *gone = again ? again : push_former(kms, hpl_attachment_ref(*out));
+        pthread_mutex_unlock(&kms->lock);
+        hpl_attachment_unref(gone);
+    }
+    pthread_mutex_unlock(&kms->changing);
+    return status;
+}
+
+void hpl_kms_default_key(struct hpl_kms *kms, char key_id[static HPL_KEY_ID_MAX + 1])
+{
+    pthread_mutex_lock(&kms->lock);
+    const char *name = hpl_kms_default_of(&kms->settings);
+    memcpy(key_id, name, strlen(name) + 1);
+    pthread_mutex_unlock(&kms->lock);
+}
+
+void hpl_kms_set_census(struct hpl_kms *kms, hpl_census_fn fn, void *arg)
+{
+    pthread_mutex_lock(&kms->lock);
+    kms->census = fn;
+    kms->census_arg = arg;
+    pthread_mutex_unlock(&kms->lock);
+}
+
+enum hpl_status hpl_kms_clear_cache(struct hpl_kms *kms, struct hpl_call *call)
+{
+    struct hpl_attachment *HPL_ATTACHMENT_AUTO attachment = NULL;
+    HPL_TRY(hpl_kms_acquire(kms, call, &attachment));
+    hpl_attachment_clear_cache(attachment);
+    return HPL_OK;
+}
+
+/* --- the kept configuration ---------------------------------------------------------------------------------------------- */
+
+/* Writes configuration and whether it runs, and a row of history. Under changing. */
+static enum hpl_status persist(struct hpl_call *call, struct hpl_kms *kms, const json_t *config, bool is_running)
+{
+    json_t *sealed = NULL;
+    struct hpl_buf content = {0};
+    char history[48];
+    HPL_TRY(hpl_kms_seal_json(call, kms->options.catalog, ROW_NAME, config, &sealed));
+    json_t *HPL_JSON_AUTO row = json_pack("{s:o, s:b, s:I}", "config", sealed, "running", is_running, "changed_ms", (json_int_t)hpl_clock_unix_ms());
+    enum hpl_status status = row ? hpl_json_put(&content, row) : HPL_NO_MEMORY;
+    if (status == HPL_OK)
+        status = hpl_catalog_put(call, kms->options.catalog, ROW_TYPE, ROW_NAME, kms->config_revision, hpl_buf_bytes(&content), &kms->config_revision);
+    if (status == HPL_OK) {
+        snprintf(history, sizeof history, "history/%020llu", (unsigned long long)kms->config_revision);
+        status = hpl_catalog_put(call, kms->options.catalog, ROW_TYPE, history, 0, hpl_buf_bytes(&content), NULL);
+    }
+    hpl_buf_wipe(&content);
+    return status;
+}
+
+static enum hpl_status load(struct hpl_call *call, struct hpl_kms *kms, bool *was_running)
+{
+    struct hpl_buf content = {0};
+    json_t *HPL_JSON_AUTO row = NULL;
+    *was_running = false;
+    enum hpl_status status = hpl_catalog_get(call, kms->options.catalog, ROW_TYPE, ROW_NAME, &content, &kms->config_revision);
+    if (status == HPL_NOT_FOUND)
+        return HPL_OK;
+    if (status == HPL_OK)
+        status = hpl_json_object(call, &row, hpl_buf_bytes(&content), 1u << 20, false);
+    if (status == HPL_OK)
+        status = hpl_json_bool(call, row, "running", was_running);
+    if (status == HPL_OK)
+        status = hpl_kms_unseal_json(call, kms->options.catalog, ROW_NAME, json_object_get(row, "config"), &kms->config);
+    hpl_buf_wipe(&content);
+    return status;
+}
+
+/* --- moves --------------------------------------------------------------------------------------------------------------- */
+
+static void set_config(struct hpl_kms *kms, json_t *config, const struct hpl_kms_settings *settings)
+{
+    pthread_mutex_lock(&kms->lock);
+    json_t *old = kms->config;
+    kms->config = config;
+    kms->settings = *settings;
+    if (kms->state == HPL_KMS_NOT_CONFIGURED)
+        kms->state = HPL_KMS_CONFIGURED;
+    pthread_mutex_unlock(&kms->lock);
+    json_decref(old);
+}
+
+/* The pointer moves; whoever uses the old one goes on with it; it stays attached for decryption. NULL: nothing is active any more. */
+static void set_active(struct hpl_kms *kms, struct hpl_attachment *attachment, enum hpl_kms_state state)
+{
+    struct hpl_attachment *gone[HPL_MAX_FORMER + 1] = {0};
+    pthread_mutex_lock(&kms->lock);
+    struct hpl_attachment *old = kms->active;
+    kms->active = attachment;
+    kms->state = state;
+    kms->error[0] = '\0';
+    if (attachment && old)
+        gone[0] = push_former(kms, old);
+    else {
+        gone[0] = old;
+        for (size_t i = 0; !attachment && i < HPL_MAX_FORMER; i++) {
+            gone[i + 1] = kms->former[i];
+            kms->former[i] = NULL;
+        }
+    }
+    pthread_mutex_unlock(&kms->lock);
+    for (size_t i = 0; i < HPL_COUNT(gone); i++)
+        hpl_attachment_unref(gone[i]);
+}
+
+static void set_error(struct hpl_kms *kms, const char *why)
+{
+    pthread_mutex_lock(&kms->lock);
+    kms->state = HPL_KMS_ERROR;
+    snprintf(kms->error, sizeof kms->error, "%s", why);
+    pthread_mutex_unlock(&kms->lock);
+}
+
+static enum hpl_status open_and_prove(struct hpl_call *call, struct hpl_kms *kms, const json_t *config, const struct hpl_kms_settings *settings,
+                                      struct hpl_attachment **out)
+{
+    struct hpl_call sub;
+    hpl_call_init(&sub, OPEN_TIMEOUT_MS);
+    enum hpl_status status = hpl_attachment_open(&sub, &kms->options, config, settings, out);
+    if (status == HPL_OK)
+        status = hpl_kms_prove(&sub, *out);
+    if (status == HPL_OK)
+        return HPL_OK;
+    hpl_attachment_unref(*out);
+    *out = NULL;
+    return hpl_fail(call, status, "%s", hpl_detail(&sub, status));
+}
+
+static enum hpl_status answer_with(struct hpl_kms *kms, const char *message, json_t **answer)
+{
+    pthread_mutex_lock(&kms->lock);
+    *answer = json_pack("{s:b, s:s, s:s}", "success", 1, "message", message, "status", state_names[kms->state]);
+    pthread_mutex_unlock(&kms->lock);
+    return *answer ? HPL_OK : HPL_NO_MEMORY;
+}
+
+static enum hpl_status configure(struct hpl_kms *kms, struct hpl_call *call, const json_t *body, json_t **answer)
+{
+    json_t *HPL_JSON_AUTO config = NULL;
+    struct hpl_kms_settings settings;
+    HPL_TRY(hpl_kms_normalise(call, &kms->options, body, NULL, &config));
+    HPL_TRY(hpl_kms_read_settings(call, &kms->options, config, &settings));
+    if (kms->config && json_equal(kms->config, config))
+        return answer_with(kms, "KMS configured already, as asked", answer);
+    if (kms->config)
+        return hpl_fail(call, HPL_CONFLICT, "the KMS is configured already; POST /kms/reconfigure changes it");
+    HPL_TRY(persist(call, kms, config, false));
+    set_config(kms, json_incref(config), &settings);
+    hpl_log(HPL_LOG_INFO, "kms.configured", HPL_S("backend", settings.backend->name), HPL_S("default_key_id", hpl_kms_default_of(&settings)));
+    return answer_with(kms, "KMS configured successfully", answer);
+}
+
+enum hpl_status hpl_kms_configure(struct hpl_kms *kms, struct hpl_call *call, const json_t *body, json_t **answer)
+{
+    pthread_mutex_lock(&kms->changing);
+    enum hpl_status status = configure(kms, call, body, answer);
+    pthread_mutex_unlock(&kms->changing);
+    return status;
+}
+
+static bool is_running(struct hpl_kms *kms)
+{
+    return hpl_kms_ready(kms, &(struct hpl_call){0}) == HPL_OK;
+}
+
+static enum hpl_status reconfigure(struct hpl_kms *kms, struct hpl_call *call, const json_t *body, json_t **answer)
+{
+    json_t *HPL_JSON_AUTO config = NULL;
+    struct hpl_kms_settings settings;
+    struct hpl_attachment *attachment = NULL;
+    bool runs = is_running(kms);
+    HPL_TRY(hpl_kms_normalise(call, &kms->options, body, kms->config, &config));
+    HPL_TRY(hpl_kms_read_settings(call, &kms->options, config, &settings));
+    if (kms->config && json_equal(kms->config, config))
+        return answer_with(kms, "KMS reconfigured successfully; nothing changed", answer);
+    if (runs)
+        HPL_TRY(open_and_prove(call, kms, config, &settings, &attachment));
+    enum hpl_status status = persist(call, kms, config, runs);
+    if (status != HPL_OK) {
+        hpl_attachment_unref(attachment);
+        return status;
+    }
+    set_config(kms, json_incref(config), &settings);
+    if (runs)
+        set_active(kms, attachment, HPL_KMS_RUNNING);
+    hpl_log(HPL_LOG_INFO, "kms.reconfigured", HPL_S("backend", settings.backend->name), HPL_S("default_key_id", hpl_kms_default_of(&settings)));
+    return answer_with(kms, "KMS reconfigured successfully", answer);
+}
+
+enum hpl_status hpl_kms_reconfigure(struct hpl_kms *kms, struct hpl_call *call, const json_t *body, json_t **answer)
+{
+    pthread_mutex_lock(&kms->changing);
+    enum hpl_status status = reconfigure(kms, call, body, answer);
+    pthread_mutex_unlock(&kms->changing);
+    return status;
+}
+
+/* Under changing. */
+static enum hpl_status start(struct hpl_kms *kms, struct hpl_call *call)
+{
+    struct hpl_attachment *attachment = NULL;
+    struct hpl_kms_settings settings;
+    if (!kms->config)
+        return HPL_NOT_CONFIGURED;
+    enum hpl_status status = hpl_kms_read_settings(call, &kms->options, kms->config, &settings);
+    if (status == HPL_OK)
+        status = open_and_prove(call, kms, kms->config, &settings, &attachment);
+    if (status != HPL_OK)
+        return status;
+    set_active(kms, attachment, HPL_KMS_RUNNING);
+    hpl_log(HPL_LOG_INFO, "kms.started", HPL_S("backend", settings.backend->name));
+    return HPL_OK;
+}
+
+enum hpl_status hpl_kms_start(struct hpl_kms *kms, struct hpl_call *call, json_t **answer)
+{
+    pthread_mutex_lock(&kms->changing);
+    bool runs = is_running(kms);
+    enum hpl_status status = runs ? HPL_OK : start(kms, call);
+    if (status == HPL_OK && !runs)
+        status = persist(call, kms, kms->config, true);
+    pthread_mutex_unlock(&kms->changing);
+    return status == HPL_OK ? answer_with(kms, runs ? "KMS service runs already" : "KMS service started successfully", answer) : status;
+}
+
+enum hpl_status hpl_kms_stop(struct hpl_kms *kms, struct hpl_call *call, json_t **answer)
+{
+    pthread_mutex_lock(&kms->changing);
+    enum hpl_status status = kms->config ? persist(call, kms, kms->config, false) : HPL_NOT_CONFIGURED;
+    if (status == HPL_OK) {
+        set_active(kms, NULL, HPL_KMS_CONFIGURED);
+        hpl_log(HPL_LOG_INFO, "kms.stopped");
+    }
+    pthread_mutex_unlock(&kms->changing);
+    return status == HPL_OK ? answer_with(kms, "KMS service stopped successfully", answer) : status;
+}
+
+/* --- what it says of itself ---------------------------------------------------------------------------------------------- */
+
+static json_t *default_key_json(const struct hpl_kms_settings *settings)
+{
+    return settings->default_key_id[0] ? json_string(settings->default_key_id) : json_null();
+}
+
+static json_t *summary_of(const struct hpl_kms *kms, const json_t *config, const struct hpl_kms_settings *settings)
+{
+    json_t *backend = settings->backend->summary(config, kms->options.env);
+    return json_pack("{s:s, s:o, s:I, s:I, s:b, s:I, s:I, s:{s:I, s:I, s:b}, s:o}", "backend_type", settings->backend->name, "default_key_id",
+                     default_key_json(settings), "timeout_seconds", (json_int_t)settings->timeout_seconds, "retry_attempts",
+                     (json_int_t)settings->retry_attempts, "enable_cache", settings->enable_cache, "max_cached_keys", (json_int_t)settings->max_cached_keys,
+                     "cache_ttl_seconds", (json_int_t)settings->cache_ttl_seconds, "cache_summary", "max_keys", (json_int_t)settings->max_cached_keys,
+                     "ttl_seconds", (json_int_t)settings->cache_ttl_seconds, "enable_metrics", 1, "backend_summary", backend);
+}
+
+/* Health from a real round trip; no call holds the lock meanwhile. */
+static void examine(struct hpl_attachment *attachment, json_t *answer)
+{
+    struct hpl_call call;
+    hpl_call_init(&call, (uint64_t)attachment->settings.timeout_seconds * 1000);
+    enum hpl_status status = hpl_kms_prove(&call, attachment);
+    json_t *details = attachment->keystore->ops->describe(attachment->keystore);
+    if (status != HPL_OK)
+        json_object_set_new(details, "error", json_string(hpl_detail(&call, status)));
+    json_object_set_new(answer, "healthy", json_boolean(status == HPL_OK));
+    json_object_set_new(answer, "health", json_string(status == HPL_OK ? "OK" : "Failed"));
+    json_object_set_new(answer, "details", details ? details : json_object());
+}
+
+enum hpl_status hpl_kms_status(struct hpl_kms *kms, struct hpl_call *call, json_t **answer)
+{
+    struct hpl_attachment *HPL_ATTACHMENT_AUTO attachment = NULL;
+    json_t *HPL_JSON_AUTO config = NULL;
+    (void)call;
+    pthread_mutex_lock(&kms->lock);
+    struct hpl_kms_settings settings = kms->settings;
+    config = json_incref(kms->config);
+    attachment = kms->active ? hpl_attachment_ref(kms->active) : NULL;
+    *answer = json_pack("{s:s, s:b, s:s}", "status", state_names[kms->state], "healthy", 0, "health", "Failed");
+    if (*answer && kms->error[0])
+        json_object_set_new(*answer, "details", json_pack("{s:s}", "error", kms->error));
+    pthread_mutex_unlock(&kms->lock);
+    if (!*answer)
+        return HPL_NO_MEMORY;
+    const char *backend = config ? settings.backend->name : NULL;
+    json_object_set_new(*answer, "backend_type", backend ? json_string(backend) : json_null());
+    json_object_set_new(*answer, "backend", backend ? json_string(backend) : json_null());
+    json_object_set_new(*answer, "config_summary", config ? summary_of(kms, config, &settings) : json_null());
+    if (attachment)
+        examine(attachment, *answer);
+    return HPL_OK;
+}
+
+enum hpl_status hpl_kms_config(struct hpl_kms *kms, struct hpl_call *call, json_t **answer)
+{
+    pthread_mutex_lock(&kms->lock);
+    bool is_configured = kms->config != NULL;
+    struct hpl_kms_settings settings = kms->settings;
+    pthread_mutex_unlock(&kms->lock);
+    if (!is_configured)
+        return hpl_fail(call, HPL_NOT_FOUND, "the KMS is not configured; POST /kms/configure first");
+    *answer = json_pack("{s:s, s:b, s:I, s:I, s:o}", "backend", settings.backend->name, "cache_enabled", settings.enable_cache, "cache_max_keys",
+                        (json_int_t)settings.max_cached_keys, "cache_ttl_seconds", (json_int_t)settings.cache_ttl_seconds, "default_key_id",
+                        default_key_json(&settings));
+    return *answer ? HPL_OK : HPL_NO_MEMORY;
+}
+
+/* --- opening and closing ------------------------------------------------------------------------------------------------- */
+
+enum hpl_status hpl_kms_open(struct hpl_call *call, struct hpl_kms **out, const struct hpl_kms_options *options)
+{
+    struct hpl_kms *kms = calloc(1, sizeof *kms);
+    struct hpl_call start_call = {0};
+    bool was_running = false;
+    *out = NULL;
+    if (!kms)
+        return hpl_fail(call, HPL_NO_MEMORY, "out of memory");
+    kms->options = *options;
+    pthread_mutex_init(&kms->changing, NULL);
+    pthread_mutex_init(&kms->lock, NULL);
+    enum hpl_status status = load(call, kms, &was_running);
+    if (status != HPL_OK) {
+        hpl_kms_close(kms);
+        return status;
+    }
+    *out = kms;
+    if (!kms->config)
+        return HPL_OK;
+    kms->state = HPL_KMS_CONFIGURED;
+    status = hpl_kms_read_settings(&start_call, &kms->options, kms->config, &kms->settings);
+    if (status == HPL_OK && was_running)
+        status = start(kms, &start_call);
+    if (status != HPL_OK) {
+        set_error(kms, hpl_detail(&start_call, status));
+        hpl_log(HPL_LOG_ERROR, "kms.start", HPL_S("failure", kms->error));
+    }
+    return HPL_OK;
+}
+
+void hpl_kms_close(struct hpl_kms *kms)
+{
+    if (!kms)
+        return;
+    set_active(kms, NULL, HPL_KMS_CONFIGURED);
+    json_decref(kms->config);
+    pthread_mutex_destroy(&kms->changing);
+    pthread_mutex_destroy(&kms->lock);
+    free(kms);
+}
