@@ -29,6 +29,9 @@ enum hpl_status hpl_kms_acquire(struct hpl_kms *kms, struct hpl_call *call, stru
 /* The attachment of an instance with a reference, opened again when it is needed. */
 enum hpl_status hpl_kms_acquire_instance(struct hpl_kms *kms, struct hpl_call *call, const uint8_t instance[static 8], struct hpl_attachment **out) HPL_MUST_USE;
 
+/* Tries a start that failed at the daemon's start again. */
+void hpl_kms_revive(struct hpl_kms *kms);
+
 /* Makes a key on this attachment. */
 enum hpl_status hpl_kms_make_key(struct hpl_call *call, struct hpl_attachment *attachment, const struct hpl_key_create *create, struct hpl_key_record *record) HPL_MUST_USE;
 

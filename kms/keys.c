@@ -326,6 +326,7 @@ enum hpl_status hpl_kms_reap(struct hpl_kms *kms, struct hpl_call *call)
     size_t i;
     json_t *key_id;
     enum hpl_status first = HPL_OK;
+    hpl_kms_revive(kms);
     HPL_TRY(hpl_kms_acquire(kms, call, &attachment));
     HPL_TRY(attachment->keystore->ops->record_list(attachment->keystore, call, NULL, SIZE_MAX, collect_due, &due));
     json_array_foreach(key_ids, i, key_id)

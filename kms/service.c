@@ -310,6 +310,22 @@ enum hpl_status hpl_kms_stop(struct hpl_kms *kms, struct hpl_call *call, json_t 
     return status == HPL_OK ? answer_with(kms, "KMS service stopped successfully", answer) : status;
 }
 
+/* A start that failed when the daemon came up is tried again; every minute, by the daemon's clock. */
+void hpl_kms_revive(struct hpl_kms *kms)
+{
+    struct hpl_call call = {0};
+    pthread_mutex_lock(&kms->lock);
+    bool is_needed = kms->state == HPL_KMS_ERROR;
+    pthread_mutex_unlock(&kms->lock);
+    if (!is_needed)
+        return;
+    pthread_mutex_lock(&kms->changing);
+    enum hpl_status status = is_running(kms) ? HPL_OK : start(kms, &call);
+    pthread_mutex_unlock(&kms->changing);
+    if (status != HPL_OK)
+        set_error(kms, hpl_detail(&call, status));
+}
+
 /* --- what it says of itself ---------------------------------------------------------------------------------------------- */
 
 static json_t *default_key_json(const struct hpl_kms_settings *settings)
@@ -356,10 +372,10 @@ enum hpl_status hpl_kms_status(struct hpl_kms *kms, struct hpl_call *call, json_
     pthread_mutex_unlock(&kms->lock);
     if (!*answer)
         return HPL_NO_MEMORY;
-    const char *backend = config ? settings.backend->name : NULL;
+    const char *backend = config && settings.backend ? settings.backend->name : NULL;
     json_object_set_new(*answer, "backend_type", backend ? json_string(backend) : json_null());
     json_object_set_new(*answer, "backend", backend ? json_string(backend) : json_null());
-    json_object_set_new(*answer, "config_summary", config ? summary_of(kms, config, &settings) : json_null());
+    json_object_set_new(*answer, "config_summary", backend ? summary_of(kms, config, &settings) : json_null());
     if (attachment)
         examine(attachment, *answer);
     return HPL_OK;
@@ -368,7 +384,7 @@ enum hpl_status hpl_kms_status(struct hpl_kms *kms, struct hpl_call *call, json_
 enum hpl_status hpl_kms_config(struct hpl_kms *kms, struct hpl_call *call, json_t **answer)
 {
     pthread_mutex_lock(&kms->lock);
-    bool is_configured = kms->config != NULL;
+    bool is_configured = kms->config != NULL && kms->settings.backend;
     struct hpl_kms_settings settings = kms->settings;
     pthread_mutex_unlock(&kms->lock);
     if (!is_configured)

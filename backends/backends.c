@@ -1,0 +1,16 @@
+/* The list of backends, a line each. */
+#include "backends/backends.h"
+
+#include "backends/local/local.h"
+#include "backends/pkcs11/pkcs11.h"
+
+static const struct hpl_backend *const list[] = {
+    &hpl_backend_local,
+    &hpl_backend_pkcs11,
+    NULL,
+};
+
+const struct hpl_backend *const *hpl_backends(void)
+{
+    return list;
+}
