@@ -40,6 +40,22 @@ static void read_peer(struct hpl_http_connection *connection)
     snprintf(connection->peer, sizeof connection->peer, "%s", text);
 }
 
+/* False when its address has too many connections already. */
+static bool count_address(struct hpl_http_connection *connection)
+{
+    struct hpl_http_server *server = connection->io->server;
+    uint32_t hash = server->address_salt;
+    if (server->options.max_per_address == 0 || connection->is_loopback)
+        return true;
+    for (const char *at = connection->peer; *at; at++)
+        hash = (hash ^ (uint8_t)*at) * 16777619u;
+    connection->address_count = &server->address_counts[(hash ^ hash >> 15) % HPL_COUNT(server->address_counts)];
+    if (atomic_fetch_add(connection->address_count, 1) < server->options.max_per_address)
+        return true;
+    atomic_fetch_sub(connection->address_count, 1);
+    return false;
+}
+
 struct hpl_http_connection *hpl_http_connection_new(struct hpl_http_io *io, int fd)
 {
     struct hpl_http_connection *connection = calloc(1, sizeof *connection);
@@ -52,7 +68,10 @@ struct hpl_http_connection *hpl_http_connection_new(struct hpl_http_io *io, int 
     connection->state = HPL_STATE_HANDSHAKE;
     connection->since_ns = hpl_clock_mono_ns();
     read_peer(connection);
-    return connection;
+    if (count_address(connection))
+        return connection;
+    free(connection);
+    return NULL;
 }
 
 static void close_connection(struct hpl_http_connection *connection, bool reset)
@@ -69,6 +88,8 @@ static void close_connection(struct hpl_http_connection *connection, bool reset)
     hpl_http_input_wipe(&io->server->blocks, &connection->in);
     hpl_http_output_wipe(connection);
     hpl_http_exchange_free(connection->exchange);
+    if (connection->address_count)
+        atomic_fetch_sub(connection->address_count, 1);
     free(connection);
     atomic_fetch_sub(&io->server->num_open, 1);
 }

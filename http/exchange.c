@@ -139,13 +139,21 @@ static bool take_span(void *arg, struct hpl_bytes span)
     return !exchange->is_answered;
 }
 
+/* A handler that neither answered nor asked for more is a fault of ours, but no reason to take the daemon down. */
+static void must_answer(struct hpl_http_exchange *exchange)
+{
+    if (!exchange->is_answered && exchange->failure == HPL_OK)
+        exchange->failure = hpl_fail(&exchange->call, HPL_INTERNAL, "the %s handler gave no answer", exchange->route->handler->name);
+}
+
 static void run_begin(struct hpl_http_exchange *exchange)
 {
     exchange->is_begun = true;
     exchange->route->handler->begin(exchange);
+    if (!exchange->has_body)
+        must_answer(exchange);
     if (exchange->is_answered || exchange->failure != HPL_OK)
         return;
-    HPL_CHECK(exchange->has_body);
     exchange->phase = HPL_PHASE_BODY;
     if (exchange->head.expects_continue && exchange->connection->in.start == exchange->connection->in.end)
         hpl_buf_put_str(&exchange->connection->out.text, "HTTP/1.1 100 Continue\r\n\r\n");
@@ -163,7 +171,7 @@ static void run_body(struct hpl_http_exchange *exchange)
         return;
     hpl_buf_wipe(&exchange->connection->out.text); /* a 100 that was not sent yet has become pointless */
     exchange->route->handler->end(exchange);
-    HPL_CHECK(exchange->is_answered);
+    must_answer(exchange);
 }
 
 /* Fills the block with the next bytes of the answer. */

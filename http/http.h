@@ -93,6 +93,7 @@ struct hpl_http_options {
     unsigned num_jobs[HPL_HTTP_NUM_POOLS]; /* threads a pool; 0: default */
     unsigned max_queued;            /* requests waiting for a pool before it is full; 0: 1024 */
     unsigned max_connections;       /* 0: 4096 */
+    unsigned max_per_address;       /* connections of one peer address, loopback aside; 0: no such limit (a proxy in front) */
     unsigned head_timeout_ms, idle_timeout_ms, write_timeout_ms, request_timeout_ms; /* 0: 10 s, 60 s, 30 s, 30 s */
     const struct hpl_http_route *routes;
     size_t num_routes;

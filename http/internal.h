@@ -66,6 +66,7 @@ struct hpl_http_connection {
     struct hpl_http_connection *inbox_next;
     bool is_loopback;
     char peer[64];
+    _Atomic unsigned *address_count;   /* connections of this peer; NULL: not counted */
 };
 
 enum hpl_http_phase {
@@ -125,6 +126,8 @@ struct hpl_http_server {
     struct hpl_http_io *ios;
     unsigned num_ios, next_io;
     _Atomic unsigned num_open;
+    uint32_t address_salt;
+    _Atomic unsigned address_counts[4096]; /* by salted hash: two addresses that share a slot share the limit */
     atomic_bool is_stopping;              /* no new requests */
     atomic_bool is_ending;                /* nothing more at all */
 };
@@ -139,7 +142,7 @@ void hpl_http_io_wake(struct hpl_http_io *io);
 bool hpl_http_io_arm(struct hpl_http_connection *connection, uint64_t deadline_ns) HPL_MUST_USE;
 
 /* connection.c: I/O thread, but for new */
-struct hpl_http_connection *hpl_http_connection_new(struct hpl_http_io *io, int fd);
+struct hpl_http_connection *hpl_http_connection_new(struct hpl_http_io *io, int fd); /* NULL: no memory, or too many of its address */
 void hpl_http_connection_enter(struct hpl_http_connection *connection);   /* from the inbox: new, or back from a job */
 void hpl_http_connection_wake(struct hpl_http_connection *connection);    /* epoll has something */
 void hpl_http_connection_expire(struct hpl_http_connection *connection);  /* the deadline passed */

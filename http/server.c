@@ -55,6 +55,7 @@ static struct hpl_http_server *new_server(const struct hpl_http_options *options
     if (!server)
         return NULL;
     server->listen_fd = server->spare_fd = -1;
+    server->address_salt = (uint32_t)hpl_clock_mono_ns();
     server->options = *options;
     fill_defaults(&server->options);
     pthread_mutex_init(&server->tls_lock, NULL);

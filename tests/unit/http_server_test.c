@@ -150,6 +150,12 @@ static void begin_slow(struct hpl_http_exchange *exchange)
     send_text(exchange, 200, "slow");
 }
 
+static void begin_mute(struct hpl_http_exchange *exchange)
+{
+    (void)exchange;
+    num_begun++;
+}
+
 static void begin_info(struct hpl_http_exchange *exchange)
 {
     const struct hpl_http_request *request = hpl_http_request(exchange);
@@ -173,13 +179,15 @@ static const struct hpl_http_handler
     sum = {"sum", begin_sum, body_sum, end_sum, NULL, finish}, whole = {"whole", begin_whole, NULL, end_whole, NULL, finish},
     stream = {"stream", begin_stream, NULL, NULL, produce_stream, finish},
     refuse = {"refuse", begin_refuse, NULL, NULL, NULL, finish}, slow = {"slow", begin_slow, NULL, NULL, NULL, finish},
-    early = {"early", begin_sum, body_refuse, end_sum, NULL, finish}, info = {"info", begin_info, NULL, NULL, NULL, finish};
+    early = {"early", begin_sum, body_refuse, end_sum, NULL, finish}, info = {"info", begin_info, NULL, NULL, NULL, finish},
+    mute = {"mute", begin_mute, NULL, NULL, NULL, finish};
 
 static const struct hpl_http_route routes[] = {
     {"/sum", &sum, NULL, HPL_HTTP_POOL_BULK, fail},      {"/whole", &whole, NULL, HPL_HTTP_POOL_CONTROL, fail},
     {"/stream", &stream, NULL, HPL_HTTP_POOL_BULK, fail}, {"/break", &stream, NULL, HPL_HTTP_POOL_BULK, fail},
     {"/refuse", &refuse, NULL, HPL_HTTP_POOL_BULK, fail}, {"/early", &early, NULL, HPL_HTTP_POOL_BULK, fail},
     {"/slow", &slow, NULL, HPL_HTTP_POOL_CONTROL, fail},  {"/info", &info, NULL, HPL_HTTP_POOL_CONTROL, fail},
+    {"/mute", &mute, NULL, HPL_HTTP_POOL_CONTROL, NULL},
 };
 
 static struct hpl_http_server *start(struct hpl_http_options options)
@@ -288,6 +296,19 @@ HPL_TEST(a_request_is_answered_with_the_headers_that_are_due)
     EXPECT_TEXT(strstr(answer, "\r\n\r\n"), "\r\n\r\n");
     stop(server);
     EXPECT_NUM(num_sent, 2);
+}
+
+HPL_TEST(a_handler_without_an_answer_costs_only_its_own_request)
+{
+    struct hpl_http_server *server = start((struct hpl_http_options){0});
+    int fd = dial(server);
+    say(fd, "GET /mute HTTP/1.1\r\nHost: h\r\n\r\n");
+    const char *answer = hear_one(fd);
+    EXPECT(has(answer, "HTTP/1.1 500 ") && has(answer, "the mute handler gave no answer"));
+    say(fd, "GET /info HTTP/1.1\r\nHost: h\r\n\r\n");
+    EXPECT(has(hear_one(fd), "200 OK"));
+    close(fd);
+    stop(server);
 }
 
 HPL_TEST(pipelined_requests_are_answered_in_order)
@@ -568,6 +589,47 @@ HPL_TEST(connections_past_the_limit_are_turned_away)
     EXPECT(has(hear_one(third), "200 OK"));
     close(second);
     close(third);
+    stop(server);
+}
+
+/* An address of this machine that is not loopback; false when it has none. */
+static bool find_address(char text[static INET_ADDRSTRLEN])
+{
+    struct sockaddr_in any = {.sin_family = AF_INET, .sin_port = htons(9), .sin_addr.s_addr = htonl(0xc0000201)}, own;
+    socklen_t len = sizeof own;
+    int fd = socket(AF_INET, SOCK_DGRAM, 0);
+    bool is_found = connect(fd, (struct sockaddr *)&any, sizeof any) == 0 && getsockname(fd, (struct sockaddr *)&own, &len) == 0;
+    close(fd);
+    return is_found && inet_ntop(AF_INET, &own.sin_addr, text, INET_ADDRSTRLEN);
+}
+
+HPL_TEST(one_address_takes_no_more_than_its_share)
+{
+    char own[INET_ADDRSTRLEN], listen[40];
+    struct hpl_http_server *server = NULL;
+    struct hpl_call call = {0};
+    if (!find_address(own))
+        return; /* a machine without a network has no such clients */
+    snprintf(listen, sizeof listen, "%s:0", own);
+    struct hpl_http_options options = {.listen = listen, .routes = routes, .num_routes = HPL_COUNT(routes), .max_per_address = 2};
+    num_begun = num_sent = num_broken = 0;
+    EXPECT_OK(hpl_http_start(&call, &server, &options));
+    struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons((uint16_t)atoi(strrchr(hpl_http_address(server), ':') + 1))};
+    inet_pton(AF_INET, own, &to.sin_addr);
+    for (int round = 0; round < 3; round++) {
+        int fds[3];
+        for (int i = 0; i < 3; i++) {
+            fds[i] = socket(AF_INET, SOCK_STREAM, 0);
+            EXPECT(connect(fds[i], (struct sockaddr *)&to, sizeof to) == 0);
+        }
+        EXPECT(has(hear(fds[2], NULL), "HTTP/1.1 503 "));
+        for (int i = 0; i < 2; i++) {
+            say(fds[i], "GET /info HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n");
+            EXPECT(has(hear(fds[i], NULL), "loopback=0"));
+        }
+        for (struct hpl_http_counters counters = {.open_connections = 1}; counters.open_connections; usleep(1000))
+            hpl_http_count(server, &counters);
+    }
     stop(server);
 }
 
