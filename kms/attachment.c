@@ -262,6 +262,7 @@ enum hpl_status hpl_attachment_open(struct hpl_call *call, const struct hpl_kms_
     attachment->key_ids = json_object();
     attachment->records = json_object();
     pthread_mutex_init(&attachment->lock, NULL);
+    pthread_mutex_init(&attachment->making, NULL);
     enum hpl_status status = settings->backend->open(call, config, options->env, &attachment->keystore);
     if (status == HPL_OK) {
         HPL_CHECK(attachment->keystore->ops->size == sizeof(struct hpl_keystore_ops));
@@ -324,5 +325,6 @@ void hpl_attachment_unref(struct hpl_attachment *attachment)
     json_decref(attachment->key_ids);
     json_decref(attachment->records);
     pthread_mutex_destroy(&attachment->lock);
+    pthread_mutex_destroy(&attachment->making);
     free(attachment);
 }

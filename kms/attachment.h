@@ -14,6 +14,7 @@ struct hpl_attachment {
     const struct hpl_backend *backend;
     struct hpl_kms_settings settings; /* of the configuration it was opened with; the service copies newer knobs in under its lock */
     _Atomic unsigned refs;
+    pthread_mutex_t making;           /* held while the default key is made */
     pthread_mutex_t lock;             /* around the two maps */
     json_t *key_ids;                  /* uid in hex → key id */
     json_t *records;                  /* key id → {"content", "revision", "until_ms"}: the record cache */

@@ -7,6 +7,7 @@
 
 #define FIRST_WAIT_MS 20u
 #define MOST_WAIT_MS 1000u
+#define MAX_RACES 8u
 
 /* A sub-call of its own for each attempt: the deadline that configuration gives the backend, and a detail that a later success leaves behind. */
 static struct hpl_call attempt_of(const struct hpl_call *call, const struct hpl_kms_settings *settings)
@@ -134,27 +135,52 @@ static void fill_ref(struct hpl_key_ref *ref, const struct hpl_attachment *attac
     memcpy(ref->key_id, record->key_id, sizeof ref->key_id);
 }
 
+/* HPL_NO_SUCH_KEY also while it is still being made. */
+static enum hpl_status find_default(struct hpl_call *call, struct hpl_attachment *attachment, const char *key_id, bool may_be_cached,
+                                    struct hpl_key_record *record)
+{
+    struct hpl_call quiet = {0};
+    enum hpl_status status = hpl_attachment_record(&quiet, attachment, key_id, may_be_cached, record, NULL);
+    if (status == HPL_OK && record->state == HPL_STATE_CREATING) {
+        hpl_record_wipe(record);
+        return HPL_NO_SUCH_KEY;
+    }
+    return status == HPL_OK || status == HPL_NO_SUCH_KEY ? status : hpl_fail(call, status, "%s", hpl_detail(&quiet, status));
+}
+
+/* Makes the default key, once in this process; another node that is making it too is waited for. */
+static enum hpl_status make_default(struct hpl_call *call, struct hpl_attachment *attachment, const char *key_id, struct hpl_key_record *record)
+{
+    const struct hpl_key_create create = {.key_id = key_id, .description = "default key, made on first use", .created_by = "hardplate"};
+    for (unsigned attempt = 1;; attempt++) {
+        struct hpl_call sub = attempt_of(call, &attachment->settings);
+        enum hpl_status status = find_default(&sub, attachment, key_id, false, record);
+        if (status == HPL_NO_SUCH_KEY)
+            status = hpl_kms_make_key(&sub, attachment, &create, record);
+        if (status == HPL_OK)
+            return HPL_OK;
+        hpl_record_wipe(record);
+        if ((status != HPL_KEY_EXISTS && status != HPL_STALE) || attempt == MAX_RACES || hpl_retry_wait(&sub, attempt, FIRST_WAIT_MS, MOST_WAIT_MS) != HPL_OK)
+            return hpl_fail(call, status, "%s", hpl_detail(&sub, status));
+    }
+}
+
 /* The record of the key to wrap under; the default key is made when it is not there yet. */
 static enum hpl_status key_to_use(struct hpl_call *call, struct hpl_attachment *attachment, const char *key_id, struct hpl_key_record *record)
 {
-    struct hpl_call quiet = {0};
     if (key_id && *key_id) {
-        HPL_TRY(hpl_kms_check_key_id(call, key_id) == HPL_OK ? HPL_OK : hpl_fail_over(call, HPL_NO_SUCH_KEY, "no key '%.80s'", key_id));
+        if (hpl_kms_check_key_id(NULL, key_id) != HPL_OK)
+            return hpl_fail(call, HPL_NO_SUCH_KEY, "no key '%.80s'", key_id);
         return hpl_attachment_record(call, attachment, key_id, true, record, NULL);
     }
     const char *fallback = hpl_kms_default_of(&attachment->settings);
-    enum hpl_status status = hpl_attachment_record(&quiet, attachment, fallback, true, record, NULL);
-    bool is_missing = status == HPL_NO_SUCH_KEY || (status == HPL_OK && record->state == HPL_STATE_CREATING);
-    if (!is_missing)
-        return status == HPL_OK ? HPL_OK : hpl_fail(call, status, "%s", hpl_detail(&quiet, status));
-    hpl_record_wipe(record);
-    const struct hpl_key_create create = {.key_id = fallback, .description = "default key, made on first use", .created_by = "hardplate"};
-    status = hpl_kms_make_key(call, attachment, &create, record);
-    if (status != HPL_KEY_EXISTS)
+    enum hpl_status status = find_default(call, attachment, fallback, true, record);
+    if (status != HPL_NO_SUCH_KEY)
         return status;
-    if (call)
-        call->detail[0] = '\0'; /* somebody else made it meanwhile: that is what was wanted */
-    return hpl_attachment_record(call, attachment, fallback, false, record, NULL);
+    pthread_mutex_lock(&attachment->making);
+    status = make_default(call, attachment, fallback, record);
+    pthread_mutex_unlock(&attachment->making);
+    return status;
 }
 
 enum hpl_status hpl_kms_generate(struct hpl_kms *kms, struct hpl_call *call, enum hpl_purpose purpose, const char *key_id,
