@@ -109,6 +109,10 @@ static bool recall(struct hpl_attachment *attachment, const char *key_id, struct
     if (entry && json_integer_value(json_object_get(entry, "until_ms")) > (json_int_t)(hpl_clock_mono_ns() / 1000000u)) {
         const json_t *content = json_object_get(entry, "content");
         is_there = hpl_record_decode(NULL, hpl_bytes(json_string_value(content), json_string_length(content)), record) == HPL_OK;
+        if (is_there && record->state != HPL_STATE_ENABLED) { /* a refusal is worth a look at the record itself */
+            hpl_record_wipe(record);
+            is_there = false;
+        }
         if (is_there && revision)
             *revision = (uint64_t)json_integer_value(json_object_get(entry, "revision"));
     }

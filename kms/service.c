@@ -155,6 +155,11 @@ static void set_config(struct hpl_kms *kms, json_t *config, const struct hpl_kms
     json_decref(old);
 }
 
+static bool is_same_instance(const struct hpl_attachment *former, const struct hpl_attachment *active)
+{
+    return former && memcmp(former->keystore->instance, active->keystore->instance, 8) == 0;
+}
+
 /* The pointer moves; whoever uses the old one goes on with it; it stays attached for decryption. NULL: nothing is active any more. */
 static void set_active(struct hpl_kms *kms, struct hpl_attachment *attachment, enum hpl_kms_state state)
 {
@@ -164,15 +169,12 @@ static void set_active(struct hpl_kms *kms, struct hpl_attachment *attachment, e
     kms->active = attachment;
     kms->state = state;
     kms->error[0] = '\0';
-    if (attachment && old)
-        gone[0] = push_former(kms, old);
-    else {
-        gone[0] = old;
-        for (size_t i = 0; !attachment && i < HPL_MAX_FORMER; i++) {
+    for (size_t i = 0; i < HPL_MAX_FORMER; i++)
+        if (!attachment || is_same_instance(kms->former[i], attachment)) {
             gone[i + 1] = kms->former[i];
             kms->former[i] = NULL;
         }
-    }
+    gone[0] = !attachment || !old || is_same_instance(old, attachment) ? old : push_former(kms, old);
     pthread_mutex_unlock(&kms->lock);
     for (size_t i = 0; i < HPL_COUNT(gone); i++)
         hpl_attachment_unref(gone[i]);

@@ -259,8 +259,12 @@ static void *keep_generating(void *arg)
     struct worker *worker = arg;
     while (!atomic_load(worker->is_over) || worker->calls == 0) {
         struct hpl_buf envelope = {0};
-        worker->failures += generate(worker->house, NULL, HPL_PURPOSE_API, &envelope) != HPL_OK ||
-                            decrypt(worker->house, HPL_PURPOSE_API, &envelope, &context) != HPL_OK;
+        enum hpl_status status = generate(worker->house, NULL, HPL_PURPOSE_API, &envelope);
+        if (status == HPL_OK)
+            status = decrypt(worker->house, HPL_PURPOSE_API, &envelope, &context);
+        if (status != HPL_OK)
+            fprintf(stderr, "\n    %s\n", hpl_status_row(status)->name);
+        worker->failures += status != HPL_OK;
         worker->calls++;
         hpl_buf_wipe(&envelope);
     }
