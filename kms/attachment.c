@@ -2,6 +2,7 @@
 #include "kms/attachment.h"
 
 #include <stdlib.h>
+#include <time.h>
 #include <openssl/rand.h>
 
 #include "base/clock.h"
@@ -9,6 +10,7 @@
 
 #define ROW_TYPE "attachment"
 #define PAGE 500u
+#define LIST_EVERY_NS 100000000u /* 0.1 s */
 
 static void hex_uid(char out[static 2 * HPL_KEY_UID_LEN + 1], const uint8_t uid[static HPL_KEY_UID_LEN])
 {
@@ -54,11 +56,11 @@ static bool learn_row(void *arg, const char *key_id, uint64_t revision, enum hpl
 static enum hpl_status learn_all(struct hpl_call *call, struct hpl_attachment *attachment)
 {
     struct page page = {.attachment = attachment};
+    attachment->listed_ns = hpl_clock_mono_ns();
     do {
         page.count = 0;
         HPL_TRY(attachment->keystore->ops->record_list(attachment->keystore, call, page.last[0] ? page.last : NULL, PAGE, learn_row, &page));
     } while (page.count == PAGE);
-    attachment->listed_ns = hpl_clock_mono_ns();
     return HPL_OK;
 }
 
@@ -72,16 +74,21 @@ static bool look_up(struct hpl_attachment *attachment, const char *uid, char key
     return found != NULL;
 }
 
-/* True at most once a second, so that hostile envelopes cannot make the backend list its keys again and again. */
-static bool may_list_again(struct hpl_attachment *attachment)
+/* Reads all records again, unless another caller began to after this one asked. One at a time and not more often than every LIST_EVERY_NS, so
+ * that hostile envelopes cost a bounded number of listings. */
+static enum hpl_status learn_again(struct hpl_call *call, struct hpl_attachment *attachment)
 {
-    pthread_mutex_lock(&attachment->lock);
-    uint64_t now = hpl_clock_mono_ns();
-    bool may = now - attachment->listed_ns > 1000000000u;
-    if (may)
-        attachment->listed_ns = now;
-    pthread_mutex_unlock(&attachment->lock);
-    return may;
+    uint64_t asked = hpl_clock_mono_ns();
+    enum hpl_status status = HPL_OK;
+    pthread_mutex_lock(&attachment->listing);
+    if (attachment->listed_ns <= asked) {
+        uint64_t now = hpl_clock_mono_ns(), next = attachment->listed_ns + LIST_EVERY_NS;
+        const struct timespec pause = {.tv_nsec = next > now ? (long)(next - now) : 0};
+        nanosleep(&pause, NULL);
+        status = learn_all(call, attachment);
+    }
+    pthread_mutex_unlock(&attachment->listing);
+    return status;
 }
 
 enum hpl_status hpl_attachment_key_id(struct hpl_call *call, struct hpl_attachment *attachment, const uint8_t uid[static HPL_KEY_UID_LEN],
@@ -91,11 +98,9 @@ enum hpl_status hpl_attachment_key_id(struct hpl_call *call, struct hpl_attachme
     hex_uid(hex, uid);
     if (look_up(attachment, hex, key_id))
         return HPL_OK;
-    if (may_list_again(attachment)) {
-        HPL_TRY(learn_all(call, attachment));
-        if (look_up(attachment, hex, key_id))
-            return HPL_OK;
-    }
+    HPL_TRY(learn_again(call, attachment));
+    if (look_up(attachment, hex, key_id))
+        return HPL_OK;
     return hpl_fail(call, HPL_INVALID_CIPHERTEXT, "%s", hpl_status_row(HPL_INVALID_CIPHERTEXT)->text);
 }
 
@@ -267,6 +272,7 @@ enum hpl_status hpl_attachment_open(struct hpl_call *call, const struct hpl_kms_
     attachment->records = json_object();
     pthread_mutex_init(&attachment->lock, NULL);
     pthread_mutex_init(&attachment->making, NULL);
+    pthread_mutex_init(&attachment->listing, NULL);
     enum hpl_status status = settings->backend->open(call, config, options->env, &attachment->keystore);
     if (status == HPL_OK) {
         HPL_CHECK(attachment->keystore->ops->size == sizeof(struct hpl_keystore_ops));
@@ -330,5 +336,6 @@ void hpl_attachment_unref(struct hpl_attachment *attachment)
     json_decref(attachment->records);
     pthread_mutex_destroy(&attachment->lock);
     pthread_mutex_destroy(&attachment->making);
+    pthread_mutex_destroy(&attachment->listing);
     free(attachment);
 }

@@ -18,7 +18,8 @@ struct hpl_attachment {
     pthread_mutex_t lock;             /* around the two maps */
     json_t *key_ids;                  /* uid in hex → key id */
     json_t *records;                  /* key id → {"content", "revision", "until_ms"}: the record cache */
-    _Atomic uint64_t listed_ns;       /* when key_ids was last read in full */
+    pthread_mutex_t listing;          /* held while all records are read again */
+    uint64_t listed_ns;               /* when that last began; under listing */
 };
 
 /* Opens the backend, finds or makes its instance in the catalog (type "attachment", kept with its sealed configuration), proves it with its probe
@@ -36,7 +37,7 @@ enum hpl_status hpl_attachment_record(struct hpl_call *call, struct hpl_attachme
                                       struct hpl_key_record *record, uint64_t *revision) HPL_MUST_USE;
 /* Writes it if its revision still is expected, and keeps the maps true. */
 enum hpl_status hpl_attachment_put(struct hpl_call *call, struct hpl_attachment *attachment, const struct hpl_key_record *record, uint64_t expected) HPL_MUST_USE;
-/* Which key id has this uid now or had it. HPL_INVALID_CIPHERTEXT: none. Reads all records again at most once a second on a miss. */
+/* Which key id has this uid now or had it. HPL_INVALID_CIPHERTEXT: none, also after reading all records again. */
 enum hpl_status hpl_attachment_key_id(struct hpl_call *call, struct hpl_attachment *attachment, const uint8_t uid[static HPL_KEY_UID_LEN],
                                       char key_id[static HPL_KEY_ID_MAX + 1]) HPL_MUST_USE;
 void hpl_attachment_clear_cache(struct hpl_attachment *attachment);
