@@ -1,0 +1,248 @@
+/* What the files of this folder share. Cryptoki's vocabulary ends at this folder's door: see error.c for the translation. */
+#ifndef HPL_BACKENDS_PKCS11_INTERNAL_H
+#define HPL_BACKENDS_PKCS11_INTERNAL_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <p11-kit/pkcs11.h>
+#include <p11-kit/uri.h>
+
+#include "backends/pkcs11/pkcs11.h"
+#include "catalog/catalog.h"
+
+#define HPL_P11_MAX_SESSIONS 64u
+#define HPL_P11_ID_LEN 20u        /* CKA_ID: uid, then the version big-endian */
+#define HPL_P11_LABEL_MAX 32u
+#define HPL_P11_IV_MAX 16u
+#define HPL_P11_TAG_LEN 16u
+#define HPL_P11_RECENT_IVS 64u
+#define HPL_P11_NUM_BUCKETS 4096u
+#define HPL_P11_NUM_DIGESTS 4096u
+
+/* --- error.c: CK_RV, what it means, what it is to the caller -------------------------------------------------------------- */
+
+enum hpl_p11_class {
+    HPL_P11_NONE,      /* nothing went wrong in the token */
+    HPL_P11_CALLER,    /* the ciphertext, when it comes from C_Decrypt */
+    HPL_P11_SESSION,   /* the session is gone or busy: another one, once */
+    HPL_P11_HANDLE,    /* the object handle is stale: find it again, once */
+    HPL_P11_LOGIN,     /* not logged in: log in, once */
+    HPL_P11_DEVICE,    /* token or module trouble, and every code not known here: the canary judges */
+    HPL_P11_LOAD,      /* out of sessions or memory over there */
+    HPL_P11_PIN,       /* latched, never retried */
+    HPL_P11_CONFIG,    /* this token cannot do that */
+    HPL_P11_AMBIGUOUS, /* C_Decrypt failed with a code that may mean the tag or the device: the canary judges */
+    HPL_P11_ABSENT     /* a search found nothing, which never means "deleted": the canary judges */
+};
+
+enum hpl_p11_class hpl_p11_classify(CK_RV rv);
+const char *hpl_p11_rv_name(CK_RV rv); /* "CKR_PIN_LOCKED", or "an unknown code" */
+/* Writes "<function> returned <name> (0x…)" and gives the status of the code's class. rv is not CKR_OK. */
+enum hpl_status hpl_p11_fail(struct hpl_call *call, const char *function, CK_RV rv);
+
+/* --- module.c: one loaded and initialised module a process, shared by its keystores --------------------------------------- */
+
+struct hpl_p11_module;
+
+/* path: absolute, or NULL for the modules that p11-kit is configured with. Loads and initialises on first use. */
+enum hpl_status hpl_p11_module_ref(struct hpl_call *call, const char *path, struct hpl_p11_module **out) HPL_MUST_USE;
+void hpl_p11_module_unref(struct hpl_p11_module *module); /* the last one finalizes; no call may be in flight */
+/* Every call into the module happens between enter and leave. Waits while the module is restarted, up to the call's deadline;
+ * refuses in a forked child. *generation counts initialisations. */
+enum hpl_status hpl_p11_module_enter(struct hpl_p11_module *module, struct hpl_call *call, uint64_t *generation) HPL_MUST_USE;
+void hpl_p11_module_leave(struct hpl_p11_module *module);
+/* Waits until nothing is in flight, finalizes, initialises: generation + 1. A no-op when the generation is not seen any more.
+ * Never called between enter and leave. */
+enum hpl_status hpl_p11_module_restart(struct hpl_p11_module *module, struct hpl_call *call, uint64_t seen) HPL_MUST_USE;
+/* NULL-terminated; valid between enter and leave. */
+CK_FUNCTION_LIST **hpl_p11_module_lists(struct hpl_p11_module *module);
+/* Held while objects are made or destroyed: some modules race there (SoftHSM #573). */
+pthread_mutex_t *hpl_p11_module_creation_lock(struct hpl_p11_module *module);
+uint64_t hpl_p11_module_generation(struct hpl_p11_module *module);
+
+/* --- token.c: which token ------------------------------------------------------------------------------------------------ */
+
+struct hpl_p11_token {
+    CK_FUNCTION_LIST *fn;
+    CK_SLOT_ID slot;
+    CK_ULONG max_rw_sessions;
+    char label[33], serial[17], manufacturer[33], library[48]; /* trimmed, valid UTF-8 */
+    char id[40];                                               /* names it in the catalog and in file names */
+};
+
+/* A URI that names a token and nothing else; a PIN or a path in it is refused without being repeated. */
+enum hpl_status hpl_p11_uri_parse(struct hpl_call *call, const char *text, P11KitUri **out) HPL_MUST_USE;
+bool hpl_p11_uri_equal(P11KitUri *a, P11KitUri *b);
+/* Exactly one match among the module's tokens. HPL_KEY_UNAVAILABLE when there is none, HPL_INVALID_CONFIGURATION when there are
+ * several; both list what is there. Between enter and leave. */
+enum hpl_status hpl_p11_token_find(struct hpl_call *call, struct hpl_p11_module *module, const char *uri,
+                                   struct hpl_p11_token *out) HPL_MUST_USE;
+void hpl_p11_token_identity(const struct hpl_p11_token *token, struct hpl_buf *out);
+
+/* --- pin.c: logging in, and never twice with a refused PIN ----------------------------------------------------------------- */
+
+struct hpl_p11_login {
+    const struct hpl_p11_token *token;
+    const char *pin_source, *state_dir;
+    const struct hpl_secret *root;
+};
+/* Logs the process in through session unless it already is. HPL_PIN_REJECTED when the token refused this PIN now or earlier. */
+enum hpl_status hpl_p11_login(struct hpl_call *call, const struct hpl_p11_login *login, CK_SESSION_HANDLE session) HPL_MUST_USE;
+
+/* --- pool.c: sessions ------------------------------------------------------------------------------------------------------ */
+
+struct hpl_p11_session {
+    CK_SESSION_HANDLE handle;
+    unsigned num_ivs;
+    uint8_t ivs[HPL_P11_RECENT_IVS][HPL_P11_IV_MAX];
+};
+
+struct hpl_p11_pool {
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+    CK_FUNCTION_LIST *fn;
+    CK_SLOT_ID slot;
+    CK_SESSION_HANDLE anchor; /* keeps the login; never used for work */
+    bool has_anchor;
+    unsigned max, num_open, num_idle;
+    struct hpl_p11_session *idle[HPL_P11_MAX_SESSIONS];
+};
+
+struct hpl_p11_op;
+
+void hpl_p11_pool_init(struct hpl_p11_pool *pool);
+/* Forgets sessions of an earlier initialisation and opens the anchor. Nothing may be checked out. */
+enum hpl_status hpl_p11_pool_open(struct hpl_p11_pool *pool, struct hpl_call *call, const struct hpl_p11_token *token,
+                                  unsigned wanted) HPL_MUST_USE;
+void hpl_p11_pool_close(struct hpl_p11_pool *pool, bool is_alive); /* is_alive: the module may be called */
+/* One session for one operation; waits up to the deadline, at most 2 s. */
+enum hpl_status hpl_p11_checkout(struct hpl_p11_op *op) HPL_MUST_USE;
+/* Gives it back; closes it when anything went wrong, since a started operation may still hold it. */
+void hpl_p11_checkin(struct hpl_p11_op *op);
+
+/* --- the keystore ------------------------------------------------------------------------------------------------------------ */
+
+enum hpl_p11_iv_mode { HPL_P11_IV_NONE, HPL_P11_IV_CALLER, HPL_P11_IV_RETURNED, HPL_P11_IV_APPENDED };
+
+/* One key object: its name, the handle found for it and the lease it wraps under. */
+struct hpl_p11_key {
+    struct hpl_p11_key *next;
+    uint8_t id[HPL_P11_ID_LEN];
+    char label[HPL_P11_LABEL_MAX + 1];
+    CK_KEY_TYPE type;
+    pthread_mutex_t lock;
+    CK_OBJECT_HANDLE handle; /* good while epoch is the keystore's */
+    uint64_t epoch;
+    uint64_t remaining, reserved, revision; /* wraps left, counter and revision of the row in the catalog */
+};
+
+struct hpl_p11_keystore {
+    struct hpl_keystore base;
+    const struct hpl_token_option *option;
+    const struct hpl_backend_env *env;
+    struct hpl_p11_module *module;
+    struct hpl_p11_token token;
+    struct hpl_p11_pool pool;
+
+    pthread_mutex_t connect_lock;      /* one thread connects; the rest wait for its result */
+    _Atomic uint64_t generation;       /* of the module when last connected */
+    _Atomic uint64_t suspect;          /* the generation that a canary failed in */
+    _Atomic uint64_t epoch;            /* of object handles */
+    unsigned failures;
+    uint64_t next_attempt_ns;
+    _Atomic bool is_latched;           /* an IV came twice: no more wraps */
+
+    enum hpl_p11_iv_mode iv_mode;
+    unsigned optional_attributes;      /* which of object.c's the token takes */
+    struct hpl_p11_key canary, meta_mac;
+    struct hpl_wrapped canary_answer;
+    pthread_mutex_t canary_lock;
+    uint64_t canary_at_ns;
+    bool canary_was_well;
+
+    pthread_mutex_t keys_lock;
+    struct hpl_p11_key *keys[HPL_P11_NUM_BUCKETS];
+    size_t num_keys;
+
+    pthread_mutex_t random_lock;
+    struct hpl_secret *random_block;
+    size_t random_left;
+
+    pthread_mutex_t digests_lock;
+    uint8_t (*digests)[32];            /* of records that verified */
+};
+
+/* --- run.c: one operation in the token, with its one retry ------------------------------------------------------------------ */
+
+struct hpl_p11_op {
+    struct hpl_p11_keystore *keystore;
+    struct hpl_call *call;
+    CK_FUNCTION_LIST *fn;
+    struct hpl_p11_session *session;
+    CK_SESSION_HANDLE handle; /* of the session */
+    enum hpl_p11_class class; /* of the first thing that went wrong */
+    uint64_t generation, epoch;
+};
+typedef enum hpl_status (*hpl_p11_op_fn)(struct hpl_p11_op *op, void *arg);
+
+/* Runs fn with a session of its own; connects before if needed. What went wrong decides whether it runs a second time, so fn must
+ * bear that. */
+enum hpl_status hpl_p11_run(struct hpl_p11_keystore *keystore, struct hpl_call *call, hpl_p11_op_fn fn, void *arg) HPL_MUST_USE;
+/* HPL_OK for CKR_OK; else notes the class in op and fails. */
+enum hpl_status hpl_p11_check(struct hpl_p11_op *op, const char *function, CK_RV rv) HPL_MUST_USE;
+/* Finds the token, opens the anchor, logs in, asks the canary. Restarts the module first when it is suspect. */
+enum hpl_status hpl_p11_connect(struct hpl_p11_keystore *keystore, struct hpl_call *call) HPL_MUST_USE;
+
+/* --- mech.c: AES-GCM in the token --------------------------------------------------------------------------------------------- */
+
+const char *hpl_p11_iv_mode_name(enum hpl_p11_iv_mode mode); /* "caller", "returned", "appended" */
+/* Which way of giving IVs this token takes and can be trusted with, proven on a session key of its own. */
+enum hpl_status hpl_p11_negotiate(struct hpl_p11_op *op, enum hpl_p11_iv_mode *mode) HPL_MUST_USE;
+enum hpl_status hpl_p11_gcm_wrap(struct hpl_p11_op *op, CK_OBJECT_HANDLE key, const uint8_t aad[static HPL_WRAP_AAD_LEN],
+                                 struct hpl_bytes secret, struct hpl_wrapped *out) HPL_MUST_USE;
+/* Lengths and mechanism; before a token is asked. */
+enum hpl_status hpl_p11_gcm_screen(const struct hpl_p11_keystore *keystore, struct hpl_call *call, const struct hpl_wrapped *wrapped) HPL_MUST_USE;
+enum hpl_status hpl_p11_gcm_unwrap(struct hpl_p11_op *op, CK_OBJECT_HANDLE key, const uint8_t aad[static HPL_WRAP_AAD_LEN],
+                                   const struct hpl_wrapped *wrapped, struct hpl_secret **out) HPL_MUST_USE;
+
+/* --- object.c: key objects ------------------------------------------------------------------------------------------------------ */
+
+void hpl_p11_key_init(struct hpl_p11_key *key, const uint8_t id[static HPL_P11_ID_LEN], const char *label, CK_KEY_TYPE type);
+/* The keystore's entry for a key version, made at first use; NULL when memory is out. Lives as long as the keystore. */
+struct hpl_p11_key *hpl_p11_key_of(struct hpl_p11_keystore *keystore, const uint8_t uid[static HPL_KEY_UID_LEN], uint32_t version);
+void hpl_p11_keys_free(struct hpl_p11_keystore *keystore);
+/* How many objects answer to it: 0, 1, or 2 for more than one. */
+enum hpl_status hpl_p11_find(struct hpl_p11_op *op, const struct hpl_p11_key *key, CK_OBJECT_HANDLE *handle, unsigned *count) HPL_MUST_USE;
+/* From the cache, or found, checked and cached. */
+enum hpl_status hpl_p11_handle(struct hpl_p11_op *op, struct hpl_p11_key *key, CK_OBJECT_HANDLE *handle) HPL_MUST_USE;
+/* Makes the object unless it is there; under the creation lock. */
+enum hpl_status hpl_p11_create(struct hpl_p11_op *op, struct hpl_p11_key *key) HPL_MUST_USE;
+enum hpl_status hpl_p11_destroy(struct hpl_p11_op *op, struct hpl_p11_key *key) HPL_MUST_USE;
+/* A JSON array of the optional attributes that keys are made with. */
+json_t *hpl_p11_optional_names(unsigned mask);
+
+/* --- canary.c: does the token still work, and is it still the same ------------------------------------------------------------------ */
+
+void hpl_p11_canary_init(struct hpl_p11_keystore *keystore);
+/* First open: negotiates, makes canary and MAC key in a new token, or holds a known one against what the catalog says of it. */
+enum hpl_status hpl_p11_pin_down(struct hpl_p11_op *op, void *unused) HPL_MUST_USE;
+/* Decrypts the canary's known answer. */
+enum hpl_status hpl_p11_canary_op(struct hpl_p11_op *op, void *unused) HPL_MUST_USE;
+/* The verdict for op's generation, at most 200 ms old; one thread at a time asks the token. Outside enter and leave. */
+bool hpl_p11_canary_is_well(struct hpl_p11_keystore *keystore, uint64_t generation);
+
+/* --- records.c, leases.c ------------------------------------------------------------------------------------------------------------- */
+
+enum hpl_status hpl_p11_record_get(struct hpl_keystore *keystore, struct hpl_call *call, const char *key_id, struct hpl_buf *content,
+                                   uint64_t *revision) HPL_MUST_USE;
+enum hpl_status hpl_p11_record_put(struct hpl_keystore *keystore, struct hpl_call *call, const char *key_id,
+                                   const uint8_t uid[static HPL_KEY_UID_LEN], uint64_t expected, struct hpl_bytes content,
+                                   uint64_t *revision) HPL_MUST_USE;
+enum hpl_status hpl_p11_record_list(struct hpl_keystore *keystore, struct hpl_call *call, const char *after, size_t limit,
+                                    hpl_record_fn fn, void *arg) HPL_MUST_USE;
+
+/* Counts one wrap against SP 800-38D's 2^32 random IVs a key. */
+enum hpl_status hpl_p11_lease_take(struct hpl_p11_keystore *keystore, struct hpl_call *call, struct hpl_p11_key *key) HPL_MUST_USE;
+void hpl_p11_lease_return(struct hpl_p11_keystore *keystore, struct hpl_p11_key *key);
+
+#endif

@@ -1,0 +1,231 @@
+/* One operation in the token: connected, in a session of its own, retried at most once, and what a failure means for the rest. Any
+ * thread; blocks. The states: connected (generation is the module's), suspect (a canary failed in this generation). The next call
+ * then restarts the module and connects anew, with a growing pause between attempts. Nothing here ever logs out. */
+#include "backends/pkcs11/internal.h"
+
+#include <openssl/rand.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+
+#define BACKOFF_MIN_MS 250u
+#define BACKOFF_MAX_MS 30000u
+#define CONNECT_MS 10000u
+
+enum hpl_status hpl_p11_check(struct hpl_p11_op *op, const char *function, CK_RV rv)
+{
+    if (rv == CKR_OK)
+        return HPL_OK;
+    if (op->class == HPL_P11_NONE)
+        op->class = hpl_p11_classify(rv);
+    return hpl_p11_fail(op->call, function, rv);
+}
+
+/* --- connecting ------------------------------------------------------------------------------------------------------------------ */
+
+static bool is_connected(const struct hpl_p11_keystore *keystore, uint64_t generation)
+{
+    return atomic_load(&keystore->generation) == generation && atomic_load(&keystore->suspect) != generation;
+}
+
+/* The next attempt comes after 250 ms, doubled each time up to 30 s, give or take a fifth. */
+static void note_attempt(struct hpl_p11_keystore *keystore, bool is_well)
+{
+    uint8_t jitter = 0;
+    uint64_t pause_ms = BACKOFF_MIN_MS << (keystore->failures < 8 ? keystore->failures : 8);
+    pause_ms = pause_ms < BACKOFF_MAX_MS ? pause_ms : BACKOFF_MAX_MS;
+    if (RAND_bytes(&jitter, 1) != 1)
+        jitter = 128;
+    pause_ms = pause_ms * (820u + 360u * jitter / 255u) / 1000u;
+    keystore->failures = is_well ? 0 : keystore->failures + 1;
+    keystore->next_attempt_ns = is_well ? 0 : hpl_clock_mono_ns() + pause_ms * 1000000u;
+}
+
+static enum hpl_status same_token(struct hpl_p11_keystore *keystore, struct hpl_call *call, const struct hpl_p11_token *found)
+{
+    struct hpl_p11_token *known = &keystore->token;
+    if (!known->id[0])
+        *known = *found;
+    if (strcmp(known->id, found->id) != 0)
+        return hpl_fail(call, HPL_INTEGRITY, "the token in place of '%s' is another one (serial %s, not %s)", known->label, found->serial, known->serial);
+    known->fn = found->fn; /* the slot's number may be another now */
+    known->slot = found->slot;
+    known->max_rw_sessions = found->max_rw_sessions;
+    return HPL_OK;
+}
+
+/* In a module that was just entered, with no other operation of this keystore in flight. */
+static enum hpl_status attach(struct hpl_p11_keystore *keystore, struct hpl_call *call)
+{
+    struct hpl_p11_token found;
+    struct hpl_p11_login login = {.token = &keystore->token, .pin_source = keystore->option->pin_source,
+                                  .state_dir = keystore->env->state_dir, .root = keystore->env->root};
+    HPL_TRY(hpl_p11_token_find(call, keystore->module, keystore->option->uri, &found));
+    HPL_TRY(same_token(keystore, call, &found));
+    HPL_TRY(hpl_p11_pool_open(&keystore->pool, call, &keystore->token, keystore->option->max_sessions));
+    atomic_fetch_add(&keystore->epoch, 1);
+    return hpl_p11_login(call, &login, keystore->pool.anchor);
+}
+
+/* After the first time the canary has to sing before anybody else may come in. */
+static enum hpl_status prove(struct hpl_p11_keystore *keystore, struct hpl_call *call, uint64_t generation)
+{
+    struct hpl_p11_op op = {.keystore = keystore, .call = call, .generation = generation, .epoch = atomic_load(&keystore->epoch)};
+    if (keystore->iv_mode == HPL_P11_IV_NONE)
+        return HPL_OK;
+    enum hpl_status status = hpl_p11_checkout(&op);
+    if (status == HPL_OK)
+        status = hpl_p11_canary_op(&op, NULL);
+    hpl_p11_checkin(&op);
+    return status;
+}
+
+static enum hpl_status attach_in(struct hpl_p11_keystore *keystore, struct hpl_call *call)
+{
+    uint64_t generation;
+    HPL_TRY(hpl_p11_module_enter(keystore->module, call, &generation));
+    enum hpl_status status = attach(keystore, call);
+    if (status == HPL_OK)
+        status = prove(keystore, call, generation);
+    if (status == HPL_OK)
+        atomic_store(&keystore->generation, generation);
+    else {
+        atomic_store(&keystore->generation, 0);
+        if (status != HPL_PIN_REJECTED) /* which no restart mends */
+            atomic_store(&keystore->suspect, generation);
+    }
+    hpl_p11_module_leave(keystore->module);
+    return status;
+}
+
+/* A module restarted by another keystore only needs attaching; a suspect one a restart of its own. */
+static enum hpl_status reconnect(struct hpl_p11_keystore *keystore, struct hpl_call *call)
+{
+    uint64_t generation = hpl_p11_module_generation(keystore->module), now = hpl_clock_mono_ns();
+    if (is_connected(keystore, generation))
+        return HPL_OK;
+    if (now < keystore->next_attempt_ns)
+        return hpl_fail(call, HPL_KEY_UNAVAILABLE, "the token is away; it is tried again in %u ms", (unsigned)((keystore->next_attempt_ns - now) / 1000000u));
+    enum hpl_status status = HPL_OK;
+    if (atomic_load(&keystore->suspect) == generation)
+        status = hpl_p11_module_restart(keystore->module, call, generation);
+    if (status != HPL_OK)
+        atomic_store(&keystore->suspect, hpl_p11_module_generation(keystore->module));
+    if (status == HPL_OK)
+        status = attach_in(keystore, call);
+    note_attempt(keystore, status == HPL_OK);
+    hpl_log(status == HPL_OK ? HPL_LOG_INFO : HPL_LOG_ERROR, status == HPL_OK ? "pkcs11.connected" : "pkcs11.not_connected",
+            HPL_S("token", keystore->option->name), HPL_S("why", status == HPL_OK ? "" : hpl_detail(call, status)));
+    return status;
+}
+
+enum hpl_status hpl_p11_connect(struct hpl_p11_keystore *keystore, struct hpl_call *call)
+{
+    uint64_t until_ns = hpl_clock_mono_ns() + CONNECT_MS * 1000000ull;
+    if (call->deadline_ns && call->deadline_ns < until_ns)
+        until_ns = call->deadline_ns;
+    struct timespec until = {.tv_sec = (time_t)(until_ns / 1000000000u), .tv_nsec = (long)(until_ns % 1000000000u)};
+    if (pthread_mutex_clocklock(&keystore->connect_lock, CLOCK_MONOTONIC, &until) != 0)
+        return hpl_fail(call, HPL_TIMEOUT, "the token is being connected again");
+    enum hpl_status status = reconnect(keystore, call);
+    pthread_mutex_unlock(&keystore->connect_lock);
+    return status;
+}
+
+/* --- running --------------------------------------------------------------------------------------------------------------------- */
+
+static enum hpl_status enter(struct hpl_p11_op *op)
+{
+    struct hpl_p11_keystore *keystore = op->keystore;
+    HPL_TRY(hpl_call_check(op->call));
+    for (unsigned attempt = 0; attempt < 4; attempt++) {
+        HPL_TRY(hpl_p11_module_enter(keystore->module, op->call, &op->generation));
+        if (is_connected(keystore, op->generation))
+            return HPL_OK;
+        hpl_p11_module_leave(keystore->module);
+        HPL_TRY(hpl_p11_connect(keystore, op->call));
+    }
+    return hpl_fail(op->call, HPL_KEY_UNAVAILABLE, "the token comes and goes");
+}
+
+static enum hpl_status log_in_again(struct hpl_p11_op *op)
+{
+    struct hpl_p11_keystore *keystore = op->keystore;
+    struct hpl_p11_login login = {.token = &keystore->token, .pin_source = keystore->option->pin_source,
+                                  .state_dir = keystore->env->state_dir, .root = keystore->env->root};
+    op->call->detail[0] = '\0';
+    HPL_TRY(enter(op));
+    enum hpl_status status = hpl_p11_login(op->call, &login, keystore->pool.anchor);
+    hpl_p11_module_leave(keystore->module);
+    return status;
+}
+
+/* Asks the canary whether it was the token. */
+static bool was_the_token(struct hpl_p11_op *op, enum hpl_status *status)
+{
+    struct hpl_p11_keystore *keystore = op->keystore;
+    if (hpl_p11_canary_is_well(keystore, op->generation))
+        return false;
+    atomic_store(&keystore->suspect, op->generation);
+    hpl_log(HPL_LOG_ERROR, "pkcs11.suspect", HPL_S("token", keystore->option->name), HPL_S("why", hpl_detail(op->call, *status)));
+    *status = hpl_fail(op->call, HPL_KEY_UNAVAILABLE, "the token does not answer its canary");
+    return true;
+}
+
+static void judge(struct hpl_p11_op *op, enum hpl_status *status)
+{
+    bool was_ciphertext = op->class == HPL_P11_AMBIGUOUS;
+    if (was_the_token(op, status))
+        *status = HPL_KEY_UNAVAILABLE;
+    else if (was_ciphertext) {
+        op->call->detail[0] = '\0';
+        *status = HPL_INVALID_CIPHERTEXT;
+    }
+}
+
+/* True when a second run may help. */
+static bool recover(struct hpl_p11_op *op, bool is_first, enum hpl_status *status)
+{
+    uint64_t epoch = op->epoch;
+    switch (op->class) {
+    case HPL_P11_SESSION:
+        if (is_first)
+            return true;
+        break;
+    case HPL_P11_HANDLE:
+        atomic_compare_exchange_strong(&op->keystore->epoch, &epoch, epoch + 1);
+        if (is_first)
+            return true;
+        break;
+    case HPL_P11_LOGIN:
+        atomic_compare_exchange_strong(&op->keystore->epoch, &epoch, epoch + 1);
+        if (is_first)
+            return (*status = log_in_again(op)) == HPL_OK;
+        break;
+    case HPL_P11_DEVICE:
+    case HPL_P11_AMBIGUOUS:
+    case HPL_P11_ABSENT:
+        break;
+    default:
+        return false;
+    }
+    judge(op, status);
+    return false;
+}
+
+enum hpl_status hpl_p11_run(struct hpl_p11_keystore *keystore, struct hpl_call *call, hpl_p11_op_fn fn, void *arg)
+{
+    for (bool is_first = true;; is_first = false) {
+        struct hpl_p11_op op = {.keystore = keystore, .call = call};
+        HPL_TRY(enter(&op));
+        op.epoch = atomic_load(&keystore->epoch);
+        enum hpl_status status = hpl_p11_checkout(&op);
+        if (status == HPL_OK)
+            status = fn(&op, arg);
+        hpl_p11_checkin(&op);
+        hpl_p11_module_leave(keystore->module);
+        if (status == HPL_OK || op.class == HPL_P11_NONE || !recover(&op, is_first, &status))
+            return status;
+        call->detail[0] = '\0';
+    }
+}
