@@ -2,9 +2,11 @@
 #include "backends/backends.h"
 
 #include "backends/local/local.h"
+#include "backends/pkcs11/pkcs11.h"
 
 static const struct hpl_backend *const list[] = {
     &hpl_backend_local,
+    &hpl_backend_pkcs11,
     NULL,
 };
 

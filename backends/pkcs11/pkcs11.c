@@ -161,11 +161,18 @@ static enum hpl_status destroy_version(struct hpl_keystore *base, struct hpl_cal
     return hpl_p11_run(of(base), call, destroy_op, job.key);
 }
 
+static uint8_t mechanism(struct hpl_keystore *base)
+{
+    (void)base;
+    return HPL_MECH_P11_GCM;
+}
+
 static enum hpl_status wrap_op(struct hpl_p11_op *op, void *arg)
 {
     struct job *job = arg;
     CK_OBJECT_HANDLE handle;
     HPL_TRY(hpl_p11_handle(op, job->key, &handle));
+    HPL_TRY(hpl_p11_lease_take(op->keystore, op->call, job->key));
     return hpl_p11_gcm_wrap(op, handle, job->aad, job->secret, job->wrapped_out);
 }
 
@@ -177,7 +184,6 @@ static enum hpl_status wrap(struct hpl_keystore *base, struct hpl_call *call, co
     if (secret->len < 16 || secret->len > 64)
         return hpl_fail(call, HPL_INVALID_ARGUMENT, "a secret to wrap has 16 to 64 bytes, not %u", secret->len);
     HPL_TRY(find_key(of(base), call, uid, version, &job));
-    HPL_TRY(hpl_p11_lease_take(of(base), call, job.key));
     return hpl_p11_run(of(base), call, wrap_op, &job);
 }
 
@@ -271,6 +277,7 @@ static const struct hpl_keystore_ops ops = {
     .probe = probe,
     .create_version = create_version,
     .destroy_version = destroy_version,
+    .mechanism = mechanism,
     .wrap = wrap,
     .unwrap = unwrap,
     .random = random_bytes,
