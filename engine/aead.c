@@ -1,0 +1,61 @@
+/* AES-GCM for our own data path, by the best kernel directly: EVP's dispatch costs 75 ns a message and buys nothing here. Any thread. */
+#include "engine/aead.h"
+
+#include "base/secret.h"
+#include "engine/gcm/gcm.h"
+
+/* The expanded key is the secret's content: 64-byte aligned there. */
+struct hpl_aead_key {
+    struct hpl_gcm_key gcm;
+    struct hpl_secret *home;
+};
+
+enum hpl_status hpl_aead_key_new(struct hpl_call *call, struct hpl_aead_key **out, const uint8_t *key, size_t key_len)
+{
+    HPL_CHECK(key_len == 16 || key_len == 24 || key_len == 32);
+    struct hpl_secret *home = hpl_secret_new(sizeof(struct hpl_aead_key));
+    *out = NULL;
+    if (!home)
+        return hpl_fail(call, HPL_NO_MEMORY, "the secret region is full");
+    *out = (struct hpl_aead_key *)(void *)home->bytes;
+    (*out)->home = home;
+    hpl_gcm_set_key(&(*out)->gcm, hpl_gcm_kernel(), key, key_len);
+    return HPL_OK;
+}
+
+void hpl_aead_key_free(struct hpl_aead_key *key)
+{
+    if (key)
+        hpl_secret_free(key->home);
+}
+
+void hpl_aead_seal(const struct hpl_aead_key *key, const uint8_t nonce[static 12], struct hpl_bytes aad, const uint8_t *in, size_t len, uint8_t *out,
+                   uint8_t tag[static 16])
+{
+    struct hpl_gcm gcm;
+    hpl_gcm_start(&gcm, &key->gcm, false, nonce, HPL_AEAD_NONCE_LEN);
+    HPL_CHECK(hpl_gcm_aad(&gcm, aad.data, aad.len) && hpl_gcm_update(&gcm, in, out, len));
+    hpl_gcm_finish(&gcm, tag);
+}
+
+enum hpl_status hpl_aead_open(const struct hpl_aead_key *key, const uint8_t nonce[static 12], struct hpl_bytes aad, const uint8_t *in, size_t len,
+                              uint8_t *out, const uint8_t tag[static 16])
+{
+    struct hpl_gcm gcm;
+    uint8_t computed[HPL_AEAD_TAG_LEN];
+    hpl_gcm_start(&gcm, &key->gcm, true, nonce, HPL_AEAD_NONCE_LEN);
+    HPL_CHECK(hpl_gcm_aad(&gcm, aad.data, aad.len) && hpl_gcm_update(&gcm, in, out, len));
+    hpl_gcm_finish(&gcm, computed);
+    bool is_right = hpl_equal_secret(computed, tag, sizeof computed);
+    hpl_wipe(computed, sizeof computed);
+    if (is_right)
+        return HPL_OK;
+    if (len)
+        hpl_wipe(out, len);
+    return HPL_INVALID_CIPHERTEXT;
+}
+
+const char *hpl_aead_kernel(void)
+{
+    return hpl_gcm_kernel()->name;
+}

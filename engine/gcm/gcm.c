@@ -1,0 +1,177 @@
+/* A message over any kernel. Pure; one thread a message. */
+#include "engine/gcm/gcm.h"
+
+#include <string.h>
+#include <openssl/crypto.h>
+
+#define MAX_DATA ((1ull << 36) - 32)
+#define MAX_AAD ((1ull << 61) - 1)
+
+void hpl_gcm_wipe(void *data, size_t len)
+{
+    OPENSSL_cleanse(data, len);
+}
+
+static void put_be64(uint8_t out[8], uint64_t value)
+{
+    for (int i = 0; i < 8; i++)
+        out[i] = (uint8_t)(value >> (56 - 8 * i));
+}
+
+void hpl_gcm_expand(struct hpl_gcm_key *key, const uint8_t *bytes, size_t key_len, uint32_t (*sub_word)(uint32_t word))
+{
+    uint32_t *words = (uint32_t *)(void *)key->round_keys; /* little-endian words, as they lie */
+    size_t nk = key_len / 4, total;
+    uint32_t rcon = 1;
+    key->rounds = (uint32_t)nk + 6;
+    total = 4 * (key->rounds + 1);
+    memcpy(words, bytes, key_len);
+    for (size_t i = nk; i < total; i++) {
+        uint32_t word = words[i - 1];
+        if (i % nk == 0) {
+            word = sub_word(word >> 8 | word << 24) ^ rcon;
+            rcon = rcon << 1 ^ (rcon & 0x80 ? 0x11b : 0);
+        } else if (nk > 6 && i % nk == 4)
+            word = sub_word(word);
+        words[i] = words[i - nk] ^ word;
+    }
+}
+
+void hpl_gcm_set_key(struct hpl_gcm_key *key, const struct hpl_gcm_kernel *kernel, const uint8_t *bytes, size_t key_len)
+{
+    key->kernel = kernel;
+    kernel->set_key(key, bytes, key_len);
+}
+
+static void increment(uint8_t counter[16])
+{
+    for (int i = 15; i >= 12 && ++counter[i] == 0; i--) {
+        /* Carry into the next byte; the upper 96 bits stay (SP 800-38D §6.2). */
+    }
+}
+
+/* J0 from a nonce that is not 96 bits long (SP 800-38D §7.1, step 2). */
+static void hash_nonce(const struct hpl_gcm_key *key, uint8_t j0[16], const uint8_t *nonce, size_t nonce_len)
+{
+    uint8_t block[16] = {0};
+    memset(j0, 0, 16);
+    key->kernel->ghash(key, j0, nonce, nonce_len / 16);
+    if (nonce_len % 16) {
+        memcpy(block, nonce + nonce_len / 16 * 16, nonce_len % 16);
+        key->kernel->ghash(key, j0, block, 1);
+        memset(block, 0, sizeof block);
+    }
+    put_be64(block + 8, (uint64_t)nonce_len * 8);
+    key->kernel->ghash(key, j0, block, 1);
+}
+
+void hpl_gcm_start(struct hpl_gcm *gcm, const struct hpl_gcm_key *key, bool is_open, const uint8_t *nonce, size_t nonce_len)
+{
+    gcm->key = key;
+    gcm->is_open = is_open;
+    gcm->has_data = false;
+    gcm->aad_len = gcm->len = 0;
+    gcm->num_partial = 0;
+    memset(gcm->y, 0, sizeof gcm->y);
+    if (nonce_len == 12) {
+        memcpy(gcm->counter, nonce, 12);
+        memcpy(gcm->counter + 12, "\0\0\0\1", 4);
+    } else
+        hash_nonce(key, gcm->counter, nonce, nonce_len);
+    key->kernel->encrypt(key, gcm->counter, gcm->e_j0);
+    increment(gcm->counter);
+}
+
+/* Pads the AAD's last block and turns to the data. */
+static void close_aad(struct hpl_gcm *gcm)
+{
+    if (gcm->num_partial) {
+        memset(gcm->partial + gcm->num_partial, 0, 16 - gcm->num_partial);
+        gcm->key->kernel->ghash(gcm->key, gcm->y, gcm->partial, 1);
+        gcm->num_partial = 0;
+    }
+    gcm->has_data = true;
+}
+
+bool hpl_gcm_aad(struct hpl_gcm *gcm, const uint8_t *aad, size_t len)
+{
+    if (gcm->has_data || len > MAX_AAD - gcm->aad_len)
+        return false;
+    gcm->aad_len += len;
+    while (len && gcm->num_partial) {
+        gcm->partial[gcm->num_partial++] = *aad++;
+        len--;
+        if (gcm->num_partial == 16) {
+            gcm->key->kernel->ghash(gcm->key, gcm->y, gcm->partial, 1);
+            gcm->num_partial = 0;
+        }
+    }
+    if (len >= 16)
+        gcm->key->kernel->ghash(gcm->key, gcm->y, aad, len / 16);
+    if (len % 16)
+        memcpy(gcm->partial, aad + len / 16 * 16, len % 16);
+    if (len)
+        gcm->num_partial = (unsigned)(len % 16);
+    return true;
+}
+
+/* Bytes of a block whose keystream is there already; returns how many. */
+static size_t use_partial(struct hpl_gcm *gcm, const uint8_t *in, uint8_t *out, size_t len)
+{
+    size_t n = 16 - gcm->num_partial < len ? 16 - gcm->num_partial : len;
+    for (size_t i = 0; i < n; i++) {
+        uint8_t from = in[i];
+        out[i] = from ^ gcm->partial[gcm->num_partial];
+        gcm->folded[gcm->num_partial++] = gcm->is_open ? from : out[i];
+    }
+    if (gcm->num_partial == 16) {
+        gcm->key->kernel->ghash(gcm->key, gcm->y, gcm->folded, 1);
+        gcm->num_partial = 0;
+    }
+    return n;
+}
+
+bool hpl_gcm_update(struct hpl_gcm *gcm, const uint8_t *in, uint8_t *out, size_t len)
+{
+    const struct hpl_gcm_kernel *kernel = gcm->key->kernel;
+    if (len > MAX_DATA - gcm->len)
+        return false;
+    if (!gcm->has_data)
+        close_aad(gcm);
+    gcm->len += len;
+    if (gcm->num_partial) {
+        size_t n = use_partial(gcm, in, out, len);
+        in += n, out += n, len -= n;
+    }
+    if (len >= 16) {
+        (gcm->is_open ? kernel->open : kernel->seal)(gcm->key, gcm->counter, gcm->y, in, out, len / 16);
+        in += len / 16 * 16, out += len / 16 * 16, len %= 16;
+    }
+    if (len) {
+        kernel->encrypt(gcm->key, gcm->counter, gcm->partial);
+        increment(gcm->counter);
+        use_partial(gcm, in, out, len);
+    }
+    return true;
+}
+
+void hpl_gcm_finish(struct hpl_gcm *gcm, uint8_t tag[16])
+{
+    const struct hpl_gcm_kernel *kernel = gcm->key->kernel;
+    uint8_t lengths[16];
+    if (!gcm->has_data)
+        close_aad(gcm);
+    if (gcm->num_partial) {
+        memset(gcm->folded + gcm->num_partial, 0, 16 - gcm->num_partial);
+        kernel->ghash(gcm->key, gcm->y, gcm->folded, 1);
+    }
+    put_be64(lengths, gcm->aad_len * 8);
+    put_be64(lengths + 8, gcm->len * 8);
+    kernel->ghash(gcm->key, gcm->y, lengths, 1);
+    for (int i = 0; i < 16; i++)
+        tag[i] = gcm->y[i] ^ gcm->e_j0[i];
+    hpl_gcm_wipe(gcm->partial, sizeof gcm->partial);
+    hpl_gcm_wipe(gcm->e_j0, sizeof gcm->e_j0);
+    hpl_gcm_wipe(gcm->y, sizeof gcm->y);
+    gcm->num_partial = 0;
+}

@@ -1,0 +1,69 @@
+/* AES-GCM (SP 800-38D) over kernels of one instruction set each. No allocation, no locks, no I/O; a key is immutable once set and may be used by any number
+ * of threads, a message belongs to one. */
+#ifndef HPL_ENGINE_GCM_GCM_H
+#define HPL_ENGINE_GCM_GCM_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct hpl_gcm_kernel;
+
+/* An expanded key. 64-byte aligned storage is the caller's; wipe it after. */
+struct hpl_gcm_key {
+    _Alignas(64) uint8_t round_keys[15][16];
+    uint8_t powers[16][16]; /* of the hash key, in the kernel's own form */
+    const struct hpl_gcm_kernel *kernel;
+    uint32_t rounds;        /* 10, 12, 14 */
+};
+
+struct hpl_gcm_kernel {
+    const char *name; /* "aesni": the same word in logs, options and bench columns */
+    uint32_t needs;   /* CPU bits */
+    /* Fills round_keys, rounds and powers. key_len 16, 24, 32. */
+    void (*set_key)(struct hpl_gcm_key *key, const uint8_t *bytes, size_t key_len);
+    /* One block through the cipher. */
+    void (*encrypt)(const struct hpl_gcm_key *key, const uint8_t in[16], uint8_t out[16]);
+    /* Folds whole blocks into y. */
+    void (*ghash)(const struct hpl_gcm_key *key, uint8_t y[16], const uint8_t *in, size_t num_blocks);
+    /* Whole blocks in counter mode, out may be in; counter is moved on; the ciphertext is folded into y. */
+    void (*seal)(const struct hpl_gcm_key *key, uint8_t counter[16], uint8_t y[16], const uint8_t *in, uint8_t *out, size_t num_blocks);
+    void (*open)(const struct hpl_gcm_key *key, uint8_t counter[16], uint8_t y[16], const uint8_t *in, uint8_t *out, size_t num_blocks);
+};
+
+/* The kernels that this machine has and that passed their known answers, best first; never empty. Any thread. */
+const struct hpl_gcm_kernel *const *hpl_gcm_kernels(size_t *count);
+/* The best. */
+const struct hpl_gcm_kernel *hpl_gcm_kernel(void);
+/* The first row of a NULL-terminated table whose needs are all in has. Pure. */
+const struct hpl_gcm_kernel *hpl_gcm_rank(const struct hpl_gcm_kernel *const *table, uint32_t has);
+
+void hpl_gcm_set_key(struct hpl_gcm_key *key, const struct hpl_gcm_kernel *kernel, const uint8_t *bytes, size_t key_len);
+
+/* One message: start, aad any number of times, update any number of times, finish. */
+struct hpl_gcm {
+    const struct hpl_gcm_key *key;
+    uint8_t counter[16], y[16], e_j0[16];
+    uint8_t partial[16];    /* keystream of a block begun; while AAD comes: its unfinished block */
+    uint8_t folded[16];     /* ciphertext of that block, to be folded */
+    uint64_t aad_len, len;
+    unsigned num_partial;   /* bytes used of it */
+    bool is_open, has_data;
+};
+
+/* nonce_len at least 1; 12 is the common one. */
+void hpl_gcm_start(struct hpl_gcm *gcm, const struct hpl_gcm_key *key, bool is_open, const uint8_t *nonce, size_t nonce_len);
+/* False past 2^61 - 1 bytes, or once data came. */
+bool hpl_gcm_aad(struct hpl_gcm *gcm, const uint8_t *aad, size_t len);
+/* out may be in, or apart. False past 2^36 - 32 bytes in all, with nothing written. */
+bool hpl_gcm_update(struct hpl_gcm *gcm, const uint8_t *in, uint8_t *out, size_t len);
+/* The whole tag. The message must be started again before further use. */
+void hpl_gcm_finish(struct hpl_gcm *gcm, uint8_t tag[16]);
+void hpl_gcm_wipe(void *data, size_t len);
+
+extern const struct hpl_gcm_kernel hpl_gcm_portable, hpl_gcm_aesni;
+
+/* Key expansion (FIPS 197 §5.2) over a kernel's own S-box on four bytes. */
+void hpl_gcm_expand(struct hpl_gcm_key *key, const uint8_t *bytes, size_t key_len, uint32_t (*sub_word)(uint32_t word));
+
+#endif

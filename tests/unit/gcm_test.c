@@ -1,0 +1,165 @@
+/* Does every kernel that this machine has compute what OpenSSL computes: every length, split, place, nonce and counter? */
+#include "tests/test.h"
+
+#include <stdio.h>
+#include <openssl/evp.h>
+#include <openssl/rand.h>
+
+#include "engine/cpu/cpu.h"
+#include "engine/gcm/gcm.h"
+
+static void openssl_seal(const uint8_t *key, size_t key_len, const uint8_t *nonce, size_t nonce_len, const uint8_t *aad, size_t aad_len, const uint8_t *in,
+                         size_t len, uint8_t *out, uint8_t tag[16])
+{
+    int n;
+    EVP_CIPHER_CTX *ctx = EVP_CIPHER_CTX_new();
+    const EVP_CIPHER *cipher = key_len == 16 ? EVP_aes_128_gcm() : key_len == 24 ? EVP_aes_192_gcm() : EVP_aes_256_gcm();
+    EXPECT(EVP_EncryptInit_ex(ctx, cipher, NULL, NULL, NULL) && EVP_CIPHER_CTX_ctrl(ctx, EVP_CTRL_AEAD_SET_IVLEN, (int)nonce_len, NULL) &&
+           EVP_EncryptInit_ex(ctx, NULL, NULL, key, nonce));
+    EXPECT(!aad_len || EVP_EncryptUpdate(ctx, NULL, &n, aad, (int)aad_len));
+    EXPECT(!len || EVP_EncryptUpdate(ctx, out, &n, in, (int)len));
+    EXPECT(EVP_EncryptFinal_ex(ctx, out + len, &n) && EVP_CIPHER_CTX_ctrl(ctx, EVP_CTRL_AEAD_GET_TAG, 16, tag));
+    EVP_CIPHER_CTX_free(ctx);
+}
+
+struct message {
+    uint8_t key[32], nonce[64], aad[1200], in[1200], want[1200], want_tag[16];
+};
+
+static struct message random_message(void)
+{
+    struct message m;
+    EXPECT(RAND_bytes((uint8_t *)&m, sizeof m) == 1);
+    return m;
+}
+
+#define FOR_EACH_KERNEL(kernel)                                                                                                   \
+    size_t num_kernels_;                                                                                                           \
+    const struct hpl_gcm_kernel *const *kernels_ = hpl_gcm_kernels(&num_kernels_);                                                  \
+    for (const struct hpl_gcm_kernel *kernel; num_kernels_ && (kernel = *kernels_); kernels_++, num_kernels_--)
+
+HPL_TEST(every_length_equals_openssl_apart_and_in_place)
+{
+    static const size_t key_lens[] = {16, 24, 32};
+    FOR_EACH_KERNEL(kernel)
+    {
+        for (size_t len = 0; len <= 1100; len++) {
+            struct message m = random_message();
+            struct hpl_gcm_key key;
+            struct hpl_gcm gcm;
+            uint8_t out[1200], tag[16];
+            size_t key_len = key_lens[len % 3], aad_len = (len * 7) % 70;
+            openssl_seal(m.key, key_len, m.nonce, 12, m.aad, aad_len, m.in, len, m.want, m.want_tag);
+            hpl_gcm_set_key(&key, kernel, m.key, key_len);
+            hpl_gcm_start(&gcm, &key, false, m.nonce, 12);
+            EXPECT(hpl_gcm_aad(&gcm, m.aad, aad_len) && hpl_gcm_update(&gcm, m.in, out + len % 17, len));
+            hpl_gcm_finish(&gcm, tag);
+            EXPECT_BYTES(out + len % 17, m.want, len);
+            EXPECT_BYTES(tag, m.want_tag, 16);
+            hpl_gcm_start(&gcm, &key, true, m.nonce, 12);
+            EXPECT(hpl_gcm_aad(&gcm, m.aad, aad_len) && hpl_gcm_update(&gcm, m.want, m.want, len));
+            hpl_gcm_finish(&gcm, tag);
+            EXPECT_BYTES(m.want, m.in, len);
+            EXPECT_BYTES(tag, m.want_tag, 16);
+        }
+    }
+}
+
+HPL_TEST(every_split_of_data_and_aad_gives_the_same)
+{
+    FOR_EACH_KERNEL(kernel)
+    {
+        for (size_t split = 0; split <= 300; split++) {
+            struct message m = random_message();
+            struct hpl_gcm_key key;
+            struct hpl_gcm gcm;
+            uint8_t out[300], tag[16];
+            size_t aad_split = split % 50;
+            openssl_seal(m.key, 32, m.nonce, 12, m.aad, 50, m.in, 300, m.want, m.want_tag);
+            hpl_gcm_set_key(&key, kernel, m.key, 32);
+            for (int is_open = 0; is_open < 2; is_open++) {
+                const uint8_t *in = is_open ? m.want : m.in;
+                hpl_gcm_start(&gcm, &key, is_open, m.nonce, 12);
+                EXPECT(hpl_gcm_aad(&gcm, m.aad, aad_split) && hpl_gcm_aad(&gcm, m.aad + aad_split, 50 - aad_split));
+                EXPECT(hpl_gcm_update(&gcm, in, out, split) && hpl_gcm_update(&gcm, in + split, out + split, (300 - split) / 2) &&
+                       hpl_gcm_update(&gcm, in + split + (300 - split) / 2, out + split + (300 - split) / 2, 300 - split - (300 - split) / 2));
+                hpl_gcm_finish(&gcm, tag);
+                EXPECT_BYTES(out, is_open ? m.in : m.want, 300);
+                EXPECT_BYTES(tag, m.want_tag, 16);
+            }
+        }
+    }
+}
+
+HPL_TEST(other_nonce_lengths_equal_openssl)
+{
+    FOR_EACH_KERNEL(kernel)
+    {
+        for (size_t nonce_len = 1; nonce_len <= 64; nonce_len++) {
+            struct message m = random_message();
+            struct hpl_gcm_key key;
+            struct hpl_gcm gcm;
+            uint8_t out[200], tag[16];
+            openssl_seal(m.key, 32, m.nonce, nonce_len, m.aad, 20, m.in, 200, m.want, m.want_tag);
+            hpl_gcm_set_key(&key, kernel, m.key, 32);
+            hpl_gcm_start(&gcm, &key, false, m.nonce, nonce_len);
+            EXPECT(hpl_gcm_aad(&gcm, m.aad, 20) && hpl_gcm_update(&gcm, m.in, out, 200));
+            hpl_gcm_finish(&gcm, tag);
+            EXPECT_BYTES(out, m.want, 200);
+            EXPECT_BYTES(tag, m.want_tag, 16);
+        }
+    }
+}
+
+HPL_TEST(the_counter_wraps_at_32_bits_and_carries_no_further)
+{
+    FOR_EACH_KERNEL(kernel)
+    {
+        struct message m = random_message();
+        struct hpl_gcm_key key, reference;
+        uint8_t counter[16], slow_counter[16], y[16] = {0}, slow_y[16] = {0}, out[640], slow_out[640];
+        hpl_gcm_set_key(&key, kernel, m.key, 32);
+        hpl_gcm_set_key(&reference, &hpl_gcm_portable, m.key, 32);
+        for (unsigned before = 0; before < 40; before++) {
+            memcpy(counter, m.nonce, 12);
+            counter[12] = counter[13] = counter[14] = 0xff;
+            counter[15] = (uint8_t)(0xff - before);
+            memcpy(slow_counter, counter, 16);
+            kernel->seal(&key, counter, y, m.in, out, 40);
+            hpl_gcm_portable.seal(&reference, slow_counter, slow_y, m.in, slow_out, 40);
+            EXPECT_BYTES(out, slow_out, sizeof out);
+            EXPECT_BYTES(y, slow_y, 16);
+            EXPECT_BYTES(counter, slow_counter, 16);
+            EXPECT_BYTES(counter, m.nonce, 12);
+        }
+    }
+}
+
+HPL_TEST(limits_are_refused)
+{
+    struct hpl_gcm_key key;
+    struct hpl_gcm gcm;
+    uint8_t bytes[32] = {0};
+    hpl_gcm_set_key(&key, hpl_gcm_kernel(), bytes, 32);
+    hpl_gcm_start(&gcm, &key, false, bytes, 12);
+    EXPECT(hpl_gcm_update(&gcm, bytes, bytes, 16));
+    EXPECT(!hpl_gcm_aad(&gcm, bytes, 1));
+    gcm.len = (1ull << 36) - 32;
+    EXPECT(!hpl_gcm_update(&gcm, bytes, bytes, 1));
+}
+
+HPL_TEST(the_ranking_takes_the_first_that_fits_and_the_mask_only_removes)
+{
+    const struct hpl_gcm_kernel wide = {.name = "wide", .needs = HPL_CPU_AESNI | HPL_CPU_VAES_AVX512}, narrow = {.name = "narrow", .needs = HPL_CPU_AESNI},
+                                any = {.name = "any"};
+    const struct hpl_gcm_kernel *const table[] = {&wide, &narrow, &any, NULL};
+    EXPECT(hpl_gcm_rank(table, HPL_CPU_AESNI | HPL_CPU_VAES_AVX512) == &wide);
+    EXPECT(hpl_gcm_rank(table, HPL_CPU_AESNI | HPL_CPU_VAES_AVX2) == &narrow);
+    EXPECT(hpl_gcm_rank(table, HPL_CPU_VAES_AVX512) == &any);
+    EXPECT(hpl_gcm_rank(table, 0) == &any);
+    EXPECT_NUM(hpl_cpu_masked(7, NULL), 7);
+    EXPECT_NUM(hpl_cpu_masked(7, "-vaes-avx512"), 3);
+    EXPECT_NUM(hpl_cpu_masked(7, "-vaes-avx512,-vaes-avx2"), 1);
+    EXPECT_NUM(hpl_cpu_masked(7, "-aesni"), 0);
+    EXPECT_NUM(hpl_cpu_masked(1, "vaes-avx512,+vaes-avx2,nonsense"), 1);
+}
