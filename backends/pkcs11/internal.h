@@ -110,6 +110,7 @@ struct hpl_p11_pool {
 
 struct hpl_p11_op;
 
+void hpl_p11_cond_init(pthread_cond_t *cond); /* timed waits go by hpl_clock_mono_ns() */
 void hpl_p11_pool_init(struct hpl_p11_pool *pool);
 /* Forgets sessions of an earlier initialisation and opens the anchor. Nothing may be checked out. */
 enum hpl_status hpl_p11_pool_open(struct hpl_p11_pool *pool, struct hpl_call *call, const struct hpl_p11_token *token,
@@ -145,6 +146,8 @@ struct hpl_p11_keystore {
     struct hpl_p11_pool pool;
 
     pthread_mutex_t connect_lock;      /* one thread connects; the rest wait for its result */
+    pthread_cond_t connect_done;
+    bool is_connecting;
     _Atomic uint64_t generation;       /* of the module when last connected */
     _Atomic uint64_t suspect;          /* the generation that a canary failed in */
     _Atomic uint64_t epoch;            /* of object handles */
@@ -153,7 +156,7 @@ struct hpl_p11_keystore {
     _Atomic bool is_latched;           /* an IV came twice: no more wraps */
 
     enum hpl_p11_iv_mode iv_mode;
-    unsigned optional_attributes;      /* which of object.c's the token takes */
+    _Atomic unsigned optional_attributes; /* which of object.c's the token takes */
     struct hpl_p11_key canary, meta_mac;
     struct hpl_wrapped canary_answer;
     pthread_mutex_t canary_lock;

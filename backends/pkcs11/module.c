@@ -1,6 +1,6 @@
-/* Vendor modules through p11-kit: loaded once a process, initialised once, shared by every keystore on them. Any thread. A module
- * is never finalized while a call is inside it (SoftHSM 2.6.1 then crashes, 3 of 3), and never touched in a forked child, where a
- * parent's session would still answer CKR_OK. */
+/* Vendor modules through p11-kit: loaded once a process and for its life (unloading runs vendors' destructors, which crash too),
+ * initialised while a keystore uses them, shared by all of those. Any thread. A module is never finalized while a call is inside it
+ * (SoftHSM 2.6.1 then crashes, 3 of 3), and never touched in a forked child, where a parent's session would still answer CKR_OK. */
 #include "backends/pkcs11/internal.h"
 
 #include <errno.h>
@@ -121,26 +121,23 @@ static struct hpl_p11_module *make(const char *path)
     }
     if (!module)
         return NULL;
-    pthread_condattr_t attributes;
-    pthread_condattr_init(&attributes);
-    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
-    pthread_cond_init(&module->changed, &attributes);
-    pthread_condattr_destroy(&attributes);
+    hpl_p11_cond_init(&module->changed);
     pthread_mutex_init(&module->lock, NULL);
     pthread_mutex_init(&module->creation_lock, NULL);
     module->owner = getpid();
-    module->generation = 1;
     return module;
 }
 
-static enum hpl_status open_new(struct hpl_call *call, const char *path, struct hpl_p11_module **out)
+/* Under the registry's lock: a module of this process, loaded, not yet initialised when new. */
+static enum hpl_status find_or_load(struct hpl_call *call, const char *path, struct hpl_p11_module **out)
 {
+    if ((*out = find(path)))
+        return HPL_OK;
     struct hpl_p11_module *module = make(path);
-    if (!module)
-        return HPL_NO_MEMORY;
-    enum hpl_status status = initialise(call, module);
+    enum hpl_status status = module ? load(call, module) : HPL_NO_MEMORY;
     if (status != HPL_OK) {
-        destroy(module);
+        if (module)
+            destroy(module);
         return status;
     }
     module->next = registry;
@@ -149,14 +146,25 @@ static enum hpl_status open_new(struct hpl_call *call, const char *path, struct 
     return HPL_OK;
 }
 
+static enum hpl_status first_use(struct hpl_call *call, struct hpl_p11_module *module)
+{
+    pthread_mutex_lock(&module->lock);
+    enum hpl_status status = initialise(call, module);
+    module->generation++;
+    pthread_mutex_unlock(&module->lock);
+    return status;
+}
+
 enum hpl_status hpl_p11_module_ref(struct hpl_call *call, const char *path, struct hpl_p11_module **out)
 {
     *out = NULL;
     if (path && path[0] != '/')
         return hpl_fail(call, HPL_INVALID_CONFIGURATION, "the PKCS#11 module '%.100s' is not an absolute path", path);
     pthread_mutex_lock(&registry_lock);
-    struct hpl_p11_module *module = find(path);
-    enum hpl_status status = module ? HPL_OK : open_new(call, path, &module);
+    struct hpl_p11_module *module = NULL;
+    enum hpl_status status = find_or_load(call, path, &module);
+    if (status == HPL_OK && module->num_refs == 0)
+        status = first_use(call, module);
     if (status == HPL_OK) {
         module->num_refs++;
         *out = module;
@@ -171,13 +179,8 @@ void hpl_p11_module_unref(struct hpl_p11_module *module)
         return;
     pthread_mutex_lock(&registry_lock);
     if (--module->num_refs == 0) {
-        struct hpl_p11_module **at = &registry;
-        while (*at != module)
-            at = &(*at)->next;
-        *at = module->next;
         HPL_CHECK(module->in_flight == 0);
         finalize(module);
-        destroy(module);
     }
     pthread_mutex_unlock(&registry_lock);
 }

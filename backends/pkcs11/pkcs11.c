@@ -299,6 +299,7 @@ static struct hpl_p11_keystore *make(const struct hpl_token_option *option, cons
     hpl_p11_pool_init(&keystore->pool);
     hpl_p11_canary_init(keystore);
     pthread_mutex_init(&keystore->connect_lock, NULL);
+    hpl_p11_cond_init(&keystore->connect_done);
     pthread_mutex_init(&keystore->keys_lock, NULL);
     pthread_mutex_init(&keystore->random_lock, NULL);
     pthread_mutex_init(&keystore->digests_lock, NULL);

@@ -9,14 +9,19 @@
 
 #define WAIT_MS 2000u
 
-void hpl_p11_pool_init(struct hpl_p11_pool *pool)
+void hpl_p11_cond_init(pthread_cond_t *cond)
 {
     pthread_condattr_t attributes;
-    pthread_mutex_init(&pool->lock, NULL);
     pthread_condattr_init(&attributes);
     pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
-    pthread_cond_init(&pool->changed, &attributes);
+    pthread_cond_init(cond, &attributes);
     pthread_condattr_destroy(&attributes);
+}
+
+void hpl_p11_pool_init(struct hpl_p11_pool *pool)
+{
+    pthread_mutex_init(&pool->lock, NULL);
+    hpl_p11_cond_init(&pool->changed);
 }
 
 /* SoftHSM gains nothing from many; a network HSM likes 16 to 30. Two are left for the anchor and for trials. */

@@ -3,6 +3,7 @@
  * then restarts the module and connects anew, with a growing pause between attempts. Nothing here ever logs out. */
 #include "backends/pkcs11/internal.h"
 
+#include <errno.h>
 #include <openssl/rand.h>
 
 #include "base/clock.h"
@@ -119,15 +120,30 @@ static enum hpl_status reconnect(struct hpl_p11_keystore *keystore, struct hpl_c
     return status;
 }
 
-enum hpl_status hpl_p11_connect(struct hpl_p11_keystore *keystore, struct hpl_call *call)
+/* Takes the right to connect; false once the deadline has passed. Under connect_lock. */
+static bool claim(struct hpl_p11_keystore *keystore, uint64_t deadline_ns)
 {
     uint64_t until_ns = hpl_clock_mono_ns() + CONNECT_MS * 1000000ull;
-    if (call->deadline_ns && call->deadline_ns < until_ns)
-        until_ns = call->deadline_ns;
+    if (deadline_ns && deadline_ns < until_ns)
+        until_ns = deadline_ns;
     struct timespec until = {.tv_sec = (time_t)(until_ns / 1000000000u), .tv_nsec = (long)(until_ns % 1000000000u)};
-    if (pthread_mutex_clocklock(&keystore->connect_lock, CLOCK_MONOTONIC, &until) != 0)
+    while (keystore->is_connecting)
+        if (pthread_cond_timedwait(&keystore->connect_done, &keystore->connect_lock, &until) == ETIMEDOUT)
+            return false;
+    return keystore->is_connecting = true;
+}
+
+enum hpl_status hpl_p11_connect(struct hpl_p11_keystore *keystore, struct hpl_call *call)
+{
+    pthread_mutex_lock(&keystore->connect_lock);
+    bool is_ours = claim(keystore, call->deadline_ns);
+    pthread_mutex_unlock(&keystore->connect_lock);
+    if (!is_ours)
         return hpl_fail(call, HPL_TIMEOUT, "the token is being connected again");
     enum hpl_status status = reconnect(keystore, call);
+    pthread_mutex_lock(&keystore->connect_lock);
+    keystore->is_connecting = false;
+    pthread_cond_broadcast(&keystore->connect_done);
     pthread_mutex_unlock(&keystore->connect_lock);
     return status;
 }

@@ -73,6 +73,13 @@ static inline void softhsm_init(struct softhsm *hsm, const char *label)
     softhsm_open_catalog(hsm);
 }
 
+static inline void softhsm_wipe(struct softhsm *hsm)
+{
+    hpl_catalog_close(hsm->env.catalog);
+    hpl_secret_free(hsm->root);
+    *hsm = (struct softhsm){0};
+}
+
 static inline enum hpl_status softhsm_try_open(struct softhsm *hsm, struct hpl_call *call, struct hpl_keystore **out)
 {
     json_t *HPL_JSON_AUTO config = json_pack("{s:s s:s}", "backend_type", "pkcs11", "token", "main");
