@@ -4,7 +4,8 @@
 
 #include <pthread.h>
 #include <stdatomic.h>
-#include <p11-kit/pkcs11.h>
+
+#include "backends/pkcs11/cryptoki.h"
 #include <p11-kit/uri.h>
 
 #include "backends/pkcs11/pkcs11.h"

@@ -32,8 +32,8 @@ struct gcm {
 
 static CK_MECHANISM mechanism_of(struct gcm *gcm, CK_GCM_PARAMS *params, uint8_t *iv, size_t iv_len)
 {
-    *params = (CK_GCM_PARAMS){.iv_ptr = iv, .iv_len = iv_len, .iv_bits = iv_len * 8, .aad_ptr = gcm->aad, .aad_len = sizeof gcm->aad,
-                              .tag_bits = HPL_P11_TAG_LEN * 8};
+    *params = (CK_GCM_PARAMS){.pIv = iv, .ulIvLen = iv_len, .ulIvBits = iv_len * 8, .pAAD = gcm->aad, .ulAADLen = sizeof gcm->aad,
+                              .ulTagBits = HPL_P11_TAG_LEN * 8};
     return (CK_MECHANISM){CKM_AES_GCM, params, sizeof *params};
 }
 

@@ -5,8 +5,8 @@
 #include <pthread.h>
 #include <sys/wait.h>
 #include <p11-kit/p11-kit.h>
-#include <p11-kit/pkcs11.h>
 
+#include "backends/pkcs11/cryptoki.h"
 #include "base/codec.h"
 #include "base/json.h"
 

@@ -1,0 +1,234 @@
+/* Does the PKCS#11 backend find out how a token treats IVs, refuse liars, and get over any error code anywhere? SoftHSM behind a shim. */
+#include "tests/contract/open_softhsm.h"
+#include "tests/shim/p11_shim.h"
+
+#include <dlfcn.h>
+
+#include "backends/pkcs11/cryptoki.h"
+#include "base/codec.h"
+#include "base/json.h"
+
+#define SHIM_MODULE HPL_BINARY_DIR "/bin/p11_shim.so"
+
+static const uint8_t aad[HPL_WRAP_AAD_LEN] = "context";
+static struct shim *shim;
+
+static void shim_init(struct softhsm *hsm, enum shim_iv iv)
+{
+    softhsm_init(hsm, "hpl test");
+    if (!shim) {
+        void *module = dlopen(SHIM_MODULE, RTLD_NOW | RTLD_LOCAL);
+        EXPECT(module != NULL);
+        shim = dlsym(module, "hpl_shim");
+    }
+    EXPECT(shim != NULL);
+    *shim = (struct shim){.iv = iv};
+    hsm->option.module = SHIM_MODULE;
+}
+
+static struct hpl_keystore *must_open(struct softhsm *hsm)
+{
+    struct hpl_call call;
+    struct hpl_keystore *keystore = NULL;
+    enum hpl_status status = softhsm_try_open(hsm, &call, &keystore);
+    if (status != HPL_OK)
+        fprintf(stderr, "\n    open: %s\n", hpl_detail(&call, status));
+    EXPECT_OK(status);
+    return keystore;
+}
+
+static enum hpl_status try_wrap(struct hpl_keystore *keystore, const uint8_t *uid, struct hpl_wrapped *out)
+{
+    struct hpl_call call;
+    struct hpl_secret *HPL_SECRET_AUTO secret = hpl_secret_random(32);
+    hpl_call_init(&call, 5000);
+    return keystore->ops->wrap(keystore, &call, uid, 1, aad, secret, out);
+}
+
+static enum hpl_status try_unwrap(struct hpl_keystore *keystore, const uint8_t *uid, const struct hpl_wrapped *wrapped)
+{
+    struct hpl_call call;
+    struct hpl_secret *HPL_SECRET_AUTO opened = NULL;
+    hpl_call_init(&call, 5000);
+    return keystore->ops->unwrap(keystore, &call, uid, 1, aad, wrapped, &opened);
+}
+
+static void new_key(struct hpl_keystore *keystore, uint8_t uid[static HPL_KEY_UID_LEN])
+{
+    struct hpl_call call = {0};
+    hpl_uuid_new(uid);
+    EXPECT_OK(keystore->ops->create_version(keystore, &call, uid, 1));
+}
+
+HPL_TEST(each_way_of_giving_ivs_is_found_and_works)
+{
+    static const struct { enum shim_iv iv; const char *name; uint8_t iv_len; } cases[] = {
+        {SHIM_AS_IS, "caller", 12}, {SHIM_APPENDS, "appended", 16}, {SHIM_RETURNS, "returned", 12}};
+    for (size_t i = 0; i < HPL_COUNT(cases); i++) {
+        struct softhsm hsm;
+        uint8_t uid[HPL_KEY_UID_LEN];
+        struct hpl_wrapped wrapped;
+        shim_init(&hsm, cases[i].iv);
+        struct hpl_keystore *keystore = must_open(&hsm);
+        json_t *HPL_JSON_AUTO facts = keystore->ops->describe(keystore);
+        EXPECT_TEXT(json_string_value(json_object_get(facts, "iv_mode")), cases[i].name);
+        new_key(keystore, uid);
+        EXPECT_OK(try_wrap(keystore, uid, &wrapped));
+        EXPECT_NUM(wrapped.iv_len, cases[i].iv_len);
+        EXPECT_OK(try_unwrap(keystore, uid, &wrapped));
+        wrapped.ct[0] ^= 1;
+        EXPECT_STATUS(try_unwrap(keystore, uid, &wrapped), HPL_INVALID_CIPHERTEXT);
+        keystore->ops->close(keystore);
+        softhsm_wipe(&hsm);
+    }
+}
+
+HPL_TEST(a_token_that_lies_about_ivs_is_not_used)
+{
+    static const enum shim_iv liars[] = {SHIM_RETURNS_ONE, SHIM_IGNORES, SHIM_NO_GCM};
+    for (size_t i = 0; i < HPL_COUNT(liars); i++) {
+        struct softhsm hsm;
+        struct hpl_call call;
+        struct hpl_keystore *keystore = NULL;
+        shim_init(&hsm, liars[i]);
+        EXPECT_STATUS(softhsm_try_open(&hsm, &call, &keystore), HPL_INVALID_CONFIGURATION);
+        EXPECT(strstr(call.detail, "passed no trial") != NULL);
+        softhsm_wipe(&hsm);
+    }
+}
+
+HPL_TEST(a_token_that_changes_its_way_is_not_used)
+{
+    struct softhsm hsm;
+    struct hpl_call call;
+    struct hpl_keystore *keystore = NULL;
+    shim_init(&hsm, SHIM_AS_IS);
+    keystore = must_open(&hsm);
+    keystore->ops->close(keystore);
+    shim->iv = SHIM_RETURNS;
+    EXPECT_STATUS(softhsm_try_open(&hsm, &call, &keystore), HPL_INVALID_CONFIGURATION);
+    softhsm_wipe(&hsm);
+}
+
+HPL_TEST(an_iv_that_comes_twice_ends_wrapping_but_not_unwrapping)
+{
+    struct softhsm hsm;
+    uint8_t uid[HPL_KEY_UID_LEN];
+    struct hpl_wrapped good, wrapped;
+    shim_init(&hsm, SHIM_RETURNS);
+    hsm.option.max_sessions = 1;
+    struct hpl_keystore *keystore = must_open(&hsm);
+    new_key(keystore, uid);
+    EXPECT_OK(try_wrap(keystore, uid, &good));
+    shim->iv = SHIM_RETURNS_ONE;
+    EXPECT_OK(try_wrap(keystore, uid, &wrapped));
+    EXPECT_STATUS(try_wrap(keystore, uid, &wrapped), HPL_INTEGRITY);
+    EXPECT_NUM(wrapped.ct_len, 0);
+    shim->iv = SHIM_RETURNS;
+    EXPECT_STATUS(try_wrap(keystore, uid, &wrapped), HPL_INTEGRITY);
+    EXPECT_OK(try_unwrap(keystore, uid, &good));
+    keystore->ops->close(keystore);
+    softhsm_wipe(&hsm);
+}
+
+HPL_TEST(nothing_is_searched_on_the_hot_path)
+{
+    struct softhsm hsm;
+    uint8_t uid[HPL_KEY_UID_LEN];
+    struct hpl_wrapped wrapped;
+    shim_init(&hsm, SHIM_AS_IS);
+    struct hpl_keystore *keystore = must_open(&hsm);
+    new_key(keystore, uid);
+    EXPECT_OK(try_wrap(keystore, uid, &wrapped));
+    unsigned num_finds = shim->num_finds, num_open = shim->num_open;
+    for (int i = 0; i < 500; i++) {
+        EXPECT_OK(try_wrap(keystore, uid, &wrapped));
+        EXPECT_OK(try_unwrap(keystore, uid, &wrapped));
+    }
+    EXPECT_NUM(shim->num_finds, num_finds);
+    EXPECT_NUM(shim->num_open, num_open);
+    EXPECT_NUM(shim->num_logins, 1);
+    keystore->ops->close(keystore);
+    EXPECT_NUM(shim->num_open, 0);
+    softhsm_wipe(&hsm);
+}
+
+static const unsigned long codes[] = {
+    CKR_SESSION_HANDLE_INVALID, CKR_SESSION_CLOSED, CKR_OPERATION_ACTIVE, CKR_OPERATION_NOT_INITIALIZED, CKR_OBJECT_HANDLE_INVALID,
+    CKR_KEY_HANDLE_INVALID, CKR_USER_NOT_LOGGED_IN, CKR_DEVICE_ERROR, CKR_DEVICE_REMOVED, CKR_TOKEN_NOT_PRESENT, CKR_GENERAL_ERROR,
+    CKR_FUNCTION_FAILED, CKR_DEVICE_MEMORY, CKR_HOST_MEMORY, CKR_MECHANISM_INVALID, CKR_CRYPTOKI_NOT_INITIALIZED, CKR_ARGUMENTS_BAD,
+    CKR_ENCRYPTED_DATA_INVALID, CKR_DATA_LEN_RANGE, 0x80000001ul, 0x7fffffful};
+
+static bool is_allowed(enum shim_where where, unsigned long rv, enum hpl_status status)
+{
+    bool is_retried = rv == CKR_SESSION_HANDLE_INVALID || rv == CKR_SESSION_CLOSED || rv == CKR_OPERATION_ACTIVE ||
+                      rv == CKR_OPERATION_NOT_INITIALIZED || rv == CKR_OBJECT_HANDLE_INVALID || rv == CKR_KEY_HANDLE_INVALID ||
+                      rv == CKR_USER_NOT_LOGGED_IN;
+    bool is_about_blob = where == SHIM_DECRYPT && (rv == CKR_GENERAL_ERROR || rv == CKR_FUNCTION_FAILED || rv == CKR_ENCRYPTED_DATA_INVALID ||
+                                                   rv == CKR_DATA_LEN_RANGE);
+    if (is_retried)
+        return status == HPL_OK;
+    return is_about_blob ? status == HPL_INVALID_CIPHERTEXT : status == HPL_KEY_UNAVAILABLE || status == HPL_BACKEND;
+}
+
+HPL_TEST(any_code_once_anywhere_is_got_over_and_leaks_no_session)
+{
+    static const enum shim_where places[] = {SHIM_ENCRYPT_INIT, SHIM_ENCRYPT, SHIM_DECRYPT_INIT, SHIM_DECRYPT};
+    struct softhsm hsm;
+    uint8_t uid[HPL_KEY_UID_LEN];
+    struct hpl_wrapped good, wrapped;
+    shim_init(&hsm, SHIM_AS_IS);
+    struct hpl_keystore *keystore = must_open(&hsm);
+    new_key(keystore, uid);
+    EXPECT_OK(try_wrap(keystore, uid, &good));
+    for (size_t i = 0; i < HPL_COUNT(places); i++)
+        for (size_t j = 0; j < HPL_COUNT(codes); j++) {
+            shim->where = places[i];
+            shim->rv = codes[j];
+            shim->times = 1;
+            enum hpl_status status = i < 2 ? try_wrap(keystore, uid, &wrapped) : try_unwrap(keystore, uid, &good);
+            if (!is_allowed(places[i], codes[j], status))
+                fprintf(stderr, "\n    place %zu code 0x%lx: %s\n", i, codes[j], hpl_status_row(status)->name);
+            EXPECT(is_allowed(places[i], codes[j], status));
+            EXPECT_NUM(shim->times, 0);
+            EXPECT_OK(try_wrap(keystore, uid, &wrapped));
+            EXPECT_OK(try_unwrap(keystore, uid, &good));
+        }
+    EXPECT_NUM(shim->num_initialised, 1);
+    EXPECT(shim->num_open <= 5);
+    keystore->ops->close(keystore);
+    EXPECT_NUM(shim->num_open, 0);
+    softhsm_wipe(&hsm);
+}
+
+HPL_TEST(a_token_that_keeps_failing_is_initialised_again_and_works_after)
+{
+    static const enum shim_where places[] = {SHIM_DECRYPT, SHIM_ENCRYPT, SHIM_OPEN};
+    struct softhsm hsm;
+    uint8_t uid[HPL_KEY_UID_LEN];
+    struct hpl_wrapped good, wrapped;
+    shim_init(&hsm, SHIM_AS_IS);
+    struct hpl_keystore *keystore = must_open(&hsm);
+    new_key(keystore, uid);
+    EXPECT_OK(try_wrap(keystore, uid, &good));
+    for (size_t i = 0; i < HPL_COUNT(places); i++) {
+        *shim = (struct shim){.where = places[i], .rv = CKR_DEVICE_ERROR, .times = 1000000, .num_open = shim->num_open};
+        bool is_bad = false;
+        for (int n = 0; n < 5; n++) {
+            enum hpl_status wrapping = try_wrap(keystore, uid, &wrapped), unwrapping = try_unwrap(keystore, uid, &good);
+            EXPECT(wrapping == HPL_OK || wrapping == HPL_KEY_UNAVAILABLE);
+            EXPECT(unwrapping == HPL_OK || unwrapping == HPL_KEY_UNAVAILABLE);
+            is_bad |= wrapping != HPL_OK || unwrapping != HPL_OK;
+        }
+        EXPECT(is_bad || places[i] == SHIM_OPEN); /* open sessions need no new ones */
+        shim->times = 0;
+        bool is_back = false;
+        for (int n = 0; n < 40 && !is_back; n++) {
+            is_back = try_wrap(keystore, uid, &wrapped) == HPL_OK && try_unwrap(keystore, uid, &good) == HPL_OK;
+            usleep(is_back ? 0 : 50000);
+        }
+        EXPECT(is_back);
+    }
+    keystore->ops->close(keystore);
+    softhsm_wipe(&hsm);
+}
