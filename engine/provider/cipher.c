@@ -1,0 +1,530 @@
+/* AES-GCM as OpenSSL calls it: a context for EVP over engine/gcm, with TLS 1.2 records. Contexts are ordinary memory, wiped when freed; a context belongs to
+ * one thread at a time. States and refusals are those of OpenSSL's default provider. */
+#include "engine/provider/cipher.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <openssl/core_dispatch.h>
+#include <openssl/core_names.h>
+#include <openssl/crypto.h>
+#include <openssl/err.h>
+#include <openssl/evp.h>
+#include <openssl/params.h>
+#include <openssl/proverr.h>
+#include <openssl/rand.h>
+
+#include "engine/gcm/gcm.h"
+
+#define TAG_LEN 16u
+#define IV_LEN 12u
+#define MAX_IV_LEN 128u
+#define EXPLICIT_LEN ((size_t)EVP_GCM_TLS_EXPLICIT_IV_LEN)
+#define FIXED_LEN ((size_t)EVP_GCM_TLS_FIXED_IV_LEN)
+#define TLS_AAD_LEN ((size_t)EVP_AEAD_TLS1_AAD_LEN)
+
+enum iv_state {
+    IV_NONE,     /* none given */
+    IV_GIVEN,    /* given; the message has not begun */
+    IV_IN_USE,   /* the message has begun */
+    IV_FINISHED  /* used up: another must come first */
+};
+
+struct cipher_ctx {
+    struct hpl_gcm_key key;
+    struct hpl_gcm gcm; /* its key is the one above */
+    uint8_t iv[MAX_IV_LEN];
+    uint8_t tag[TAG_LEN];
+    uint8_t tls_aad[TLS_AAD_LEN];
+    size_t key_len, iv_len;
+    size_t tag_len;     /* 0: none */
+    size_t tls_aad_len; /* 0: no record is under way */
+    size_t tls_pad;
+    enum iv_state iv_state;
+    bool is_seal, has_key;
+    bool is_tls;        /* the IV has a fixed part and a counter */
+};
+
+static int refuse(int reason)
+{
+    ERR_raise(ERR_LIB_PROV, reason);
+    return 0;
+}
+
+static void *new_ctx(size_t key_len)
+{
+    struct cipher_ctx *ctx = aligned_alloc(_Alignof(struct cipher_ctx), sizeof *ctx);
+    if (!ctx) {
+        refuse(ERR_R_MALLOC_FAILURE);
+        return NULL;
+    }
+    memset(ctx, 0, sizeof *ctx);
+    ctx->key_len = key_len;
+    ctx->iv_len = IV_LEN;
+    return ctx;
+}
+
+static OSSL_FUNC_cipher_freectx_fn free_ctx;
+static void free_ctx(void *vctx)
+{
+    if (vctx)
+        OPENSSL_cleanse(vctx, sizeof(struct cipher_ctx));
+    free(vctx);
+}
+
+static OSSL_FUNC_cipher_dupctx_fn dup_ctx;
+static void *dup_ctx(void *vctx)
+{
+    struct cipher_ctx *from = vctx, *ctx = new_ctx(from->key_len);
+    if (!ctx)
+        return NULL;
+    memcpy(ctx, from, sizeof *ctx);
+    ctx->gcm.key = &ctx->key;
+    return ctx;
+}
+
+static void begin(struct cipher_ctx *ctx)
+{
+    hpl_gcm_start(&ctx->gcm, &ctx->key, !ctx->is_seal, ctx->iv, ctx->iv_len);
+    ctx->iv_state = IV_IN_USE;
+}
+
+/* An IV of our own making, for a caller who seals without giving one. */
+static bool make_iv(struct cipher_ctx *ctx)
+{
+    if (!ctx->is_seal || RAND_bytes(ctx->iv, (int)ctx->iv_len) <= 0)
+        return false;
+    ctx->iv_state = IV_GIVEN;
+    return true;
+}
+
+/* True once a message is under way. */
+static bool is_begun(struct cipher_ctx *ctx)
+{
+    if (!ctx->has_key)
+        return refuse(PROV_R_NO_KEY_SET);
+    if (ctx->iv_state == IV_FINISHED || (ctx->iv_state == IV_NONE && !make_iv(ctx)))
+        return refuse(PROV_R_CIPHER_OPERATION_FAILED);
+    if (ctx->iv_state == IV_GIVEN)
+        begin(ctx);
+    return true;
+}
+
+/* The last eight bytes of the IV are a counter. */
+static void increment_iv(struct cipher_ctx *ctx)
+{
+    uint8_t *low = ctx->iv + ctx->iv_len - EXPLICIT_LEN;
+    for (size_t i = EXPLICIT_LEN; i-- > 0 && ++low[i] == 0;) {
+        /* Carry into the next byte. */
+    }
+}
+
+static bool next_iv(struct cipher_ctx *ctx, uint8_t *out, size_t len)
+{
+    if (!ctx->is_tls || !ctx->has_key)
+        return false;
+    begin(ctx);
+    if (len == 0 || len > ctx->iv_len)
+        len = ctx->iv_len;
+    memcpy(out, ctx->iv + ctx->iv_len - len, len);
+    increment_iv(ctx);
+    return true;
+}
+
+static bool peer_iv(struct cipher_ctx *ctx, const uint8_t *in, size_t len)
+{
+    if (!ctx->is_tls || !ctx->has_key || ctx->is_seal || len > ctx->iv_len)
+        return false;
+    memcpy(ctx->iv + ctx->iv_len - len, in, len);
+    begin(ctx);
+    return true;
+}
+
+static bool set_fixed_iv(struct cipher_ctx *ctx, const uint8_t *fixed, size_t len)
+{
+    if (len == (size_t)-1) /* the whole of it, to go on where another context stopped */
+        memcpy(ctx->iv, fixed, ctx->iv_len);
+    else {
+        if (len < FIXED_LEN || len > ctx->iv_len || ctx->iv_len - len < EXPLICIT_LEN)
+            return false;
+        memcpy(ctx->iv, fixed, len);
+        if (ctx->is_seal && RAND_bytes(ctx->iv + len, (int)(ctx->iv_len - len)) <= 0)
+            return false;
+    }
+    ctx->is_tls = true;
+    ctx->iv_state = IV_GIVEN;
+    return true;
+}
+
+/* The record's header, with the length of its payload alone in the last two bytes (RFC 5246 §6.2.3.3). */
+static bool set_tls_aad(struct cipher_ctx *ctx, const uint8_t *aad, size_t aad_len)
+{
+    size_t extra = EXPLICIT_LEN + (ctx->is_seal ? 0 : TAG_LEN), len;
+    if (aad_len != TLS_AAD_LEN)
+        return false;
+    len = (size_t)aad[TLS_AAD_LEN - 2] << 8 | aad[TLS_AAD_LEN - 1];
+    if (len < extra)
+        return false;
+    len -= extra;
+    memcpy(ctx->tls_aad, aad, TLS_AAD_LEN);
+    ctx->tls_aad[TLS_AAD_LEN - 2] = (uint8_t)(len >> 8);
+    ctx->tls_aad[TLS_AAD_LEN - 1] = (uint8_t)len;
+    ctx->tls_aad_len = TLS_AAD_LEN;
+    ctx->tls_pad = TAG_LEN;
+    return true;
+}
+
+/* Payload in place, tag behind it. */
+static bool run_payload(struct cipher_ctx *ctx, uint8_t *payload, size_t len)
+{
+    uint8_t tag[TAG_LEN];
+    if (!hpl_gcm_aad(&ctx->gcm, ctx->tls_aad, ctx->tls_aad_len) || !hpl_gcm_update(&ctx->gcm, payload, payload, len))
+        return false;
+    hpl_gcm_finish(&ctx->gcm, tag);
+    if (ctx->is_seal) {
+        memcpy(payload + len, tag, TAG_LEN);
+        return true;
+    }
+    bool is_right = CRYPTO_memcmp(tag, payload + len, TAG_LEN) == 0;
+    OPENSSL_cleanse(tag, sizeof tag);
+    if (!is_right)
+        OPENSSL_cleanse(payload, len);
+    return is_right;
+}
+
+/* A TLS 1.2 record: explicit nonce, payload, tag. */
+static bool run_record(struct cipher_ctx *ctx, uint8_t *out, size_t *out_len, const uint8_t *in, size_t len)
+{
+    size_t payload_len = len - EXPLICIT_LEN - TAG_LEN;
+    bool is_done = ctx->has_key && out == in && len >= EXPLICIT_LEN + TAG_LEN &&
+                   (ctx->is_seal ? next_iv(ctx, out, EXPLICIT_LEN) : peer_iv(ctx, in, EXPLICIT_LEN)) &&
+                   run_payload(ctx, out + EXPLICIT_LEN, payload_len);
+    *out_len = !is_done ? 0 : ctx->is_seal ? len : payload_len;
+    ctx->iv_state = IV_FINISHED;
+    ctx->tls_aad_len = 0;
+    return is_done;
+}
+
+static int finish(struct cipher_ctx *ctx)
+{
+    uint8_t tag[TAG_LEN];
+    bool is_right = true;
+    if (!is_begun(ctx))
+        return 0;
+    if (!ctx->is_seal && ctx->tag_len == 0)
+        return refuse(PROV_R_TAG_NOT_SET);
+    hpl_gcm_finish(&ctx->gcm, tag);
+    ctx->iv_state = IV_FINISHED;
+    if (ctx->is_seal) {
+        memcpy(ctx->tag, tag, TAG_LEN);
+        ctx->tag_len = TAG_LEN;
+    } else
+        is_right = CRYPTO_memcmp(tag, ctx->tag, ctx->tag_len) == 0;
+    OPENSSL_cleanse(tag, sizeof tag);
+    return is_right;
+}
+
+/* Data, AAD where out is NULL, the end where in is NULL. */
+static int run(struct cipher_ctx *ctx, uint8_t *out, size_t *out_len, const uint8_t *in, size_t len)
+{
+    if (ctx->tls_aad_len)
+        return run_record(ctx, out, out_len, in, len);
+    *out_len = 0;
+    if (!in)
+        return finish(ctx);
+    if (!is_begun(ctx))
+        return 0;
+    if (!(out ? hpl_gcm_update(&ctx->gcm, in, out, len) : hpl_gcm_aad(&ctx->gcm, in, len)))
+        return refuse(PROV_R_CIPHER_OPERATION_FAILED);
+    *out_len = len;
+    return 1;
+}
+
+static OSSL_FUNC_cipher_update_fn update;
+static int update(void *vctx, unsigned char *out, size_t *out_len, size_t out_size, const unsigned char *in, size_t len)
+{
+    if (len == 0) {
+        *out_len = 0;
+        return 1;
+    }
+    if (out_size < len)
+        return refuse(PROV_R_OUTPUT_BUFFER_TOO_SMALL);
+    return run(vctx, out, out_len, in, len);
+}
+
+static OSSL_FUNC_cipher_final_fn final;
+static int final(void *vctx, unsigned char *out, size_t *out_len, size_t out_size)
+{
+    struct cipher_ctx *ctx = vctx;
+    (void)out_size;
+    int is_done = run(ctx, out, out_len, NULL, 0);
+    *out_len = 0;
+    return is_done;
+}
+
+static OSSL_FUNC_cipher_cipher_fn cipher;
+static int cipher(void *vctx, unsigned char *out, size_t *out_len, size_t out_size, const unsigned char *in, size_t len)
+{
+    size_t written;
+    if (out_size < len)
+        return refuse(PROV_R_OUTPUT_BUFFER_TOO_SMALL);
+    if (!run(vctx, out, &written, in, len))
+        return 0;
+    *out_len = len;
+    return 1;
+}
+
+static OSSL_FUNC_cipher_gettable_params_fn gettable_params;
+static const OSSL_PARAM *gettable_params(void *provider)
+{
+    static const OSSL_PARAM table[] = {
+        OSSL_PARAM_uint(OSSL_CIPHER_PARAM_MODE, NULL),
+        OSSL_PARAM_size_t(OSSL_CIPHER_PARAM_KEYLEN, NULL),
+        OSSL_PARAM_size_t(OSSL_CIPHER_PARAM_IVLEN, NULL),
+        OSSL_PARAM_size_t(OSSL_CIPHER_PARAM_BLOCK_SIZE, NULL),
+        OSSL_PARAM_int(OSSL_CIPHER_PARAM_AEAD, NULL),
+        OSSL_PARAM_int(OSSL_CIPHER_PARAM_CUSTOM_IV, NULL),
+        OSSL_PARAM_END,
+    };
+    (void)provider;
+    return table;
+}
+
+static bool put_size(OSSL_PARAM params[], const char *name, size_t value)
+{
+    OSSL_PARAM *param = OSSL_PARAM_locate(params, name);
+    return !param || OSSL_PARAM_set_size_t(param, value) || refuse(PROV_R_FAILED_TO_SET_PARAMETER);
+}
+
+static bool put_int(OSSL_PARAM params[], const char *name, int value)
+{
+    OSSL_PARAM *param = OSSL_PARAM_locate(params, name);
+    return !param || OSSL_PARAM_set_int(param, value) || refuse(PROV_R_FAILED_TO_SET_PARAMETER);
+}
+
+static int get_params(OSSL_PARAM params[], size_t key_len)
+{
+    return put_int(params, OSSL_CIPHER_PARAM_MODE, EVP_CIPH_GCM_MODE) && put_size(params, OSSL_CIPHER_PARAM_KEYLEN, key_len) &&
+           put_size(params, OSSL_CIPHER_PARAM_IVLEN, IV_LEN) && put_size(params, OSSL_CIPHER_PARAM_BLOCK_SIZE, 1) &&
+           put_int(params, OSSL_CIPHER_PARAM_AEAD, 1) && put_int(params, OSSL_CIPHER_PARAM_CUSTOM_IV, 1);
+}
+
+static OSSL_FUNC_cipher_gettable_ctx_params_fn gettable_ctx_params;
+static const OSSL_PARAM *gettable_ctx_params(void *ctx, void *provider)
+{
+    static const OSSL_PARAM table[] = {
+        OSSL_PARAM_size_t(OSSL_CIPHER_PARAM_KEYLEN, NULL),
+        OSSL_PARAM_size_t(OSSL_CIPHER_PARAM_IVLEN, NULL),
+        OSSL_PARAM_size_t(OSSL_CIPHER_PARAM_AEAD_TAGLEN, NULL),
+        OSSL_PARAM_octet_string(OSSL_CIPHER_PARAM_IV, NULL, 0),
+        OSSL_PARAM_octet_string(OSSL_CIPHER_PARAM_UPDATED_IV, NULL, 0),
+        OSSL_PARAM_octet_string(OSSL_CIPHER_PARAM_AEAD_TAG, NULL, 0),
+        OSSL_PARAM_size_t(OSSL_CIPHER_PARAM_AEAD_TLS1_AAD_PAD, NULL),
+        OSSL_PARAM_octet_string(OSSL_CIPHER_PARAM_AEAD_TLS1_GET_IV_GEN, NULL, 0),
+        OSSL_PARAM_END,
+    };
+    (void)ctx;
+    (void)provider;
+    return table;
+}
+
+static bool get_iv(struct cipher_ctx *ctx, OSSL_PARAM *param)
+{
+    if (ctx->iv_state == IV_NONE || ctx->iv_len > param->data_size)
+        return false;
+    return OSSL_PARAM_set_octet_string(param, ctx->iv, ctx->iv_len) || OSSL_PARAM_set_octet_ptr(param, ctx->iv, ctx->iv_len);
+}
+
+static bool get_tag(struct cipher_ctx *ctx, OSSL_PARAM *param)
+{
+    size_t len = param->data_size;
+    return len && len <= TAG_LEN && ctx->is_seal && ctx->tag_len && OSSL_PARAM_set_octet_string(param, ctx->tag, len);
+}
+
+static bool get_next_iv(struct cipher_ctx *ctx, OSSL_PARAM *param)
+{
+    return param->data_type == OSSL_PARAM_OCTET_STRING && param->data && next_iv(ctx, param->data, param->data_size);
+}
+
+static bool get_one(struct cipher_ctx *ctx, OSSL_PARAM *param)
+{
+    const char *name = param->key;
+    if (strcmp(name, OSSL_CIPHER_PARAM_IVLEN) == 0)
+        return OSSL_PARAM_set_size_t(param, ctx->iv_len);
+    if (strcmp(name, OSSL_CIPHER_PARAM_KEYLEN) == 0)
+        return OSSL_PARAM_set_size_t(param, ctx->key_len);
+    if (strcmp(name, OSSL_CIPHER_PARAM_AEAD_TAGLEN) == 0)
+        return OSSL_PARAM_set_size_t(param, ctx->tag_len ? ctx->tag_len : TAG_LEN);
+    if (strcmp(name, OSSL_CIPHER_PARAM_AEAD_TLS1_AAD_PAD) == 0)
+        return OSSL_PARAM_set_size_t(param, ctx->tls_pad);
+    if (strcmp(name, OSSL_CIPHER_PARAM_IV) == 0 || strcmp(name, OSSL_CIPHER_PARAM_UPDATED_IV) == 0)
+        return get_iv(ctx, param);
+    if (strcmp(name, OSSL_CIPHER_PARAM_AEAD_TAG) == 0)
+        return get_tag(ctx, param);
+    if (strcmp(name, OSSL_CIPHER_PARAM_AEAD_TLS1_GET_IV_GEN) == 0)
+        return get_next_iv(ctx, param);
+    return true;
+}
+
+static OSSL_FUNC_cipher_get_ctx_params_fn get_ctx_params;
+static int get_ctx_params(void *ctx, OSSL_PARAM params[])
+{
+    for (OSSL_PARAM *param = params; param && param->key; param++)
+        if (!get_one(ctx, param))
+            return refuse(PROV_R_FAILED_TO_SET_PARAMETER);
+    return 1;
+}
+
+static OSSL_FUNC_cipher_settable_ctx_params_fn settable_ctx_params;
+static const OSSL_PARAM *settable_ctx_params(void *ctx, void *provider)
+{
+    static const OSSL_PARAM table[] = {
+        OSSL_PARAM_size_t(OSSL_CIPHER_PARAM_KEYLEN, NULL),
+        OSSL_PARAM_size_t(OSSL_CIPHER_PARAM_IVLEN, NULL),
+        OSSL_PARAM_octet_string(OSSL_CIPHER_PARAM_AEAD_TAG, NULL, 0),
+        OSSL_PARAM_octet_string(OSSL_CIPHER_PARAM_AEAD_TLS1_AAD, NULL, 0),
+        OSSL_PARAM_octet_string(OSSL_CIPHER_PARAM_AEAD_TLS1_IV_FIXED, NULL, 0),
+        OSSL_PARAM_octet_string(OSSL_CIPHER_PARAM_AEAD_TLS1_SET_IV_INV, NULL, 0),
+        OSSL_PARAM_END,
+    };
+    (void)ctx;
+    (void)provider;
+    return table;
+}
+
+static bool set_tag(struct cipher_ctx *ctx, const OSSL_PARAM *param)
+{
+    if (ctx->is_seal || param->data_size == 0 || param->data_size > TAG_LEN)
+        return false;
+    memcpy(ctx->tag, param->data, param->data_size);
+    ctx->tag_len = param->data_size;
+    return true;
+}
+
+/* An IV that was there is of another length: it no longer counts. */
+static bool set_iv_len(struct cipher_ctx *ctx, const OSSL_PARAM *param)
+{
+    size_t len;
+    if (!OSSL_PARAM_get_size_t(param, &len) || len == 0 || len > MAX_IV_LEN)
+        return false;
+    if (len != ctx->iv_len && ctx->iv_state != IV_NONE)
+        ctx->iv_state = IV_FINISHED;
+    ctx->iv_len = len;
+    return true;
+}
+
+static bool set_octets(struct cipher_ctx *ctx, const OSSL_PARAM *param)
+{
+    const char *name = param->key;
+    if (param->data_type != OSSL_PARAM_OCTET_STRING || !param->data)
+        return false;
+    if (strcmp(name, OSSL_CIPHER_PARAM_AEAD_TLS1_AAD) == 0)
+        return set_tls_aad(ctx, param->data, param->data_size);
+    if (strcmp(name, OSSL_CIPHER_PARAM_AEAD_TLS1_IV_FIXED) == 0)
+        return set_fixed_iv(ctx, param->data, param->data_size);
+    if (strcmp(name, OSSL_CIPHER_PARAM_AEAD_TLS1_SET_IV_INV) == 0)
+        return peer_iv(ctx, param->data, param->data_size);
+    return set_tag(ctx, param);
+}
+
+static bool is_octets(const char *name)
+{
+    return strcmp(name, OSSL_CIPHER_PARAM_AEAD_TAG) == 0 || strcmp(name, OSSL_CIPHER_PARAM_AEAD_TLS1_AAD) == 0 ||
+           strcmp(name, OSSL_CIPHER_PARAM_AEAD_TLS1_IV_FIXED) == 0 || strcmp(name, OSSL_CIPHER_PARAM_AEAD_TLS1_SET_IV_INV) == 0;
+}
+
+static bool set_one(struct cipher_ctx *ctx, const OSSL_PARAM *param)
+{
+    size_t key_len;
+    if (is_octets(param->key))
+        return set_octets(ctx, param);
+    if (strcmp(param->key, OSSL_CIPHER_PARAM_IVLEN) == 0)
+        return set_iv_len(ctx, param);
+    if (strcmp(param->key, OSSL_CIPHER_PARAM_KEYLEN) == 0)
+        return OSSL_PARAM_get_size_t(param, &key_len) && key_len == ctx->key_len;
+    return true;
+}
+
+static OSSL_FUNC_cipher_set_ctx_params_fn set_ctx_params;
+static int set_ctx_params(void *ctx, const OSSL_PARAM params[])
+{
+    for (const OSSL_PARAM *param = params; param && param->key; param++)
+        if (!set_one(ctx, param))
+            return refuse(PROV_R_FAILED_TO_GET_PARAMETER);
+    return 1;
+}
+
+static int init(struct cipher_ctx *ctx, bool is_seal, const uint8_t *key, size_t key_len, const uint8_t *iv, size_t iv_len, const OSSL_PARAM params[])
+{
+    if (key && key_len != ctx->key_len)
+        return refuse(PROV_R_INVALID_KEY_LENGTH);
+    if (iv && (iv_len == 0 || iv_len > MAX_IV_LEN))
+        return refuse(PROV_R_INVALID_IV_LENGTH);
+    if (ctx->iv_state == IV_IN_USE && is_seal != ctx->is_seal) /* a message cut short never turns round */
+        ctx->iv_state = IV_FINISHED;
+    else if (ctx->iv_state == IV_IN_USE && key) /* its IV may serve another key */
+        ctx->iv_state = IV_GIVEN;
+    ctx->is_seal = is_seal;
+    if (iv) {
+        memcpy(ctx->iv, iv, iv_len);
+        ctx->iv_len = iv_len;
+        ctx->iv_state = IV_GIVEN;
+    }
+    if (key) {
+        hpl_gcm_set_key(&ctx->key, hpl_gcm_kernel(), key, key_len);
+        ctx->has_key = true;
+    }
+    return set_ctx_params(ctx, params);
+}
+
+static OSSL_FUNC_cipher_encrypt_init_fn encrypt_init;
+static int encrypt_init(void *ctx, const unsigned char *key, size_t key_len, const unsigned char *iv, size_t iv_len, const OSSL_PARAM params[])
+{
+    return init(ctx, true, key, key_len, iv, iv_len, params);
+}
+
+static OSSL_FUNC_cipher_decrypt_init_fn decrypt_init;
+static int decrypt_init(void *ctx, const unsigned char *key, size_t key_len, const unsigned char *iv, size_t iv_len, const OSSL_PARAM params[])
+{
+    return init(ctx, false, key, key_len, iv, iv_len, params);
+}
+
+#define FUNCTION(id, function) {id, (void (*)(void))(function)}
+#define CIPHER(bits)                                                                               \
+    static OSSL_FUNC_cipher_newctx_fn new_##bits;                                                  \
+    static void *new_##bits(void *provider)                                                        \
+    {                                                                                              \
+        (void)provider;                                                                            \
+        return new_ctx(bits / 8);                                                                  \
+    }                                                                                              \
+    static OSSL_FUNC_cipher_get_params_fn get_params_##bits;                                       \
+    static int get_params_##bits(OSSL_PARAM params[])                                              \
+    {                                                                                              \
+        return get_params(params, bits / 8);                                                       \
+    }                                                                                              \
+    static const OSSL_DISPATCH functions_##bits[] = {                                              \
+        FUNCTION(OSSL_FUNC_CIPHER_NEWCTX, new_##bits),                                             \
+        FUNCTION(OSSL_FUNC_CIPHER_FREECTX, free_ctx),                                              \
+        FUNCTION(OSSL_FUNC_CIPHER_DUPCTX, dup_ctx),                                                \
+        FUNCTION(OSSL_FUNC_CIPHER_ENCRYPT_INIT, encrypt_init),                                     \
+        FUNCTION(OSSL_FUNC_CIPHER_DECRYPT_INIT, decrypt_init),                                     \
+        FUNCTION(OSSL_FUNC_CIPHER_UPDATE, update),                                                 \
+        FUNCTION(OSSL_FUNC_CIPHER_FINAL, final),                                                   \
+        FUNCTION(OSSL_FUNC_CIPHER_CIPHER, cipher),                                                 \
+        FUNCTION(OSSL_FUNC_CIPHER_GET_PARAMS, get_params_##bits),                                  \
+        FUNCTION(OSSL_FUNC_CIPHER_GETTABLE_PARAMS, gettable_params),                               \
+        FUNCTION(OSSL_FUNC_CIPHER_GET_CTX_PARAMS, get_ctx_params),                                 \
+        FUNCTION(OSSL_FUNC_CIPHER_GETTABLE_CTX_PARAMS, gettable_ctx_params),                       \
+        FUNCTION(OSSL_FUNC_CIPHER_SET_CTX_PARAMS, set_ctx_params),                                 \
+        FUNCTION(OSSL_FUNC_CIPHER_SETTABLE_CTX_PARAMS, settable_ctx_params),                       \
+        {0, NULL}}
+
+CIPHER(128);
+CIPHER(192);
+CIPHER(256);
+
+const OSSL_ALGORITHM hpl_provider_ciphers[] = {
+    {"AES-128-GCM:id-aes128-GCM:2.16.840.1.101.3.4.1.6", "provider=hardplate", functions_128, "AES-128-GCM"},
+    {"AES-192-GCM:id-aes192-GCM:2.16.840.1.101.3.4.1.26", "provider=hardplate", functions_192, "AES-192-GCM"},
+    {"AES-256-GCM:id-aes256-GCM:2.16.840.1.101.3.4.1.46", "provider=hardplate", functions_256, "AES-256-GCM"},
+    {NULL, NULL, NULL, NULL},
+};

@@ -1,0 +1,293 @@
+/* Our provider under EVP and under TLS, beside OpenSSL's own. */
+#include "tests/test.h"
+
+#include <string.h>
+#include <openssl/core_names.h>
+#include <openssl/evp.h>
+#include <openssl/provider.h>
+#include <openssl/rand.h>
+#include <openssl/ssl.h>
+#include <openssl/x509.h>
+
+#include "engine/provider/builtin.h"
+
+#define MAX_LEN 5000
+
+struct message {
+    const char *name;
+    uint8_t key[32], iv[64], aad[100], in[MAX_LEN];
+    size_t iv_len, aad_len, len;
+};
+
+static size_t below(size_t limit)
+{
+    uint32_t word;
+    EXPECT(RAND_bytes((uint8_t *)&word, sizeof word) == 1);
+    return word % limit;
+}
+
+static void make_message(struct message *message)
+{
+    static const char *const names[] = {"AES-128-GCM", "AES-192-GCM", "AES-256-GCM"};
+    EXPECT(RAND_bytes((uint8_t *)message, sizeof *message) == 1);
+    message->name = names[below(3)];
+    message->iv_len = below(2) ? 12 : 1 + below(64);
+    message->aad_len = below(101);
+    message->len = below(MAX_LEN + 1);
+}
+
+static EVP_CIPHER *fetch(OSSL_LIB_CTX *libctx, const char *name)
+{
+    EVP_CIPHER *cipher = EVP_CIPHER_fetch(libctx, name, NULL);
+    EXPECT(cipher != NULL);
+    return cipher;
+}
+
+static EVP_CIPHER_CTX *start(OSSL_LIB_CTX *libctx, const struct message *message, int is_seal)
+{
+    EVP_CIPHER *cipher = fetch(libctx, message->name);
+    EVP_CIPHER_CTX *ctx = EVP_CIPHER_CTX_new();
+    int len;
+    EXPECT_NUM(EVP_CipherInit_ex(ctx, cipher, NULL, NULL, NULL, is_seal), 1);
+    EXPECT_NUM(EVP_CIPHER_CTX_ctrl(ctx, EVP_CTRL_AEAD_SET_IVLEN, (int)message->iv_len, NULL), 1);
+    EXPECT_NUM(EVP_CipherInit_ex(ctx, NULL, NULL, message->key, message->iv, is_seal), 1);
+    EXPECT_NUM(EVP_CipherUpdate(ctx, NULL, &len, message->aad, (int)message->aad_len), 1);
+    EVP_CIPHER_free(cipher);
+    return ctx;
+}
+
+/* The bytes from at on, in pieces of random length. */
+static void feed(EVP_CIPHER_CTX *ctx, const uint8_t *in, uint8_t *out, size_t at, size_t len)
+{
+    int written;
+    while (at < len) {
+        size_t piece = 1 + below(len - at);
+        EXPECT_NUM(EVP_CipherUpdate(ctx, out + at, &written, in + at, (int)piece), 1);
+        EXPECT_NUM(written, piece);
+        at += piece;
+    }
+}
+
+static void end_seal(EVP_CIPHER_CTX *ctx, uint8_t tag[16])
+{
+    int written;
+    EXPECT_NUM(EVP_CipherFinal_ex(ctx, NULL, &written), 1);
+    EXPECT_NUM(EVP_CIPHER_CTX_ctrl(ctx, EVP_CTRL_AEAD_GET_TAG, 16, tag), 1);
+    EVP_CIPHER_CTX_free(ctx);
+}
+
+static void seal(OSSL_LIB_CTX *libctx, const struct message *message, uint8_t *out, uint8_t tag[16])
+{
+    EVP_CIPHER_CTX *ctx = start(libctx, message, 1);
+    feed(ctx, message->in, out, 0, message->len);
+    end_seal(ctx, tag);
+}
+
+/* The tag comes after the data. */
+static int open_all(OSSL_LIB_CTX *libctx, const struct message *message, const uint8_t *in, uint8_t *out, uint8_t *tag, size_t tag_len)
+{
+    EVP_CIPHER_CTX *ctx = start(libctx, message, 0);
+    int written;
+    feed(ctx, in, out, 0, message->len);
+    EXPECT_NUM(EVP_CIPHER_CTX_ctrl(ctx, EVP_CTRL_AEAD_SET_TAG, (int)tag_len, tag), 1);
+    int is_right = EVP_CipherFinal_ex(ctx, NULL, &written);
+    EVP_CIPHER_CTX_free(ctx);
+    return is_right;
+}
+
+HPL_TEST(aes_gcm_comes_from_hardplate_and_the_rest_from_default)
+{
+    EVP_CIPHER *cipher = fetch(hpl_provider_libctx(), "AES-256-GCM"), *other = fetch(hpl_provider_libctx(), "AES-256-CBC");
+    EXPECT_TEXT(OSSL_PROVIDER_get0_name(EVP_CIPHER_get0_provider(cipher)), "hardplate");
+    EXPECT_TEXT(OSSL_PROVIDER_get0_name(EVP_CIPHER_get0_provider(other)), "default");
+    EXPECT_NUM(EVP_CIPHER_is_a(cipher, "id-aes256-GCM"), 1);
+    EXPECT_NUM(EVP_CIPHER_get_nid(cipher), NID_aes_256_gcm);
+    EXPECT_NUM(EVP_CIPHER_get_mode(cipher), EVP_CIPH_GCM_MODE);
+    EXPECT(EVP_CIPHER_get_flags(cipher) & EVP_CIPH_FLAG_AEAD_CIPHER && EVP_CIPHER_get_flags(cipher) & EVP_CIPH_CUSTOM_IV);
+    EXPECT_NUM(OSSL_PROVIDER_self_test(EVP_CIPHER_get0_provider(cipher)), 1);
+    EVP_CIPHER_free(cipher);
+    EVP_CIPHER_free(other);
+}
+
+HPL_TEST(both_providers_give_the_same_bytes_and_open_each_other)
+{
+    static struct message message;
+    static uint8_t ours[MAX_LEN], theirs[MAX_LEN], opened[MAX_LEN];
+    for (int round = 0; round < 300; round++) {
+        uint8_t tag[16], their_tag[16];
+        make_message(&message);
+        seal(hpl_provider_libctx(), &message, ours, tag);
+        seal(NULL, &message, theirs, their_tag);
+        EXPECT_BYTES(ours, theirs, message.len);
+        EXPECT_BYTES(tag, their_tag, 16);
+        EXPECT_NUM(open_all(hpl_provider_libctx(), &message, theirs, opened, their_tag, 16), 1);
+        EXPECT_BYTES(opened, message.in, message.len);
+        EXPECT_NUM(open_all(NULL, &message, ours, opened, tag, 16), 1);
+    }
+}
+
+HPL_TEST(a_wrong_tag_or_none_is_refused_and_a_short_right_one_is_not)
+{
+    static struct message message;
+    static uint8_t sealed[MAX_LEN], opened[MAX_LEN];
+    uint8_t tag[16];
+    int len;
+    make_message(&message);
+    seal(hpl_provider_libctx(), &message, sealed, tag);
+    EXPECT_NUM(open_all(hpl_provider_libctx(), &message, sealed, opened, tag, 12), 1);
+    EVP_CIPHER_CTX *ctx = start(hpl_provider_libctx(), &message, 0);
+    EXPECT(EVP_CipherFinal_ex(ctx, NULL, &len) <= 0);
+    EVP_CIPHER_CTX_free(ctx);
+    for (int bit = 0; bit < 128; bit++) {
+        tag[bit / 8] ^= (uint8_t)(1 << bit % 8);
+        EXPECT(open_all(hpl_provider_libctx(), &message, sealed, opened, tag, 16) <= 0);
+        tag[bit / 8] ^= (uint8_t)(1 << bit % 8);
+    }
+}
+
+HPL_TEST(a_context_copied_in_mid_message_goes_on_alone)
+{
+    static struct message message;
+    static uint8_t want[MAX_LEN], got[MAX_LEN];
+    for (int round = 0; round < 50; round++) {
+        uint8_t tag[16], copied_tag[16];
+        make_message(&message);
+        size_t half = below(message.len + 1);
+        EVP_CIPHER_CTX *ctx = start(hpl_provider_libctx(), &message, 1), *copy = EVP_CIPHER_CTX_new();
+        feed(ctx, message.in, got, 0, half);
+        EXPECT_NUM(EVP_CIPHER_CTX_copy(copy, ctx), 1);
+        feed(ctx, message.in, want, half, message.len);
+        end_seal(ctx, tag);
+        feed(copy, message.in, got, half, message.len);
+        end_seal(copy, copied_tag);
+        EXPECT_BYTES(copied_tag, tag, 16);
+        EXPECT_BYTES(got + half, want + half, message.len - half);
+        seal(NULL, &message, want, tag);
+        EXPECT_BYTES(copied_tag, tag, 16);
+    }
+}
+
+HPL_TEST(a_message_that_ended_takes_nothing_more_until_another_iv_comes)
+{
+    static struct message message;
+    uint8_t byte = 0, iv[12];
+    int len;
+    make_message(&message);
+    message.iv_len = 12;
+    EVP_CIPHER_CTX *ctx = start(hpl_provider_libctx(), &message, 1);
+    EXPECT_NUM(EVP_CIPHER_CTX_get_updated_iv(ctx, iv, sizeof iv), 1);
+    EXPECT_BYTES(iv, message.iv, sizeof iv);
+    EXPECT_NUM(EVP_CipherFinal_ex(ctx, NULL, &len), 1);
+    EXPECT(EVP_CipherUpdate(ctx, &byte, &len, &byte, 1) <= 0);
+    EXPECT_NUM(EVP_CipherInit_ex(ctx, NULL, NULL, NULL, message.iv, -1), 1);
+    EXPECT_NUM(EVP_CipherUpdate(ctx, &byte, &len, &byte, 1), 1);
+    EVP_CIPHER_CTX_free(ctx);
+}
+
+HPL_TEST(the_module_loads_into_a_fresh_context)
+{
+    OSSL_LIB_CTX *libctx = OSSL_LIB_CTX_new();
+    const char *version = NULL;
+    OSSL_PARAM params[] = {OSSL_PARAM_utf8_ptr(OSSL_PROV_PARAM_VERSION, &version, 0), OSSL_PARAM_END};
+    EXPECT_NUM(OSSL_PROVIDER_set_default_search_path(libctx, HPL_BINARY_DIR "/lib/ossl-modules"), 1);
+    OSSL_PROVIDER *provider = OSSL_PROVIDER_load(libctx, "hardplate");
+    EXPECT(provider != NULL);
+    EXPECT_NUM(OSSL_PROVIDER_get_params(provider, params), 1);
+    EXPECT_TEXT(version, HPL_VERSION);
+    static struct message message;
+    static uint8_t ours[MAX_LEN], theirs[MAX_LEN];
+    uint8_t tag[16], their_tag[16];
+    make_message(&message);
+    seal(libctx, &message, ours, tag);
+    seal(NULL, &message, theirs, their_tag);
+    EXPECT_BYTES(tag, their_tag, 16);
+    OSSL_PROVIDER_unload(provider);
+    OSSL_LIB_CTX_free(libctx);
+}
+
+static X509 *self_signed(EVP_PKEY *key)
+{
+    X509 *cert = X509_new();
+    X509_set_version(cert, 2);
+    ASN1_INTEGER_set(X509_get_serialNumber(cert), 1);
+    X509_gmtime_adj(X509_getm_notBefore(cert), -60);
+    X509_gmtime_adj(X509_getm_notAfter(cert), 3600);
+    X509_NAME_add_entry_by_txt(X509_get_subject_name(cert), "CN", MBSTRING_ASC, (const uint8_t *)"localhost", -1, -1, 0);
+    X509_set_issuer_name(cert, X509_get_subject_name(cert));
+    X509_set_pubkey(cert, key);
+    EXPECT(X509_sign(cert, key, EVP_sha256()) > 0);
+    return cert;
+}
+
+static SSL *endpoint(OSSL_LIB_CTX *libctx, int version, bool is_server)
+{
+    SSL_CTX *ctx = SSL_CTX_new_ex(libctx, NULL, is_server ? TLS_server_method() : TLS_client_method());
+    EXPECT(ctx != NULL);
+    EXPECT_NUM(SSL_CTX_set_min_proto_version(ctx, version), 1);
+    EXPECT_NUM(SSL_CTX_set_max_proto_version(ctx, version), 1);
+    EXPECT_NUM(SSL_CTX_set_cipher_list(ctx, "ECDHE-RSA-AES256-GCM-SHA384"), 1);
+    EXPECT_NUM(SSL_CTX_set_ciphersuites(ctx, "TLS_AES_256_GCM_SHA384"), 1);
+    if (is_server) {
+        EVP_PKEY *key = EVP_PKEY_Q_keygen(libctx, NULL, "RSA", (size_t)2048);
+        X509 *cert = self_signed(key);
+        EXPECT_NUM(SSL_CTX_use_certificate(ctx, cert), 1);
+        EXPECT_NUM(SSL_CTX_use_PrivateKey(ctx, key), 1);
+        X509_free(cert);
+        EVP_PKEY_free(key);
+    }
+    SSL *ssl = SSL_new(ctx);
+    SSL_CTX_free(ctx);
+    is_server ? SSL_set_accept_state(ssl) : SSL_set_connect_state(ssl);
+    return ssl;
+}
+
+/* Round and round until all of len bytes came out of the other end. */
+static void pass_data(SSL *from, SSL *to, size_t len)
+{
+    static uint8_t in[100000], out[100000];
+    size_t sent = 0, read = 0, n;
+    EXPECT(RAND_bytes(in, (int)len) == 1);
+    while (read < len) {
+        size_t piece = 1 + below(len - sent + 1);
+        if (sent < len && SSL_write_ex(from, in + sent, piece < len - sent ? piece : len - sent, &n) == 1)
+            sent += n;
+        if (SSL_read_ex(to, out + read, len - read, &n) == 1)
+            read += n;
+        else
+            EXPECT_NUM(SSL_get_error(to, 0), SSL_ERROR_WANT_READ);
+    }
+    EXPECT_BYTES(out, in, len);
+}
+
+static void converse(int version, OSSL_LIB_CTX *server_libctx, OSSL_LIB_CTX *client_libctx)
+{
+    SSL *server = endpoint(server_libctx, version, true), *client = endpoint(client_libctx, version, false);
+    BIO *one, *other;
+    EXPECT_NUM(BIO_new_bio_pair(&one, 1 << 18, &other, 1 << 18), 1);
+    SSL_set_bio(server, one, one);
+    SSL_set_bio(client, other, other);
+    for (int turn = 0; turn < 20 && !(SSL_is_init_finished(server) && SSL_is_init_finished(client)); turn++) {
+        SSL_do_handshake(client);
+        SSL_do_handshake(server);
+    }
+    EXPECT(SSL_is_init_finished(server) && SSL_is_init_finished(client));
+    EXPECT_TEXT(SSL_get_cipher_name(client), version == TLS1_2_VERSION ? "ECDHE-RSA-AES256-GCM-SHA384" : "TLS_AES_256_GCM_SHA384");
+    for (int round = 0; round < 20; round++) {
+        pass_data(client, server, 1 + below(100000));
+        pass_data(server, client, 1 + below(100000));
+    }
+    SSL_free(server);
+    SSL_free(client);
+}
+
+HPL_TEST(tls_1_3_speaks_with_openssl_both_ways)
+{
+    converse(TLS1_3_VERSION, hpl_provider_libctx(), NULL);
+    converse(TLS1_3_VERSION, NULL, hpl_provider_libctx());
+}
+
+HPL_TEST(tls_1_2_speaks_with_openssl_both_ways)
+{
+    converse(TLS1_2_VERSION, hpl_provider_libctx(), NULL);
+    converse(TLS1_2_VERSION, NULL, hpl_provider_libctx());
+}
