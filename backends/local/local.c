@@ -4,7 +4,6 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <limits.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,6 +13,7 @@
 #include <openssl/rand.h>
 
 #include "backends/local/key_file.h"
+#include "backends/local/place.h"
 #include "base/codec.h"
 #include "base/file.h"
 #include "base/hash.h"
@@ -34,6 +34,7 @@ struct cached {
 struct local {
     struct hpl_keystore base;
     char dir[PATH_MAX];
+    char identity[2 * HPL_LOCAL_IDENTITY_LEN + 1];
     struct hpl_secret *root;
     pthread_mutex_t lock;      /* around names, cache and, with lock_fd, changes in this process */
     pthread_mutex_t changing;
@@ -63,6 +64,24 @@ static bool is_file_name(const char *name)
     return strlen(name) == NAME_LEN + 4 && strspn(name, "0123456789abcdef") == NAME_LEN && strcmp(name + NAME_LEN, ".key") == 0;
 }
 
+/* Material may come before its record: it waits in a file named by the uid until record_put moves it to the key id's. */
+static void waiting_name(const uint8_t uid[static HPL_KEY_UID_LEN], char name[static NAME_LEN + 5])
+{
+    char hex[2 * HPL_KEY_UID_LEN + 1];
+    hpl_hex_encode(hex, uid, HPL_KEY_UID_LEN);
+    file_name(hex, name);
+}
+
+static bool is_in_its_place(const struct hpl_key_file *file, const char *name)
+{
+    char right[NAME_LEN + 5];
+    if (file->revision)
+        file_name(file->key_id, right);
+    else
+        waiting_name(file->uid, right);
+    return strcmp(right, name) == 0;
+}
+
 static enum hpl_status read_file(struct hpl_call *call, const struct local *local, const char *name, struct hpl_key_file *out)
 {
     char path[PATH_MAX + NAME_LEN + 8];
@@ -72,8 +91,14 @@ static enum hpl_status read_file(struct hpl_call *call, const struct local *loca
     enum hpl_status status = hpl_file_read(call, path, MAX_FILE, &bytes);
     if (status == HPL_OK)
         status = hpl_key_file_decode(call, hpl_buf_bytes(&bytes), local->root, out);
+    if (status == HPL_OK && !is_in_its_place(out, name)) {
+        hpl_key_file_wipe(out);
+        status = HPL_INTEGRITY;
+    }
     hpl_buf_wipe(&bytes);
-    return status;
+    if (status != HPL_INTEGRITY)
+        return status;
+    return hpl_fail_over(call, HPL_INTEGRITY, "the key file %s is damaged, was changed or holds another key; bring it back from a backup", path);
 }
 
 /* Under changing. */
@@ -129,6 +154,12 @@ static bool recall_name(struct local *local, const uint8_t uid[static HPL_KEY_UI
     return found != NULL;
 }
 
+static bool is_known(struct local *local, const uint8_t uid[static HPL_KEY_UID_LEN])
+{
+    char name[NAME_LEN + 5];
+    return recall_name(local, uid, name);
+}
+
 typedef bool (*file_fn)(void *arg, const char *name, enum hpl_status status, const struct hpl_key_file *file);
 
 static enum hpl_status each_file(struct hpl_call *call, struct local *local, file_fn fn, void *arg)
@@ -143,8 +174,8 @@ static enum hpl_status each_file(struct hpl_call *call, struct local *local, fil
         if (!is_file_name(entry->d_name))
             continue;
         enum hpl_status status = read_file(&quiet, local, entry->d_name, &file);
-        if (status == HPL_OK)
-            learn(local, file.uid, entry->d_name);
+        if (status == HPL_OK && (file.revision || !is_known(local, file.uid)))
+            learn(local, file.uid, entry->d_name); /* what a crash left waiting never hides the key's own file */
         is_more = fn(arg, entry->d_name, status, &file);
         hpl_key_file_wipe(&file);
     }
@@ -193,6 +224,19 @@ static void remember_material(struct local *local, const uint8_t *uid, uint32_t 
     pthread_mutex_unlock(&local->lock);
 }
 
+static void forget_material(struct local *local, const uint8_t *uid, uint32_t version)
+{
+    pthread_mutex_lock(&local->lock);
+    for (size_t i = 0; i < NUM_CACHED; i++) {
+        struct cached *entry = &local->cache[i];
+        if (entry->material && entry->version == version && memcmp(entry->uid, uid, HPL_KEY_UID_LEN) == 0) {
+            hpl_secret_free(entry->material);
+            *entry = (struct cached){0};
+        }
+    }
+    pthread_mutex_unlock(&local->lock);
+}
+
 static enum hpl_status material_of(struct hpl_call *call, struct local *local, const uint8_t uid[static HPL_KEY_UID_LEN], uint32_t version, struct hpl_secret **out)
 {
     char name[NAME_LEN + 5], path[PATH_MAX + NAME_LEN + 8];
@@ -212,7 +256,7 @@ static enum hpl_status material_of(struct hpl_call *call, struct local *local, c
     if (status == HPL_OK)
         remember_material(local, uid, version, &st, *out);
     hpl_key_file_wipe(&file);
-    return status == HPL_INTEGRITY ? hpl_fail_over(call, HPL_INTEGRITY, "the key file %s is damaged or was changed; bring it back from a backup", path) : status;
+    return status;
 }
 
 /* --- the entries --------------------------------------------------------------------------------------------------------- */
@@ -231,47 +275,89 @@ static void close_store(struct hpl_keystore *keystore)
     free(local);
 }
 
+/* Seals, opens and uses material of the probe's own, without writing it down. */
+static enum hpl_status round_trip(struct hpl_call *call, const struct local *local)
+{
+    static const uint8_t song[32] = "a key of the probe's own, in use";
+    uint8_t sealed[sizeof song + HPL_LOCAL_TAG_LEN], opened[sizeof song], salt[HPL_LOCAL_SALT_LEN] = "the probe's salt";
+    struct hpl_key_file file = {.uid = "probe"};
+    struct hpl_secret *HPL_SECRET_AUTO material = NULL;
+    enum hpl_status status = hpl_key_file_add(call, &file, local->root, 1);
+    if (status == HPL_OK)
+        status = hpl_key_file_material(call, &file, local->root, 1, &material);
+    if (status == HPL_OK && !(hpl_local_seal(material, salt, hpl_bytes_str("probe"), hpl_bytes(NULL, 0), song, sizeof song, sealed) &&
+                              hpl_local_open(material, salt, hpl_bytes_str("probe"), hpl_bytes(NULL, 0), sealed, sizeof song, opened) &&
+                              memcmp(opened, song, sizeof song) == 0))
+        status = hpl_fail(call, HPL_BACKEND, "a wrap and unwrap of the probe's own did not come back");
+    hpl_key_file_wipe(&file);
+    return status;
+}
+
 static enum hpl_status probe(struct hpl_keystore *keystore, struct hpl_call *call)
 {
     struct local *local = local_of(keystore);
     if (access(local->dir, R_OK | W_OK | X_OK) != 0)
         return hpl_fail(call, HPL_BACKEND, "the key folder %s cannot be used: %s", local->dir, strerror(errno));
+    return round_trip(call, local);
+}
+
+/* The file that has this uid, or an empty one that waits for its record. Under changing. */
+static enum hpl_status file_of(struct hpl_call *call, struct local *local, const uint8_t *uid, char name[static NAME_LEN + 5], struct hpl_key_file *file)
+{
+    struct hpl_call sub = {0};
+    *file = (struct hpl_key_file){0};
+    enum hpl_status status = name_of(&sub, local, uid, name);
+    if (status == HPL_OK)
+        return read_file(call, local, name, file);
+    if (status != HPL_KEY_UNAVAILABLE)
+        return hpl_fail(call, status, "%s", hpl_detail(&sub, status));
+    waiting_name(uid, name);
+    memcpy(file->uid, uid, sizeof file->uid);
     return HPL_OK;
 }
 
-/* Material comes before its record: it waits in a file named by the uid until record_put moves it to the key id's. */
-static void waiting_name(const uint8_t uid[static HPL_KEY_UID_LEN], char name[static NAME_LEN + 5])
+static enum hpl_status add_version(struct hpl_keystore *keystore, struct hpl_call *call, const uint8_t *uid, uint32_t version)
 {
-    char hex[2 * HPL_KEY_UID_LEN + 1];
-    hpl_hex_encode(hex, uid, HPL_KEY_UID_LEN);
-    file_name(hex, name);
+    struct local *local = local_of(keystore);
+    char name[NAME_LEN + 5];
+    struct hpl_key_file file;
+    enum hpl_status status = file_of(call, local, uid, name, &file);
+    if (status == HPL_OK)
+        status = hpl_key_file_add(call, &file, local->root, version);
+    if (status == HPL_OK)
+        status = write_file(call, local, name, &file);
+    if (status == HPL_OK)
+        learn(local, uid, name);
+    hpl_key_file_wipe(&file);
+    return status;
+}
+
+/* A file without a record goes with its last version. */
+static enum hpl_status remove_version(struct hpl_keystore *keystore, struct hpl_call *call, const uint8_t *uid, uint32_t version)
+{
+    struct local *local = local_of(keystore);
+    char name[NAME_LEN + 5], path[PATH_MAX + NAME_LEN + 8];
+    struct hpl_key_file file;
+    enum hpl_status status = file_of(call, local, uid, name, &file);
+    forget_material(local, uid, version);
+    if (status == HPL_OK) {
+        hpl_key_file_remove(&file, version);
+        if (file.revision || file.num_versions)
+            status = write_file(call, local, name, &file);
+        else {
+            snprintf(path, sizeof path, "%s/%s", local->dir, name);
+            status = unlink(path) == 0 || errno == ENOENT ? hpl_file_sync_dir(call, local->dir) : hpl_file_error(call, "cannot remove", path);
+        }
+    }
+    hpl_key_file_wipe(&file);
+    return status;
 }
 
 static enum hpl_status change_versions(struct hpl_keystore *keystore, struct hpl_call *call, const uint8_t *uid, uint32_t version, bool is_add)
 {
-    struct local *local = local_of(keystore);
-    char name[NAME_LEN + 5];
-    struct hpl_key_file file = {0};
-    struct hpl_call quiet = {0};
-    HPL_TRY(begin_change(call, local));
-    enum hpl_status status = name_of(&quiet, local, uid, name);
-    if (status == HPL_OK)
-        status = read_file(call, local, name, &file);
-    else if (status == HPL_KEY_UNAVAILABLE) {
-        waiting_name(uid, name);
-        memcpy(file.uid, uid, sizeof file.uid);
-        status = HPL_OK;
-    }
-    if (status == HPL_OK && is_add)
-        status = hpl_key_file_add(call, &file, local->root, version);
-    else if (status == HPL_OK)
-        hpl_key_file_remove(&file, version);
-    if (status == HPL_OK && (is_add || file.revision))
-        status = write_file(call, local, name, &file);
-    if (status == HPL_OK && is_add)
-        learn(local, uid, name);
-    end_change(local);
-    hpl_key_file_wipe(&file);
+    HPL_TRY(begin_change(call, local_of(keystore)));
+    enum hpl_status status = is_add ? add_version(keystore, call, uid, version) : remove_version(keystore, call, uid, version);
+    end_change(local_of(keystore));
     return status;
 }
 
@@ -332,7 +418,7 @@ static enum hpl_status record_get(struct hpl_keystore *keystore, struct hpl_call
     struct hpl_call sub = {0};
     file_name(key_id, name);
     enum hpl_status status = read_file(&sub, local, name, &file);
-    if (status == HPL_OK && file.revision && strcmp(file.key_id, key_id) == 0) {
+    if (status == HPL_OK && file.revision) {
         learn(local, file.uid, name);
         hpl_buf_put_bytes(content, hpl_buf_bytes(&file.record));
         *revision = file.revision;
@@ -340,8 +426,6 @@ static enum hpl_status record_get(struct hpl_keystore *keystore, struct hpl_call
     } else if (status == HPL_OK)
         status = HPL_NOT_FOUND;
     hpl_key_file_wipe(&file);
-    if (status == HPL_INTEGRITY)
-        return hpl_fail(call, status, "the key file %s/%s is damaged or was changed; bring it back from a backup", local->dir, name);
     return status == HPL_OK || status == HPL_NOT_FOUND ? status : hpl_fail(call, status, "%s", hpl_detail(&sub, status));
 }
 
@@ -487,57 +571,24 @@ static const struct hpl_keystore_ops ops = {
 
 /* --- opening ------------------------------------------------------------------------------------------------------------- */
 
-static bool is_below(const char *path, const char *root)
-{
-    char real[PATH_MAX];
-    size_t len;
-    if (!root || !realpath(root, real))
-        return false;
-    len = strlen(real);
-    return strncmp(path, real, len) == 0 && (path[len] == '/' || path[len] == '\0' || len == 1);
-}
-
-/* The folder's real place — its parent must be there, links are followed first — and whether it may be used. */
-static enum hpl_status place_of(struct hpl_call *call, const json_t *config, const struct hpl_backend_env *env, char out[static PATH_MAX])
-{
-    const char *given = NULL;
-    char fallback[PATH_MAX], parent[PATH_MAX], real[PATH_MAX];
-    snprintf(fallback, sizeof fallback, "%s/keys", env->state_dir);
-    HPL_TRY(hpl_json_str(call, config, "key_dir", &given));
-    snprintf(parent, sizeof parent, "%s", given ? given : fallback);
-    size_t len = strlen(parent);
-    while (len > 1 && parent[len - 1] == '/')
-        parent[--len] = '\0';
-    char *slash = strrchr(parent, '/');
-    if (parent[0] != '/' || len < 2 || len >= PATH_MAX - 100 || !slash || strcmp(slash, "/..") == 0 || strcmp(slash, "/.") == 0)
-        return hpl_fail(call, HPL_INVALID_REQUEST, "'key_dir' must be an absolute path of a folder");
-    if (!realpath(parent, out)) { /* not there yet: its parent decides */
-        *slash = '\0';
-        if (!realpath(slash == parent ? "/" : parent, real) || snprintf(out, PATH_MAX, "%s/%s", strcmp(real, "/") ? real : "", slash + 1) >= PATH_MAX)
-            return hpl_fail(call, HPL_INVALID_REQUEST, "the folder above 'key_dir' is not there: %s", strerror(errno));
-    }
-    bool may = is_below(out, env->state_dir);
-    for (size_t i = 0; !may && i < env->num_key_dir_roots; i++)
-        may = is_below(out, env->key_dir_roots[i]);
-    return may ? HPL_OK : hpl_fail(call, HPL_INVALID_REQUEST, "'key_dir' must lie under the state folder or one that key_dirs in the local configuration file names");
-}
-
 static enum hpl_status validate(struct hpl_call *call, const json_t *config, const struct hpl_backend_env *env)
 {
     char dir[PATH_MAX];
-    return place_of(call, config, env, dir);
+    return hpl_local_place(call, config, env, dir);
 }
 
 static enum hpl_status open_folder(struct hpl_call *call, struct local *local)
 {
     char path[PATH_MAX + 8];
-    struct stat st;
-    HPL_TRY(hpl_file_make_dir(call, local->dir));
-    if (lstat(local->dir, &st) != 0 || !S_ISDIR(st.st_mode) || st.st_uid != geteuid() || (st.st_mode & 077))
-        return hpl_fail(call, HPL_INVALID_CONFIGURATION, "the key folder %s must be ours alone: chown it to the daemon's user and chmod 0700 it", local->dir);
+    HPL_TRY(hpl_local_own(call, local->dir));
     snprintf(path, sizeof path, "%s/.lock", local->dir);
     local->lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
-    return local->lock_fd >= 0 ? HPL_OK : hpl_file_error(call, "cannot open", path);
+    if (local->lock_fd < 0)
+        return hpl_file_error(call, "cannot open", path);
+    HPL_TRY(begin_change(call, local));
+    enum hpl_status status = hpl_local_identity(call, local->dir, local->root, local->identity);
+    end_change(local);
+    return status;
 }
 
 static enum hpl_status open_store(struct hpl_call *call, const json_t *config, const struct hpl_backend_env *env, struct hpl_keystore **out)
@@ -552,7 +603,7 @@ static enum hpl_status open_store(struct hpl_call *call, const json_t *config, c
     local->root = hpl_secret_from(env->root->bytes, env->root->len);
     pthread_mutex_init(&local->lock, NULL);
     pthread_mutex_init(&local->changing, NULL);
-    enum hpl_status status = local->root ? place_of(call, config, env, local->dir) : hpl_fail(call, HPL_NO_MEMORY, "the secret region is full");
+    enum hpl_status status = local->root ? hpl_local_place(call, config, env, local->dir) : hpl_fail(call, HPL_NO_MEMORY, "the secret region is full");
     if (status == HPL_OK)
         status = open_folder(call, local);
     if (status == HPL_OK)
@@ -567,14 +618,14 @@ static enum hpl_status open_store(struct hpl_call *call, const json_t *config, c
 static enum hpl_status identity(struct hpl_call *call, struct hpl_keystore *keystore, const json_t *config, const struct hpl_backend_env *env, struct hpl_buf *out)
 {
     (void)call, (void)config, (void)env;
-    hpl_buf_printf(out, "local:%s", local_of(keystore)->dir);
+    hpl_buf_printf(out, "local:%s", local_of(keystore)->identity);
     return hpl_buf_check(out);
 }
 
 static json_t *summary(const json_t *config, const struct hpl_backend_env *env)
 {
     char dir[PATH_MAX];
-    if (place_of(NULL, config, env, dir) != HPL_OK)
+    if (hpl_local_place(NULL, config, env, dir) != HPL_OK)
         dir[0] = '\0';
     return json_pack("{s:s, s:s}", "backend_type", "local", "key_dir", dir);
 }
