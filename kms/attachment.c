@@ -1,6 +1,7 @@
 /* Attachments. Any thread; the maps under the attachment's lock, the keystore outside of it. */
 #include "kms/attachment.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
 #include <openssl/rand.h>
@@ -45,10 +46,12 @@ static bool learn_row(void *arg, const char *key_id, uint64_t revision, enum hpl
     page->count++;
     if (strlen(key_id) <= HPL_KEY_ID_MAX)
         memcpy(page->last, key_id, strlen(key_id) + 1);
-    if (status != HPL_OK || hpl_record_decode(NULL, content, &record) != HPL_OK)
-        return true; /* a damaged record harms only its own key */
+    bool is_damaged = status != HPL_OK || hpl_record_decode(NULL, content, &record) != HPL_OK;
     pthread_mutex_lock(&page->attachment->lock);
-    learn(page->attachment, &record);
+    if (is_damaged) /* harms only its own key */
+        snprintf(page->attachment->damaged, sizeof page->attachment->damaged, "%s", key_id);
+    else
+        learn(page->attachment, &record);
     pthread_mutex_unlock(&page->attachment->lock);
     return true;
 }
@@ -57,6 +60,9 @@ static enum hpl_status learn_all(struct hpl_call *call, struct hpl_attachment *a
 {
     struct page page = {.attachment = attachment};
     attachment->listed_ns = hpl_clock_mono_ns();
+    pthread_mutex_lock(&attachment->lock);
+    attachment->damaged[0] = '\0';
+    pthread_mutex_unlock(&attachment->lock);
     do {
         page.count = 0;
         HPL_TRY(attachment->keystore->ops->record_list(attachment->keystore, call, page.last[0] ? page.last : NULL, PAGE, learn_row, &page));
@@ -94,13 +100,18 @@ static enum hpl_status learn_again(struct hpl_call *call, struct hpl_attachment 
 enum hpl_status hpl_attachment_key_id(struct hpl_call *call, struct hpl_attachment *attachment, const uint8_t uid[static HPL_KEY_UID_LEN],
                                       char key_id[static HPL_KEY_ID_MAX + 1])
 {
-    char hex[2 * HPL_KEY_UID_LEN + 1];
+    char hex[2 * HPL_KEY_UID_LEN + 1], damaged[HPL_KEY_ID_MAX + 1];
     hex_uid(hex, uid);
     if (look_up(attachment, hex, key_id))
         return HPL_OK;
     HPL_TRY(learn_again(call, attachment));
     if (look_up(attachment, hex, key_id))
         return HPL_OK;
+    pthread_mutex_lock(&attachment->lock);
+    memcpy(damaged, attachment->damaged, sizeof damaged);
+    pthread_mutex_unlock(&attachment->lock);
+    if (damaged[0])
+        return hpl_fail(call, HPL_KEY_UNAVAILABLE, "no readable key record is the one that sealed this; '%.80s' is damaged, bring it back from a backup", damaged);
     return hpl_fail(call, HPL_INVALID_CIPHERTEXT, "%s", hpl_status_row(HPL_INVALID_CIPHERTEXT)->text);
 }
 
@@ -258,13 +269,11 @@ static enum hpl_status find_instance(struct hpl_call *call, const struct hpl_kms
     return status;
 }
 
-enum hpl_status hpl_attachment_open(struct hpl_call *call, const struct hpl_kms_options *options, const json_t *config,
-                                    const struct hpl_kms_settings *settings, struct hpl_attachment **out)
+static struct hpl_attachment *new_attachment(const struct hpl_kms_settings *settings)
 {
     struct hpl_attachment *attachment = calloc(1, sizeof *attachment);
-    *out = NULL;
     if (!attachment)
-        return hpl_fail(call, HPL_NO_MEMORY, "out of memory");
+        return NULL;
     attachment->backend = settings->backend;
     attachment->settings = *settings;
     attachment->refs = 1;
@@ -273,6 +282,30 @@ enum hpl_status hpl_attachment_open(struct hpl_call *call, const struct hpl_kms_
     pthread_mutex_init(&attachment->lock, NULL);
     pthread_mutex_init(&attachment->making, NULL);
     pthread_mutex_init(&attachment->listing, NULL);
+    return attachment;
+}
+
+struct hpl_attachment *hpl_attachment_retune(struct hpl_attachment *attachment, const struct hpl_kms_settings *settings)
+{
+    struct hpl_attachment *tuned = new_attachment(settings);
+    if (!tuned)
+        return NULL;
+    tuned->keystore = attachment->keystore;
+    tuned->owner = hpl_attachment_ref(attachment->owner ? attachment->owner : attachment);
+    pthread_mutex_lock(&attachment->lock);
+    json_decref(tuned->key_ids);
+    tuned->key_ids = json_deep_copy(attachment->key_ids);
+    pthread_mutex_unlock(&attachment->lock);
+    return tuned;
+}
+
+enum hpl_status hpl_attachment_open(struct hpl_call *call, const struct hpl_kms_options *options, const json_t *config,
+                                    const struct hpl_kms_settings *settings, struct hpl_attachment **out)
+{
+    struct hpl_attachment *attachment = new_attachment(settings);
+    *out = NULL;
+    if (!attachment)
+        return hpl_fail(call, HPL_NO_MEMORY, "out of memory");
     enum hpl_status status = settings->backend->open(call, config, options->env, &attachment->keystore);
     if (status == HPL_OK) {
         HPL_CHECK(attachment->keystore->ops->size == sizeof(struct hpl_keystore_ops));
@@ -330,8 +363,9 @@ void hpl_attachment_unref(struct hpl_attachment *attachment)
 {
     if (!attachment || atomic_fetch_sub(&attachment->refs, 1) != 1)
         return;
-    if (attachment->keystore)
+    if (attachment->keystore && !attachment->owner)
         attachment->keystore->ops->close(attachment->keystore);
+    hpl_attachment_unref(attachment->owner);
     json_decref(attachment->key_ids);
     json_decref(attachment->records);
     pthread_mutex_destroy(&attachment->lock);

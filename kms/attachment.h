@@ -12,7 +12,8 @@
 struct hpl_attachment {
     struct hpl_keystore *keystore;
     const struct hpl_backend *backend;
-    struct hpl_kms_settings settings; /* of the configuration it was opened with; the service copies newer knobs in under its lock */
+    struct hpl_kms_settings settings; /* never change; hpl_attachment_retune makes another */
+    struct hpl_attachment *owner;     /* holds the keystore that this one uses with other settings; NULL: its own */
     _Atomic unsigned refs;
     pthread_mutex_t making;           /* held while the default key is made */
     pthread_mutex_t lock;             /* around the two maps */
@@ -20,6 +21,7 @@ struct hpl_attachment {
     json_t *records;                  /* key id → {"content", "revision", "until_ms"}: the record cache */
     pthread_mutex_t listing;          /* held while all records are read again */
     uint64_t listed_ns;               /* when that last began; under listing */
+    char damaged[HPL_KEY_ID_MAX + 1]; /* a record that did not verify then, "" for none; under lock */
 };
 
 /* Opens the backend, finds or makes its instance in the catalog (type "attachment", kept with its sealed configuration), proves it with its probe
@@ -29,6 +31,8 @@ enum hpl_status hpl_attachment_open(struct hpl_call *call, const struct hpl_kms_
 /* The same for one that was attached before. HPL_INVALID_CIPHERTEXT when no attachment has this instance. */
 enum hpl_status hpl_attachment_open_instance(struct hpl_call *call, const struct hpl_kms_options *options, const uint8_t instance[static 8],
                                              struct hpl_attachment **out) HPL_MUST_USE;
+/* The same keystore, still open, with other settings. One reference is the caller's; NULL when memory is out. */
+struct hpl_attachment *hpl_attachment_retune(struct hpl_attachment *attachment, const struct hpl_kms_settings *settings);
 struct hpl_attachment *hpl_attachment_ref(struct hpl_attachment *attachment);
 void hpl_attachment_unref(struct hpl_attachment *attachment); /* NULL is fine */
 
@@ -37,7 +41,8 @@ enum hpl_status hpl_attachment_record(struct hpl_call *call, struct hpl_attachme
                                       struct hpl_key_record *record, uint64_t *revision) HPL_MUST_USE;
 /* Writes it if its revision still is expected, and keeps the maps true. */
 enum hpl_status hpl_attachment_put(struct hpl_call *call, struct hpl_attachment *attachment, const struct hpl_key_record *record, uint64_t expected) HPL_MUST_USE;
-/* Which key id has this uid now or had it. HPL_INVALID_CIPHERTEXT: none, also after reading all records again. */
+/* Which key id has this uid now or had it. None, also after reading all records again: HPL_INVALID_CIPHERTEXT, or HPL_KEY_UNAVAILABLE when a damaged
+ * record may be the one. */
 enum hpl_status hpl_attachment_key_id(struct hpl_call *call, struct hpl_attachment *attachment, const uint8_t uid[static HPL_KEY_UID_LEN],
                                       char key_id[static HPL_KEY_ID_MAX + 1]) HPL_MUST_USE;
 void hpl_attachment_clear_cache(struct hpl_attachment *attachment);

@@ -8,9 +8,10 @@
 #define MAX_CONFIG_BYTES 16384u
 
 /* The older documents' names; those without a new name are taken apart below. */
-static const struct { const char *old_name, *new_name; } renamed[] = {
-    {"kms_type", "backend_type"},       {"vault_address", "address"},         {"vault_namespace", "namespace"},
-    {"vault_mount_path", "mount_path"}, {"vault_timeout_seconds", "timeout_seconds"},
+static const struct { const char *old_name, *new_name; json_type type; } renamed[] = {
+    {"kms_type", "backend_type", JSON_STRING},       {"vault_address", "address", JSON_STRING},
+    {"vault_namespace", "namespace", JSON_STRING},   {"vault_mount_path", "mount_path", JSON_STRING},
+    {"vault_timeout_seconds", "timeout_seconds", JSON_INTEGER},
 };
 static const char *const old_only[] = {"vault_token", "vault_app_role_id", "vault_app_role_secret_id"};
 static const char *const common_fields[] = {"default_key_id", "enable_cache", "cache_ttl_seconds", "max_cached_keys", "timeout_seconds", "retry_attempts"};
@@ -35,12 +36,18 @@ static bool is_one_of(const char *name, const char *const *list, size_t count)
     return false;
 }
 
-static const char *new_name_of(const char *name)
+/* The new name of a member; a wrong type is refused by the name that was sent. */
+static enum hpl_status new_name_of(struct hpl_call *call, const char *name, const json_t *value, const char **out)
 {
-    for (size_t i = 0; i < HPL_COUNT(renamed); i++)
-        if (strcmp(name, renamed[i].old_name) == 0)
-            return renamed[i].new_name;
-    return name;
+    *out = name;
+    for (size_t i = 0; i < HPL_COUNT(renamed); i++) {
+        if (strcmp(name, renamed[i].old_name) != 0)
+            continue;
+        if (json_typeof(value) != renamed[i].type)
+            return hpl_fail(call, HPL_INVALID_REQUEST, "'%s' must be %s", name, renamed[i].type == JSON_STRING ? "a string" : "an integer");
+        *out = renamed[i].new_name;
+    }
+    return HPL_OK;
 }
 
 /* AppRole wins over a token when both are there. */
@@ -64,9 +71,10 @@ static enum hpl_status rename_members(struct hpl_call *call, const json_t *body,
     json_t *value;
     json_object_foreach((json_t *)body, name, value)
     {
-        const char *new_name = new_name_of(name);
+        const char *new_name;
         if (json_is_null(value) || is_one_of(name, old_only, HPL_COUNT(old_only)))
             continue;
+        HPL_TRY(new_name_of(call, name, value, &new_name));
         if (new_name != name && json_object_get(body, new_name) && !json_equal(json_object_get(body, new_name), value))
             return hpl_fail(call, HPL_INVALID_REQUEST, "'%s' and '%s' say different things", name, new_name);
         if (json_object_set(out, new_name, value) != 0)
@@ -110,12 +118,29 @@ enum hpl_status hpl_kms_normalise(struct hpl_call *call, const struct hpl_kms_op
     return HPL_OK;
 }
 
+static json_t *without_common(const json_t *config)
+{
+    json_t *rest = json_copy((json_t *)config);
+    for (size_t i = 0; i < HPL_COUNT(common_fields); i++)
+        json_object_del(rest, common_fields[i]);
+    return rest;
+}
+
+bool hpl_kms_is_same_backend(const json_t *a, const json_t *b)
+{
+    json_t *HPL_JSON_AUTO left = without_common(a);
+    json_t *HPL_JSON_AUTO right = without_common(b);
+    return left && right && json_equal(left, right);
+}
+
 enum hpl_status hpl_kms_check_key_id(struct hpl_call *call, const char *key_id)
 {
     size_t len = strlen(key_id);
     bool is_right = len >= 1 && len <= HPL_KEY_ID_MAX && hpl_utf8_is_valid(hpl_bytes(key_id, len)) && key_id[0] != ' ' && key_id[len - 1] != ' ';
-    for (size_t i = 0; is_right && i < len; i++)
-        is_right = (unsigned char)key_id[i] >= 0x20 && key_id[i] != 0x7f;
+    for (size_t i = 0; is_right && i < len; i++) {
+        unsigned char here = (unsigned char)key_id[i], next = (unsigned char)key_id[i + 1];
+        is_right = here >= 0x20 && here != 0x7f && !(here == 0xc2 && next < 0xa0); /* U+0080 to U+009F are control characters too */
+    }
     return is_right ? HPL_OK : hpl_fail(call, HPL_INVALID_REQUEST, "a key id has 1 to %u bytes of UTF-8 without control characters or spaces at its ends", HPL_KEY_ID_MAX);
 }
 
@@ -132,7 +157,8 @@ enum hpl_status hpl_kms_read_settings(struct hpl_call *call, const struct hpl_km
     if (!name)
         return hpl_fail(call, HPL_INVALID_REQUEST, "'backend_type' is missing: local or pkcs11");
     out->backend = find_backend(options, name);
-    HPL_CHECK(out->backend);
+    if (!out->backend)
+        return hpl_fail(call, HPL_INVALID_CONFIGURATION, "the backend '%.40s' is not part of this build", name);
     HPL_TRY(hpl_json_str(call, config, "default_key_id", &default_key));
     if (default_key) {
         HPL_TRY(hpl_kms_check_key_id(call, default_key));

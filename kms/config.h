@@ -19,11 +19,14 @@ struct hpl_kms_settings {
 enum hpl_status hpl_kms_normalise(struct hpl_call *call, const struct hpl_kms_options *options, const json_t *body, const json_t *base,
                                   json_t **out) HPL_MUST_USE;
 
+/* Whether two normal forms name the same backend in the same way: they differ in the common fields at most. */
+bool hpl_kms_is_same_backend(const json_t *a, const json_t *b);
+
 /* Checks a normal form as a whole, without touching anything outside. */
 enum hpl_status hpl_kms_read_settings(struct hpl_call *call, const struct hpl_kms_options *options, const json_t *config,
                                       struct hpl_kms_settings *out) HPL_MUST_USE;
 
-/* 1 to 255 bytes of UTF-8 without control bytes, not starting or ending in a space. */
+/* 1 to 255 bytes of UTF-8 without control characters, not starting or ending in a space. */
 enum hpl_status hpl_kms_check_key_id(struct hpl_call *call, const char *key_id) HPL_MUST_USE;
 
 /* {"sealed": base64} ↔ a JSON value, sealed under the root secret for label. *out is the caller's. */

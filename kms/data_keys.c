@@ -101,7 +101,7 @@ enum hpl_status hpl_kms_open_on(struct hpl_call *call, struct hpl_attachment *at
     return call_backend(call, &work);
 }
 
-enum hpl_status hpl_kms_prove(struct hpl_call *call, struct hpl_attachment *attachment)
+enum hpl_status hpl_kms_prove(struct hpl_call *call, struct hpl_attachment *attachment, enum hpl_status *refusal)
 {
     struct hpl_key_record HPL_RECORD_AUTO record = {0};
     struct hpl_secret *HPL_SECRET_AUTO made = NULL;
@@ -110,7 +110,10 @@ enum hpl_status hpl_kms_prove(struct hpl_call *call, struct hpl_attachment *atta
     struct hpl_envelope envelope;
     struct hpl_call quiet = {0};
     enum hpl_status status = hpl_attachment_record(&quiet, attachment, hpl_kms_default_of(&attachment->settings), true, &record, NULL);
-    if (status == HPL_NO_SUCH_KEY || (status == HPL_OK && hpl_record_usable(&quiet, &record) != HPL_OK))
+    enum hpl_status usable = status == HPL_OK && record.state != HPL_STATE_CREATING ? hpl_record_usable(&quiet, &record) : HPL_OK;
+    if (refusal)
+        *refusal = usable;
+    if (status == HPL_NO_SUCH_KEY || (status == HPL_OK && record.state != HPL_STATE_ENABLED))
         return attachment->keystore->ops->probe(attachment->keystore, call);
     if (status != HPL_OK)
         return hpl_fail(call, status, "%s", hpl_detail(&quiet, status));

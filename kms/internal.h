@@ -12,6 +12,7 @@ enum hpl_kms_state { HPL_KMS_NOT_CONFIGURED, HPL_KMS_CONFIGURED, HPL_KMS_RUNNING
 struct hpl_kms {
     struct hpl_kms_options options;
     pthread_mutex_t changing;    /* one lifecycle change at a time; may be held for long */
+    pthread_mutex_t opening;     /* one former keystore is opened at a time; may be held for long */
     pthread_mutex_t lock;        /* around what follows; never held over a backend or catalog call */
     enum hpl_kms_state state;
     char error[240];             /* why state is ERROR */
@@ -20,12 +21,20 @@ struct hpl_kms {
     struct hpl_kms_settings settings;
     struct hpl_attachment *active;
     struct hpl_attachment *former[HPL_MAX_FORMER]; /* opened for decryption */
+    struct {                     /* the former keystore that could not be opened just now: not tried by every read that needs it */
+        uint8_t instance[8];
+        uint64_t until_ns;
+        enum hpl_status status;
+        char why[240];
+    } refused;
     hpl_census_fn census;
     void *census_arg;
 };
 
 /* The active attachment with a reference, or HPL_NOT_CONFIGURED, HPL_NOT_RUNNING (with the error where there is one). */
 enum hpl_status hpl_kms_acquire(struct hpl_kms *kms, struct hpl_call *call, struct hpl_attachment **out) HPL_MUST_USE;
+/* References to all that are attached now, the active one first; returns how many. */
+size_t hpl_kms_acquire_all(struct hpl_kms *kms, struct hpl_attachment *out[static HPL_MAX_FORMER + 1]);
 /* The attachment of an instance with a reference, opened again when it is needed. */
 enum hpl_status hpl_kms_acquire_instance(struct hpl_kms *kms, struct hpl_call *call, const uint8_t instance[static 8], struct hpl_attachment **out) HPL_MUST_USE;
 
@@ -41,8 +50,9 @@ enum hpl_status hpl_kms_generate_on(struct hpl_call *call, struct hpl_attachment
 enum hpl_status hpl_kms_open_on(struct hpl_call *call, struct hpl_attachment *attachment, const struct hpl_key_record *record,
                                 const struct hpl_envelope *envelope, const struct hpl_context *context, struct hpl_secret **secret) HPL_MUST_USE;
 
-/* A real round trip under the default key where it is there, else the backend's probe. */
-enum hpl_status hpl_kms_prove(struct hpl_call *call, struct hpl_attachment *attachment) HPL_MUST_USE;
+/* A real round trip: of a data key under the default key, or the backend's own (its probe) while that key is not there or may not be used. The record of
+ * a default key that is there but refuses use says so in *refusal, HPL_OK otherwise; refusal may be NULL. */
+enum hpl_status hpl_kms_prove(struct hpl_call *call, struct hpl_attachment *attachment, enum hpl_status *refusal) HPL_MUST_USE;
 
 /* The id in use as the default key for these settings. */
 const char *hpl_kms_default_of(const struct hpl_kms_settings *settings);

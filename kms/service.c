@@ -10,6 +10,7 @@
 #define ROW_TYPE "kms"
 #define ROW_NAME "configuration"
 #define OPEN_TIMEOUT_MS 60000u
+#define REFUSED_FOR_NS 2000000000u
 
 static const char *const state_names[] = {"NotConfigured", "Configured", "Running", "Error"};
 
@@ -54,27 +55,74 @@ static struct hpl_attachment *push_former(struct hpl_kms *kms, struct hpl_attach
     return oldest;
 }
 
-enum hpl_status hpl_kms_acquire_instance(struct hpl_kms *kms, struct hpl_call *call, const uint8_t instance[static 8], struct hpl_attachment **out)
+size_t hpl_kms_acquire_all(struct hpl_kms *kms, struct hpl_attachment *out[static HPL_MAX_FORMER + 1])
 {
+    size_t count = 0;
+    pthread_mutex_lock(&kms->lock);
+    if (kms->active)
+        out[count++] = hpl_attachment_ref(kms->active);
+    for (size_t i = 0; i < HPL_MAX_FORMER; i++)
+        if (kms->former[i])
+            out[count++] = hpl_attachment_ref(kms->former[i]);
+    pthread_mutex_unlock(&kms->lock);
+    return count;
+}
+
+/* It is attached already, or known not to open just now; HPL_OK without *out: it has to be opened. */
+static enum hpl_status look_for(struct hpl_kms *kms, struct hpl_call *call, const uint8_t instance[static 8], struct hpl_attachment **out)
+{
+    enum hpl_status status = HPL_OK;
     pthread_mutex_lock(&kms->lock);
     *out = find_attached(kms, instance);
+    if (!*out && hpl_clock_mono_ns() < kms->refused.until_ns && memcmp(kms->refused.instance, instance, 8) == 0)
+        status = hpl_fail(call, kms->refused.status, "%s", kms->refused.why);
     pthread_mutex_unlock(&kms->lock);
+    return status;
+}
+
+static void remember_refusal(struct hpl_kms *kms, const uint8_t instance[static 8], enum hpl_status status, const char *why)
+{
+    pthread_mutex_lock(&kms->lock);
+    memcpy(kms->refused.instance, instance, 8);
+    kms->refused.until_ns = hpl_clock_mono_ns() + REFUSED_FOR_NS;
+    kms->refused.status = status;
+    snprintf(kms->refused.why, sizeof kms->refused.why, "%s", why);
+    pthread_mutex_unlock(&kms->lock);
+}
+
+/* Under opening. */
+static enum hpl_status attach_again(struct hpl_kms *kms, struct hpl_call *call, const uint8_t instance[static 8], struct hpl_attachment **out)
+{
+    struct hpl_call sub;
+    HPL_TRY(look_for(kms, call, instance, out));
+    if (*out)
+        return HPL_OK;
+    hpl_call_init(&sub, OPEN_TIMEOUT_MS);
+    if (call && call->deadline_ns)
+        sub.deadline_ns = call->deadline_ns;
+    enum hpl_status status = hpl_attachment_open_instance(&sub, &kms->options, instance, out);
+    if (status != HPL_OK) {
+        if (status != HPL_INVALID_CIPHERTEXT) /* no such keystore: costs no opening */
+            remember_refusal(kms, instance, status, hpl_detail(&sub, status));
+        return hpl_fail(call, status, "%s", hpl_detail(&sub, status));
+    }
+    pthread_mutex_lock(&kms->lock);
+    struct hpl_attachment *again = find_attached(kms, instance);
+    struct hpl_attachment *gone = again ? again : push_former(kms, hpl_attachment_ref(*out));
+    pthread_mutex_unlock(&kms->lock);
+    hpl_attachment_unref(gone);
+    return HPL_OK;
+}
+
+enum hpl_status hpl_kms_acquire_instance(struct hpl_kms *kms, struct hpl_call *call, const uint8_t instance[static 8], struct hpl_attachment **out)
+{
+    HPL_TRY(look_for(kms, call, instance, out));
     if (*out)
         return HPL_OK;
     /* One opener at a time: opening logs into tokens. */
-    pthread_mutex_lock(&kms->changing);
-    pthread_mutex_lock(&kms->lock);
-    *out = find_attached(kms, instance);
-    pthread_mutex_unlock(&kms->lock);
-    enum hpl_status status = *out ? HPL_OK : hpl_attachment_open_instance(call, &kms->options, instance, out);
-    if (status == HPL_OK) {
-        pthread_mutex_lock(&kms->lock);
-        struct hpl_attachment *again = find_attached(kms, instance);
-        struct hpl_attachment *gone = again ? again : push_former(kms, hpl_attachment_ref(*out));
-        pthread_mutex_unlock(&kms->lock);
-        hpl_attachment_unref(gone);
-    }
-    pthread_mutex_unlock(&kms->changing);
+    pthread_mutex_lock(&kms->opening);
+    enum hpl_status status = attach_again(kms, call, instance, out);
+    pthread_mutex_unlock(&kms->opening);
     return status;
 }
 
@@ -116,8 +164,11 @@ static enum hpl_status persist(struct hpl_call *call, struct hpl_kms *kms, const
     if (status == HPL_OK)
         status = hpl_catalog_put(call, kms->options.catalog, ROW_TYPE, ROW_NAME, kms->config_revision, hpl_buf_bytes(&content), &kms->config_revision);
     if (status == HPL_OK) {
+        struct hpl_call quiet = {0};
         snprintf(history, sizeof history, "history/%020llu", (unsigned long long)kms->config_revision);
-        status = hpl_catalog_put(call, kms->options.catalog, ROW_TYPE, history, 0, hpl_buf_bytes(&content), NULL);
+        enum hpl_status kept = hpl_catalog_put(&quiet, kms->options.catalog, ROW_TYPE, history, 0, hpl_buf_bytes(&content), NULL);
+        if (kept != HPL_OK) /* the configuration itself is written: this is no reason to say it was not */
+            hpl_log(HPL_LOG_WARN, "kms.history", HPL_S("failure", hpl_detail(&quiet, kept)));
     }
     hpl_buf_wipe(&content);
     return status;
@@ -169,6 +220,7 @@ static void set_active(struct hpl_kms *kms, struct hpl_attachment *attachment, e
     kms->active = attachment;
     kms->state = state;
     kms->error[0] = '\0';
+    kms->refused.until_ns = 0;
     for (size_t i = 0; i < HPL_MAX_FORMER; i++)
         if (!attachment || is_same_instance(kms->former[i], attachment)) {
             gone[i + 1] = kms->former[i];
@@ -195,7 +247,7 @@ static enum hpl_status open_and_prove(struct hpl_call *call, struct hpl_kms *kms
     hpl_call_init(&sub, OPEN_TIMEOUT_MS);
     enum hpl_status status = hpl_attachment_open(&sub, &kms->options, config, settings, out);
     if (status == HPL_OK)
-        status = hpl_kms_prove(&sub, *out);
+        status = hpl_kms_prove(&sub, *out, NULL);
     if (status == HPL_OK)
         return HPL_OK;
     hpl_attachment_unref(*out);
@@ -240,18 +292,57 @@ static bool is_running(struct hpl_kms *kms)
     return hpl_kms_ready(kms, &(struct hpl_call){0}) == HPL_OK;
 }
 
+/* Whether it runs or would if its backend let it. */
+static bool is_meant_to_run(struct hpl_kms *kms)
+{
+    pthread_mutex_lock(&kms->lock);
+    bool is = kms->state == HPL_KMS_RUNNING || kms->state == HPL_KMS_ERROR;
+    pthread_mutex_unlock(&kms->lock);
+    return is;
+}
+
+/* A default key that is there must be one that may be used. */
+static enum hpl_status prove_default(struct hpl_call *call, struct hpl_attachment *attachment)
+{
+    enum hpl_status refusal = HPL_OK;
+    HPL_TRY(hpl_kms_prove(call, attachment, &refusal));
+    if (refusal != HPL_OK)
+        return hpl_fail(call, refusal, "the default key '%.80s' may not be used: %s", hpl_kms_default_of(&attachment->settings), hpl_status_row(refusal)->text);
+    return HPL_OK;
+}
+
+/* What is to be active under the new configuration: another opening of a backend, proven, or the open one when only knobs and the default key change.
+ * Under changing. */
+static enum hpl_status successor(struct hpl_call *call, struct hpl_kms *kms, const json_t *config, const struct hpl_kms_settings *settings,
+                                 struct hpl_attachment **out)
+{
+    bool is_new_default = strcmp(hpl_kms_default_of(settings), hpl_kms_default_of(&kms->settings)) != 0;
+    enum hpl_status status = HPL_OK;
+    if (!kms->active || !hpl_kms_is_same_backend(kms->config, config))
+        status = open_and_prove(call, kms, config, settings, out);
+    else if (!(*out = hpl_attachment_retune(kms->active, settings)))
+        status = hpl_fail(call, HPL_NO_MEMORY, "out of memory");
+    if (status == HPL_OK && is_new_default)
+        status = prove_default(call, *out);
+    if (status != HPL_OK) {
+        hpl_attachment_unref(*out);
+        *out = NULL;
+    }
+    return status;
+}
+
 static enum hpl_status reconfigure(struct hpl_kms *kms, struct hpl_call *call, const json_t *body, json_t **answer)
 {
     json_t *HPL_JSON_AUTO config = NULL;
     struct hpl_kms_settings settings;
     struct hpl_attachment *attachment = NULL;
-    bool runs = is_running(kms);
+    bool runs = is_meant_to_run(kms);
     HPL_TRY(hpl_kms_normalise(call, &kms->options, body, kms->config, &config));
     HPL_TRY(hpl_kms_read_settings(call, &kms->options, config, &settings));
-    if (kms->config && json_equal(kms->config, config))
+    if (kms->config && json_equal(kms->config, config) && (!runs || is_running(kms)))
         return answer_with(kms, "KMS reconfigured successfully; nothing changed", answer);
     if (runs)
-        HPL_TRY(open_and_prove(call, kms, config, &settings, &attachment));
+        HPL_TRY(successor(call, kms, config, &settings, &attachment));
     enum hpl_status status = persist(call, kms, config, runs);
     if (status != HPL_OK) {
         hpl_attachment_unref(attachment);
@@ -294,10 +385,10 @@ enum hpl_status hpl_kms_start(struct hpl_kms *kms, struct hpl_call *call, json_t
     pthread_mutex_lock(&kms->changing);
     bool runs = is_running(kms);
     enum hpl_status status = runs ? HPL_OK : start(kms, call);
-    if (status == HPL_OK && !runs)
-        status = persist(call, kms, kms->config, true);
+    if (status == HPL_OK && !runs && (status = persist(call, kms, kms->config, true)) != HPL_OK)
+        set_active(kms, NULL, HPL_KMS_CONFIGURED); /* what a restart would forget did not happen */
     pthread_mutex_unlock(&kms->changing);
-    return status == HPL_OK ? answer_with(kms, runs ? "KMS service runs already" : "KMS service started successfully", answer) : status;
+    return status == HPL_OK ? answer_with(kms, runs ? "KMS service already running" : "KMS service started successfully", answer) : status;
 }
 
 enum hpl_status hpl_kms_stop(struct hpl_kms *kms, struct hpl_call *call, json_t **answer)
@@ -316,16 +407,13 @@ enum hpl_status hpl_kms_stop(struct hpl_kms *kms, struct hpl_call *call, json_t 
 void hpl_kms_revive(struct hpl_kms *kms)
 {
     struct hpl_call call = {0};
-    pthread_mutex_lock(&kms->lock);
-    bool is_needed = kms->state == HPL_KMS_ERROR;
-    pthread_mutex_unlock(&kms->lock);
-    if (!is_needed)
-        return;
     pthread_mutex_lock(&kms->changing);
-    enum hpl_status status = is_running(kms) ? HPL_OK : start(kms, &call);
+    if (is_meant_to_run(kms) && !is_running(kms)) {
+        enum hpl_status status = start(kms, &call);
+        if (status != HPL_OK)
+            set_error(kms, hpl_detail(&call, status));
+    }
     pthread_mutex_unlock(&kms->changing);
-    if (status != HPL_OK)
-        set_error(kms, hpl_detail(&call, status));
 }
 
 /* --- what it says of itself ---------------------------------------------------------------------------------------------- */
@@ -345,18 +433,25 @@ static json_t *summary_of(const struct hpl_kms *kms, const json_t *config, const
                      "ttl_seconds", (json_int_t)settings->cache_ttl_seconds, "enable_metrics", 1, "backend_summary", backend);
 }
 
-/* Health from a real round trip; no call holds the lock meanwhile. */
+/* Health from a real round trip; no call holds the lock meanwhile. Degraded: reachable, but the default key does not serve. */
 static void examine(struct hpl_attachment *attachment, json_t *answer)
 {
     struct hpl_call call;
+    struct hpl_keystore *keystore = attachment->keystore;
+    enum hpl_status refusal = HPL_OK;
+    json_t *details = keystore->ops->describe(keystore);
     hpl_call_init(&call, (uint64_t)attachment->settings.timeout_seconds * 1000);
-    enum hpl_status status = hpl_kms_prove(&call, attachment);
-    json_t *details = attachment->keystore->ops->describe(attachment->keystore);
+    enum hpl_status status = hpl_kms_prove(&call, attachment, &refusal);
+    bool is_reachable = status == HPL_OK || keystore->ops->probe(keystore, &(struct hpl_call){.deadline_ns = call.deadline_ns}) == HPL_OK;
+    if (!details)
+        details = json_object();
     if (status != HPL_OK)
         json_object_set_new(details, "error", json_string(hpl_detail(&call, status)));
+    else if (refusal != HPL_OK)
+        json_object_set_new(details, "default_key", json_string(hpl_status_row(refusal)->text));
     json_object_set_new(answer, "healthy", json_boolean(status == HPL_OK));
-    json_object_set_new(answer, "health", json_string(status == HPL_OK ? "OK" : "Failed"));
-    json_object_set_new(answer, "details", details ? details : json_object());
+    json_object_set_new(answer, "health", json_string(status == HPL_OK && refusal == HPL_OK ? "OK" : is_reachable ? "Degraded" : "Failed"));
+    json_object_set_new(answer, "details", details);
 }
 
 enum hpl_status hpl_kms_status(struct hpl_kms *kms, struct hpl_call *call, json_t **answer)
@@ -369,8 +464,8 @@ enum hpl_status hpl_kms_status(struct hpl_kms *kms, struct hpl_call *call, json_
     config = json_incref(kms->config);
     attachment = kms->active ? hpl_attachment_ref(kms->active) : NULL;
     *answer = json_pack("{s:s, s:b, s:s}", "status", state_names[kms->state], "healthy", 0, "health", "Failed");
-    if (*answer && kms->error[0])
-        json_object_set_new(*answer, "details", json_pack("{s:s}", "error", kms->error));
+    if (*answer)
+        json_object_set_new(*answer, "details", kms->error[0] ? json_pack("{s:s}", "error", kms->error) : json_object());
     pthread_mutex_unlock(&kms->lock);
     if (!*answer)
         return HPL_NO_MEMORY;
@@ -409,6 +504,7 @@ enum hpl_status hpl_kms_open(struct hpl_call *call, struct hpl_kms **out, const 
         return hpl_fail(call, HPL_NO_MEMORY, "out of memory");
     kms->options = *options;
     pthread_mutex_init(&kms->changing, NULL);
+    pthread_mutex_init(&kms->opening, NULL);
     pthread_mutex_init(&kms->lock, NULL);
     enum hpl_status status = load(call, kms, &was_running);
     if (status != HPL_OK) {
@@ -436,6 +532,7 @@ void hpl_kms_close(struct hpl_kms *kms)
     set_active(kms, NULL, HPL_KMS_CONFIGURED);
     json_decref(kms->config);
     pthread_mutex_destroy(&kms->changing);
+    pthread_mutex_destroy(&kms->opening);
     pthread_mutex_destroy(&kms->lock);
     free(kms);
 }

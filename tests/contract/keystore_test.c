@@ -1,11 +1,6 @@
 /* Does every keystore keep the contract of kms/keystore.h? One suite, run over each backend in the table. */
 #include "tests/contract/open_local.h"
-#if __has_include("tests/contract/open_softhsm.h")
 #include "tests/contract/open_softhsm.h"
-#define HAS_SOFTHSM 1
-#else
-#define HAS_SOFTHSM 0
-#endif
 
 #include <pthread.h>
 #include <stdio.h>
@@ -16,9 +11,7 @@
 /* Opens another handle on the same place; the first call makes it. */
 static const struct { const char *name; struct hpl_keystore *(*open)(void); } stores[] = {
     {"local", open_local},
-#if HAS_SOFTHSM
     {"softhsm", open_softhsm},
-#endif
 };
 
 #define FOR_EACH_STORE(keystore)                                                                                                   \
