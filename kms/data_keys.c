@@ -3,6 +3,7 @@
 
 #include "base/clock.h"
 #include "base/hash.h"
+#include "base/log.h"
 #include "base/retry.h"
 
 #define FIRST_WAIT_MS 20u
@@ -128,6 +129,12 @@ enum hpl_status hpl_kms_prove(struct hpl_call *call, struct hpl_attachment *atta
     return status;
 }
 
+static void log_use(const struct hpl_call *call, const char *event, const struct hpl_key_record *record, uint32_t version, enum hpl_purpose purpose)
+{
+    hpl_log(HPL_LOG_DEBUG, event, HPL_S("key_id", record->key_id), HPL_N("version", version), HPL_N("purpose", purpose),
+            HPL_S("request_id", call ? call->request_id : ""));
+}
+
 static void fill_ref(struct hpl_key_ref *ref, const struct hpl_attachment *attachment, const struct hpl_key_record *record, uint32_t version)
 {
     if (!ref)
@@ -198,6 +205,7 @@ enum hpl_status hpl_kms_generate(struct hpl_kms *kms, struct hpl_call *call, enu
     HPL_TRY(hpl_record_usable(call, &record));
     HPL_TRY(hpl_kms_generate_on(call, attachment, purpose, &record, context, len, secret, envelope));
     fill_ref(ref, attachment, &record, record.version);
+    log_use(call, "kms.generate", &record, record.version, purpose);
     return HPL_OK;
 }
 
@@ -215,11 +223,15 @@ enum hpl_status hpl_kms_decrypt(struct hpl_kms *kms, struct hpl_call *call, enum
         return hpl_fail(call, HPL_INVALID_CIPHERTEXT, "%s", hpl_status_row(HPL_INVALID_CIPHERTEXT)->text);
     HPL_TRY(hpl_kms_acquire_instance(kms, call, envelope.instance, &attachment));
     HPL_TRY(hpl_attachment_key_id(call, attachment, envelope.uid, key_id));
-    HPL_TRY(hpl_attachment_record(call, attachment, key_id, true, &record, NULL));
+    enum hpl_status status = hpl_attachment_record(call, attachment, key_id, true, &record, NULL);
+    if (status == HPL_NO_SUCH_KEY) /* it was there: what a keystore does not find is unavailable, never deleted */
+        return hpl_fail_over(call, HPL_KEY_UNAVAILABLE, "the record of the key '%.80s' that sealed this is not in the keystore now", key_id);
+    HPL_TRY(status);
     if (memcmp(record.uid, envelope.uid, sizeof record.uid) != 0)
         return hpl_fail(call, HPL_KEY_DESTROYED, "the key '%.80s' that sealed this was destroyed; another one has its id now", key_id);
     HPL_TRY(hpl_record_usable(call, &record));
     HPL_TRY(hpl_kms_open_on(call, attachment, &record, &envelope, context, secret));
     fill_ref(ref, attachment, &record, envelope.version);
+    log_use(call, "kms.decrypt", &record, envelope.version, purpose);
     return HPL_OK;
 }

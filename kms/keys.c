@@ -9,18 +9,54 @@
 
 #define DAY_MS (24ll * 3600 * 1000)
 #define MAX_RACES 8
+#define MAX_DESCRIPTION 8192u
+#define MAX_TAGS 50u
+#define MAX_TAG_NAME 128u
+#define MAX_TAG_VALUE 256u
+#define DEFAULT_PAGE 100u
+#define MAX_PAGE 1000u
 
 const char *hpl_kms_default_of(const struct hpl_kms_settings *settings)
 {
     return settings->default_key_id[0] ? settings->default_key_id : HPL_KMS_FALLBACK_KEY;
 }
 
-static void log_key(const char *event, const struct hpl_key_record *record)
+/* The audit line of a key operation. */
+static void log_key(const struct hpl_call *call, const char *event, const struct hpl_key_record *record)
 {
-    hpl_log(HPL_LOG_INFO, event, HPL_S("key_id", record->key_id), HPL_N("version", record->version));
+    hpl_log(HPL_LOG_INFO, event, HPL_S("key_id", record->key_id), HPL_N("version", record->version), HPL_S("request_id", call ? call->request_id : ""));
 }
 
 /* --- create -------------------------------------------------------------------------------------------------------------- */
+
+static enum hpl_status check_tags(struct hpl_call *call, const json_t *tags)
+{
+    const char *name;
+    json_t *value;
+    if (tags && !json_is_object(tags))
+        return hpl_fail(call, HPL_INVALID_REQUEST, "tags must be an object of strings");
+    if (json_object_size(tags) > MAX_TAGS)
+        return hpl_fail(call, HPL_INVALID_REQUEST, "a key has at most %u tags", MAX_TAGS);
+    json_object_foreach((json_t *)tags, name, value)
+    {
+        if (!json_is_string(value))
+            return hpl_fail(call, HPL_INVALID_REQUEST, "the tag '%.60s' must be a string", name);
+        if (!*name || strlen(name) > MAX_TAG_NAME || json_string_length(value) > MAX_TAG_VALUE)
+            return hpl_fail(call, HPL_INVALID_REQUEST, "a tag's name has 1 to %u bytes and its value at most %u", MAX_TAG_NAME, MAX_TAG_VALUE);
+    }
+    return HPL_OK;
+}
+
+/* Both spellings of the documents. */
+static enum hpl_status check_create(struct hpl_call *call, const struct hpl_key_create *create)
+{
+    const char *usage = create->usage;
+    if (usage && strcmp(usage, "ENCRYPT_DECRYPT") != 0 && strcmp(usage, "EncryptDecrypt") != 0)
+        return hpl_fail(call, HPL_INVALID_REQUEST, "the key usage '%.40s' is not served here; use ENCRYPT_DECRYPT", usage);
+    if (create->description && strlen(create->description) > MAX_DESCRIPTION)
+        return hpl_fail(call, HPL_INVALID_REQUEST, "the description is longer than %u bytes", MAX_DESCRIPTION);
+    return check_tags(call, create->tags);
+}
 
 /* A key is trusted once what it wrapped came back. */
 static enum hpl_status try_key(struct hpl_call *call, struct hpl_attachment *attachment, const struct hpl_key_record *record)
@@ -79,12 +115,13 @@ enum hpl_status hpl_kms_make_key(struct hpl_call *call, struct hpl_attachment *a
         key_id = made_id;
     }
     HPL_TRY(hpl_kms_check_key_id(call, key_id));
+    HPL_TRY(check_create(call, create));
     HPL_TRY(claim_record(call, attachment, create, key_id, record, &revision));
     HPL_TRY(keystore->ops->create_version(keystore, call, record->uid, record->version));
     HPL_TRY(try_key(call, attachment, record));
     record->state = HPL_STATE_ENABLED;
     HPL_TRY(hpl_attachment_put(call, attachment, record, revision));
-    log_key("kms.key.created", record);
+    log_key(call, "kms.key.created", record);
     return HPL_OK;
 }
 
@@ -92,6 +129,28 @@ static enum hpl_status metadata_of(const struct hpl_key_record *record, json_t *
 {
     *out = hpl_record_metadata(record);
     return *out ? HPL_OK : HPL_NO_MEMORY;
+}
+
+/* How many objects need the key, by the object index; false when nobody counts. */
+static bool count_objects(struct hpl_kms *kms, const struct hpl_key_record *record, uint64_t *count)
+{
+    struct hpl_call quiet = {0};
+    pthread_mutex_lock(&kms->lock);
+    hpl_census_fn census = kms->census;
+    void *arg = kms->census_arg;
+    pthread_mutex_unlock(&kms->lock);
+    *count = 0;
+    return census && census(arg, &quiet, record->uid, 0, count) == HPL_OK;
+}
+
+/* The same with "objects": what whoever deletes the key should know first. */
+static enum hpl_status metadata_with_objects(struct hpl_kms *kms, const struct hpl_key_record *record, json_t **out)
+{
+    uint64_t count;
+    HPL_TRY(metadata_of(record, out));
+    if (count_objects(kms, record, &count))
+        json_object_set_new(*out, "objects", json_integer((json_int_t)count));
+    return HPL_OK;
 }
 
 enum hpl_status hpl_kms_create_key(struct hpl_kms *kms, struct hpl_call *call, const struct hpl_key_create *create, json_t **metadata)
@@ -111,7 +170,7 @@ enum hpl_status hpl_kms_describe_key(struct hpl_kms *kms, struct hpl_call *call,
     struct hpl_key_record HPL_RECORD_AUTO record = {0};
     HPL_TRY(hpl_kms_acquire(kms, call, &attachment));
     HPL_TRY(hpl_attachment_record(call, attachment, key_id, false, &record, NULL));
-    return metadata_of(&record, metadata);
+    return metadata_with_objects(kms, &record, metadata);
 }
 
 struct listing {
@@ -149,9 +208,9 @@ enum hpl_status hpl_kms_list_keys(struct hpl_kms *kms, struct hpl_call *call, si
 {
     struct hpl_attachment *HPL_ATTACHMENT_AUTO attachment = NULL;
     json_t *HPL_JSON_AUTO keys = json_array();
-    struct listing listing = {.keys = keys, .limit = limit};
+    struct listing listing = {.keys = keys, .limit = !limit ? DEFAULT_PAGE : limit > MAX_PAGE ? MAX_PAGE : limit};
     HPL_TRY(hpl_kms_acquire(kms, call, &attachment));
-    HPL_TRY(attachment->keystore->ops->record_list(attachment->keystore, call, marker, limit + 1, add_row, &listing));
+    HPL_TRY(attachment->keystore->ops->record_list(attachment->keystore, call, marker, listing.limit + 1, add_row, &listing));
     *answer = json_pack("{s:O, s:b, s:s?}", "keys", keys, "truncated", listing.is_truncated, "next_marker", listing.is_truncated ? listing.last : NULL);
     return *answer ? HPL_OK : HPL_NO_MEMORY;
 }
@@ -184,8 +243,8 @@ static enum hpl_status change_key(struct hpl_kms *kms, struct hpl_call *call, co
     struct hpl_key_record HPL_RECORD_AUTO record = {0};
     HPL_TRY(hpl_kms_acquire(kms, call, &attachment));
     HPL_TRY(change_record(call, attachment, key_id, change, argument, &record));
-    log_key(event, &record);
-    return metadata_of(&record, metadata);
+    log_key(call, event, &record);
+    return metadata_with_objects(kms, &record, metadata);
 }
 
 static enum hpl_status schedule(struct hpl_call *call, struct hpl_attachment *attachment, struct hpl_key_record *record, int64_t window_days)
@@ -295,13 +354,8 @@ static bool collect_due(void *arg, const char *key_id, uint64_t revision, enum h
 
 static void say_what_is_lost(struct hpl_kms *kms, const struct hpl_key_record *record)
 {
-    uint64_t count = 0;
-    struct hpl_call quiet = {0};
-    pthread_mutex_lock(&kms->lock);
-    hpl_census_fn census = kms->census;
-    void *arg = kms->census_arg;
-    pthread_mutex_unlock(&kms->lock);
-    if (census && census(arg, &quiet, record->uid, 0, &count) == HPL_OK && count)
+    uint64_t count;
+    if (count_objects(kms, record, &count) && count)
         hpl_log(HPL_LOG_WARN, "kms.key.destroying_in_use", HPL_S("key_id", record->key_id), HPL_N("objects", count));
 }
 
@@ -314,26 +368,38 @@ static enum hpl_status destroy_one(struct hpl_kms *kms, struct hpl_call *call, s
     HPL_TRY(status);
     say_what_is_lost(kms, &record);
     HPL_TRY(change_record(call, attachment, key_id, finish_destroying, 0, &record));
-    log_key("kms.key.destroyed", &record);
+    log_key(call, "kms.key.destroyed", &record);
     return HPL_OK;
 }
 
-enum hpl_status hpl_kms_reap(struct hpl_kms *kms, struct hpl_call *call)
+static enum hpl_status reap_attachment(struct hpl_kms *kms, struct hpl_call *call, struct hpl_attachment *attachment)
 {
-    struct hpl_attachment *HPL_ATTACHMENT_AUTO attachment = NULL;
     json_t *HPL_JSON_AUTO key_ids = json_array();
     struct due due = {.key_ids = key_ids, .now = hpl_clock_unix_ms()};
     size_t i;
     json_t *key_id;
     enum hpl_status first = HPL_OK;
-    hpl_kms_revive(kms);
-    HPL_TRY(hpl_kms_acquire(kms, call, &attachment));
     HPL_TRY(attachment->keystore->ops->record_list(attachment->keystore, call, NULL, SIZE_MAX, collect_due, &due));
     json_array_foreach(key_ids, i, key_id)
     {
         enum hpl_status status = destroy_one(kms, call, attachment, json_string_value(key_id), due.now);
         if (first == HPL_OK)
             first = status;
+    }
+    return first;
+}
+
+enum hpl_status hpl_kms_reap(struct hpl_kms *kms, struct hpl_call *call)
+{
+    struct hpl_attachment *attached[HPL_MAX_FORMER + 1];
+    hpl_kms_revive(kms);
+    enum hpl_status first = hpl_kms_ready(kms, call);
+    size_t count = first == HPL_OK ? hpl_kms_acquire_all(kms, attached) : 0;
+    for (size_t i = 0; i < count; i++) {
+        enum hpl_status status = reap_attachment(kms, call, attached[i]);
+        if (first == HPL_OK)
+            first = status;
+        hpl_attachment_unref(attached[i]);
     }
     return first;
 }

@@ -68,7 +68,7 @@ struct hpl_key_create {
 enum hpl_status hpl_kms_create_key(struct hpl_kms *kms, struct hpl_call *call, const struct hpl_key_create *create,
                                    json_t **metadata) HPL_MUST_USE;
 enum hpl_status hpl_kms_describe_key(struct hpl_kms *kms, struct hpl_call *call, const char *key_id, json_t **metadata) HPL_MUST_USE;
-/* {keys:[{key_id,description,…}], truncated, next_marker} */
+/* {keys:[{key_id,description,…}], truncated, next_marker}; limit 0: 100, at most 1000. */
 enum hpl_status hpl_kms_list_keys(struct hpl_kms *kms, struct hpl_call *call, size_t limit, const char *marker,
                                   json_t **answer) HPL_MUST_USE;
 /* Window of 7 to 30 days (0: 30). */
