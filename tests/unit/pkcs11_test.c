@@ -488,10 +488,10 @@ static void *work(void *arg)
     struct load *load = arg;
     struct hpl_wrapped good, wrapped;
     HPL_CHECK(try_wrap(load->keystore, load->uid, &good) == HPL_OK);
-    while (!*load->should_stop) {
+    do {
         load->counts[try_wrap(load->keystore, load->uid, &wrapped)]++;
         load->counts[try_unwrap(load->keystore, load->uid, &good)]++;
-    }
+    } while (!*load->should_stop);
     return NULL;
 }
 
