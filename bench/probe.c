@@ -10,28 +10,21 @@
 #define NUM_SAMPLES 9
 #define NUM_ADDS 100000
 
-/* The addend is in a register, and unknown: processors do away with chains of constants. */
-#define ADD(sum, by)                                                                               \
-    do {                                                                                           \
-        (sum) += (by);                                                                             \
-        __asm__ volatile("" : "+r"(sum), "+r"(by));                                                \
-    } while (0)
+/* A thousand at a time, in assembler, so that a build without optimization measures the same. The addend is in a register: processors do away with
+ * chains of constants. */
+#if defined(__x86_64__)
+#define ADD_1000 ".rept 1000\n\tadd %1, %0\n\t.endr"
+#elif defined(__aarch64__)
+#define ADD_1000 ".rept 1000\n\tadd %0, %0, %1\n\t.endr"
+#else
+#error "hardplate-bench: no chain of additions for this processor"
+#endif
 
 double hpl_bench_ghz(void)
 {
     uint64_t sum = 1, by = 3, start = hpl_clock_mono_ns();
-    for (int i = 0; i < NUM_ADDS / 10; i++) {
-        ADD(sum, by);
-        ADD(sum, by);
-        ADD(sum, by);
-        ADD(sum, by);
-        ADD(sum, by);
-        ADD(sum, by);
-        ADD(sum, by);
-        ADD(sum, by);
-        ADD(sum, by);
-        ADD(sum, by);
-    }
+    for (int i = 0; i < NUM_ADDS / 1000; i++)
+        __asm__ volatile(ADD_1000 : "+r"(sum) : "r"(by));
     return NUM_ADDS / (double)(hpl_clock_mono_ns() - start);
 }
 
