@@ -35,8 +35,13 @@ struct hpl_gcm_kernel {
 const struct hpl_gcm_kernel *const *hpl_gcm_kernels(size_t *count);
 /* The best. */
 const struct hpl_gcm_kernel *hpl_gcm_kernel(void);
-/* The first row of a NULL-terminated table whose needs are all in has. Pure. */
-const struct hpl_gcm_kernel *hpl_gcm_rank(const struct hpl_gcm_kernel *const *table, uint32_t has);
+/* Those that this machine has but that failed their known answers, and are left out: for logs and status. Any thread. */
+const struct hpl_gcm_kernel *const *hpl_gcm_failed(size_t *count);
+/* Orders the rows of a NULL-terminated table whose needs are all in has into out (room for all of them): first those that prefers has too, each group in
+ * the table's order. Returns how many. Pure. */
+size_t hpl_gcm_rank(const struct hpl_gcm_kernel *const *table, uint32_t has, uint32_t prefers, const struct hpl_gcm_kernel **out);
+/* Does the kernel give the known answers, and the same in bulk and block by block, sealing and opening? */
+bool hpl_gcm_passes(const struct hpl_gcm_kernel *kernel);
 
 void hpl_gcm_set_key(struct hpl_gcm_key *key, const struct hpl_gcm_kernel *kernel, const uint8_t *bytes, size_t key_len);
 

@@ -15,11 +15,16 @@ static const struct hpl_gcm_kernel *const table[] = {
     NULL,
 };
 
-const struct hpl_gcm_kernel *hpl_gcm_rank(const struct hpl_gcm_kernel *const *rows, uint32_t has)
+size_t hpl_gcm_rank(const struct hpl_gcm_kernel *const *rows, uint32_t has, uint32_t prefers, const struct hpl_gcm_kernel **out)
 {
-    while (*rows && ((*rows)->needs & ~has))
-        rows++;
-    return *rows;
+    size_t count = 0;
+    for (int is_second = 0; is_second < 2; is_second++)
+        for (const struct hpl_gcm_kernel *const *at = rows; *at; at++) {
+            bool is_preferred = !((*at)->needs & ~prefers);
+            if (!((*at)->needs & ~has) && is_preferred == !is_second)
+                out[count++] = *at;
+        }
+    return count;
 }
 
 /* Known answers: the specification's test case 16 (AES-256, 60 bytes, 20 bytes of AAD), and a long message against its split self, so that the bulk
@@ -72,23 +77,26 @@ static bool passes_bulk(const struct hpl_gcm_key *key)
     return memcmp(whole, in, sizeof in) == 0 && memcmp(tag, again, sizeof tag) == 0;
 }
 
-static bool is_trusted(const struct hpl_gcm_kernel *kernel)
+bool hpl_gcm_passes(const struct hpl_gcm_kernel *kernel)
 {
     struct hpl_gcm_key key;
     hpl_gcm_set_key(&key, kernel, kat_key, sizeof kat_key);
     return passes_known_answer(&key) && passes_bulk(&key);
 }
 
-static const struct hpl_gcm_kernel *trusted[sizeof table / sizeof table[0]];
-static size_t num_trusted;
+static const struct hpl_gcm_kernel *trusted[sizeof table / sizeof table[0]], *failed[sizeof table / sizeof table[0]];
+static size_t num_trusted, num_failed;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 
 static void choose(void)
 {
-    uint32_t has = hpl_cpu_has();
-    for (const struct hpl_gcm_kernel *const *at = table; *at; at++)
-        if (!((*at)->needs & ~has) && is_trusted(*at))
-            trusted[num_trusted++] = *at;
+    const struct hpl_gcm_kernel *ranked[sizeof table / sizeof table[0]];
+    size_t count = hpl_gcm_rank(table, hpl_cpu_has(), hpl_cpu_prefers(), ranked);
+    for (size_t i = 0; i < count; i++)
+        if (hpl_gcm_passes(ranked[i]))
+            trusted[num_trusted++] = ranked[i];
+        else
+            failed[num_failed++] = ranked[i];
     if (!num_trusted)
         __builtin_trap(); /* even the portable one failed: this machine computes wrongly */
 }
@@ -100,8 +108,15 @@ const struct hpl_gcm_kernel *const *hpl_gcm_kernels(size_t *count)
     return trusted;
 }
 
+const struct hpl_gcm_kernel *const *hpl_gcm_failed(size_t *count)
+{
+    pthread_once(&once, choose);
+    *count = num_failed;
+    return failed;
+}
+
 const struct hpl_gcm_kernel *hpl_gcm_kernel(void)
 {
-    size_t count;
-    return hpl_gcm_kernels(&count)[0];
+    pthread_once(&once, choose);
+    return trusted[0];
 }

@@ -148,18 +148,77 @@ HPL_TEST(limits_are_refused)
     EXPECT(!hpl_gcm_update(&gcm, bytes, bytes, 1));
 }
 
-HPL_TEST(the_ranking_takes_the_first_that_fits_and_the_mask_only_removes)
+HPL_TEST(the_ranking_puts_what_is_preferred_before_what_is_only_there)
 {
     const struct hpl_gcm_kernel wide = {.name = "wide", .needs = HPL_CPU_AESNI | HPL_CPU_VAES_AVX512}, narrow = {.name = "narrow", .needs = HPL_CPU_AESNI},
                                 any = {.name = "any"};
-    const struct hpl_gcm_kernel *const table[] = {&wide, &narrow, &any, NULL};
-    EXPECT(hpl_gcm_rank(table, HPL_CPU_AESNI | HPL_CPU_VAES_AVX512) == &wide);
-    EXPECT(hpl_gcm_rank(table, HPL_CPU_AESNI | HPL_CPU_VAES_AVX2) == &narrow);
-    EXPECT(hpl_gcm_rank(table, HPL_CPU_VAES_AVX512) == &any);
-    EXPECT(hpl_gcm_rank(table, 0) == &any);
+    const struct hpl_gcm_kernel *const table[] = {&wide, &narrow, &any, NULL}, *out[3];
+    uint32_t both = HPL_CPU_AESNI | HPL_CPU_VAES_AVX512;
+    EXPECT_NUM(hpl_gcm_rank(table, both, both, out), 3);
+    EXPECT(out[0] == &wide && out[1] == &narrow && out[2] == &any);
+    EXPECT_NUM(hpl_gcm_rank(table, both, HPL_CPU_AESNI, out), 3);
+    EXPECT(out[0] == &narrow && out[1] == &any && out[2] == &wide);
+    EXPECT_NUM(hpl_gcm_rank(table, HPL_CPU_AESNI | HPL_CPU_VAES_AVX2, both, out), 2);
+    EXPECT(out[0] == &narrow && out[1] == &any);
+    EXPECT_NUM(hpl_gcm_rank(table, HPL_CPU_VAES_AVX512, HPL_CPU_VAES_AVX512, out), 1);
+    EXPECT(out[0] == &any);
+    EXPECT_NUM(hpl_gcm_rank(table, 0, 0, out), 1);
+}
+
+HPL_TEST(the_environment_only_removes)
+{
     EXPECT_NUM(hpl_cpu_masked(7, NULL), 7);
     EXPECT_NUM(hpl_cpu_masked(7, "-vaes-avx512"), 3);
+    EXPECT_NUM(hpl_cpu_masked(7, "-avx512"), 3);
+    EXPECT_NUM(hpl_cpu_masked(7, "-vaes"), 1);
     EXPECT_NUM(hpl_cpu_masked(7, "-vaes-avx512,-vaes-avx2"), 1);
     EXPECT_NUM(hpl_cpu_masked(7, "-aesni"), 0);
+    EXPECT_NUM(hpl_cpu_masked(7, "-,,-x,"), 7);
     EXPECT_NUM(hpl_cpu_masked(1, "vaes-avx512,+vaes-avx2,nonsense"), 1);
+}
+
+HPL_TEST(parts_that_lower_their_clock_prefer_256_bits)
+{
+    EXPECT_NUM(hpl_cpu_preferred(7, "GenuineIntel", 6, 0x6a), 3); /* Ice Lake server */
+    EXPECT_NUM(hpl_cpu_preferred(7, "GenuineIntel", 6, 0x8f), 7); /* Sapphire Rapids */
+    EXPECT_NUM(hpl_cpu_preferred(7, "AuthenticAMD", 25, 0x11), 7);
+    EXPECT_NUM(hpl_cpu_preferred(1, "GenuineIntel", 6, 0x6a), 1);
+    EXPECT((hpl_cpu_prefers() & ~hpl_cpu_has()) == 0);
+}
+
+static void wrong_ghash(const struct hpl_gcm_key *key, uint8_t y[16], const uint8_t *in, size_t num_blocks)
+{
+    hpl_gcm_portable.ghash(key, y, in, num_blocks);
+    y[15] ^= num_blocks > 0;
+}
+
+static void wrong_seal(const struct hpl_gcm_key *key, uint8_t counter[16], uint8_t y[16], const uint8_t *in, uint8_t *out, size_t num_blocks)
+{
+    hpl_gcm_portable.seal(key, counter, y, in, out, num_blocks);
+    if (num_blocks > 32)
+        out[16 * 32] ^= 1;
+}
+
+static void wrong_open(const struct hpl_gcm_key *key, uint8_t counter[16], uint8_t y[16], const uint8_t *in, uint8_t *out, size_t num_blocks)
+{
+    hpl_gcm_portable.open(key, counter, y, in, out, num_blocks);
+    if (num_blocks > 32)
+        out[16 * 32] ^= 1;
+}
+
+HPL_TEST(a_kernel_that_computes_wrongly_is_not_trusted)
+{
+    struct hpl_gcm_kernel broken = hpl_gcm_portable;
+    EXPECT(hpl_gcm_passes(&broken));
+    broken.ghash = wrong_ghash;
+    EXPECT(!hpl_gcm_passes(&broken));
+    broken = hpl_gcm_portable;
+    broken.seal = wrong_seal;
+    EXPECT(!hpl_gcm_passes(&broken));
+    broken = hpl_gcm_portable;
+    broken.open = wrong_open;
+    EXPECT(!hpl_gcm_passes(&broken));
+    size_t count;
+    hpl_gcm_failed(&count);
+    EXPECT_NUM(count, 0);
 }
