@@ -206,6 +206,80 @@ HPL_TEST(records_change_by_compare_and_swap_between_two_handles)
     }
 }
 
+HPL_TEST(material_that_never_got_a_record_can_be_destroyed)
+{
+    FOR_EACH_STORE(keystore)
+    {
+        uint8_t uid[HPL_KEY_UID_LEN];
+        struct hpl_wrapped wrapped;
+        struct hpl_call call = {0};
+        struct hpl_secret *HPL_SECRET_AUTO secret = hpl_secret_random(32);
+        new_key(keystore, uid);
+        EXPECT_OK(keystore->ops->wrap(keystore, &call, uid, 1, aad, secret, &wrapped));
+        EXPECT_OK(keystore->ops->destroy_version(keystore, &call, uid, 1));
+        struct hpl_keystore *again = stores[store_].open();
+        EXPECT_STATUS(try_unwrap(keystore, uid, 1, aad, &wrapped), HPL_KEY_UNAVAILABLE);
+        EXPECT_STATUS(try_unwrap(again, uid, 1, aad, &wrapped), HPL_KEY_UNAVAILABLE);
+        again->ops->close(again);
+    }
+}
+
+struct racer {
+    struct hpl_keystore *keystore;
+    const uint8_t *uid;
+    const char *key_id;
+    int wins, failures;
+};
+
+static void *race_on(void *arg)
+{
+    struct racer *racer = arg;
+    for (int i = 0; i < 40; i++) {
+        struct hpl_call call = {0};
+        struct hpl_buf content = {0};
+        uint64_t revision = 0;
+        enum hpl_status status = racer->keystore->ops->record_get(racer->keystore, &call, racer->key_id, &content, &revision);
+        hpl_buf_wipe(&content);
+        if (status == HPL_OK)
+            status = racer->keystore->ops->record_put(racer->keystore, &call, racer->key_id, racer->uid, revision, hpl_bytes_str("{}"), NULL);
+        racer->wins += status == HPL_OK;
+        racer->failures += status != HPL_OK && status != HPL_STALE;
+    }
+    return NULL;
+}
+
+HPL_TEST(handles_that_race_for_a_record_lose_no_change)
+{
+    FOR_EACH_STORE(keystore)
+    {
+        struct racer racers[3];
+        pthread_t threads[HPL_COUNT(racers)];
+        uint8_t uid[HPL_KEY_UID_LEN];
+        char key_id[37];
+        uint64_t first = 0, last = 0;
+        uint64_t wins = 0;
+        struct hpl_call call = {0};
+        struct hpl_buf content = {0};
+        new_key(keystore, uid);
+        hpl_uuid_text(key_id, uid);
+        EXPECT_OK(keystore->ops->record_put(keystore, &call, key_id, uid, 0, hpl_bytes_str("{}"), &first));
+        for (size_t i = 0; i < HPL_COUNT(racers); i++) {
+            racers[i] = (struct racer){stores[store_].open(), uid, key_id, 0, 0};
+            EXPECT_NUM(pthread_create(&threads[i], NULL, race_on, &racers[i]), 0);
+        }
+        for (size_t i = 0; i < HPL_COUNT(racers); i++) {
+            pthread_join(threads[i], NULL);
+            EXPECT_NUM(racers[i].failures, 0);
+            wins += (uint64_t)racers[i].wins;
+            racers[i].keystore->ops->close(racers[i].keystore);
+        }
+        EXPECT_OK(keystore->ops->record_get(keystore, &call, key_id, &content, &last));
+        EXPECT(wins > 0);
+        EXPECT_NUM(last - first, wins);
+        hpl_buf_wipe(&content);
+    }
+}
+
 struct names {
     char text[512];
 };
