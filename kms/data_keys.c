@@ -113,8 +113,8 @@ enum hpl_status hpl_kms_prove(struct hpl_call *call, struct hpl_attachment *atta
     enum hpl_status status = hpl_attachment_record(&quiet, attachment, hpl_kms_default_of(&attachment->settings), true, &record, NULL);
     enum hpl_status usable = status == HPL_OK && record.state != HPL_STATE_CREATING ? hpl_record_usable(&quiet, &record) : HPL_OK;
     if (refusal)
-        *refusal = usable;
-    if (status == HPL_NO_SUCH_KEY || (status == HPL_OK && record.state != HPL_STATE_ENABLED))
+        *refusal = status == HPL_INTEGRITY ? status : usable;
+    if (status == HPL_NO_SUCH_KEY || status == HPL_INTEGRITY || (status == HPL_OK && record.state != HPL_STATE_ENABLED))
         return attachment->keystore->ops->probe(attachment->keystore, call);
     if (status != HPL_OK)
         return hpl_fail(call, status, "%s", hpl_detail(&quiet, status));

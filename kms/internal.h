@@ -50,8 +50,8 @@ enum hpl_status hpl_kms_generate_on(struct hpl_call *call, struct hpl_attachment
 enum hpl_status hpl_kms_open_on(struct hpl_call *call, struct hpl_attachment *attachment, const struct hpl_key_record *record,
                                 const struct hpl_envelope *envelope, const struct hpl_context *context, struct hpl_secret **secret) HPL_MUST_USE;
 
-/* A real round trip: of a data key under the default key, or the backend's own (its probe) while that key is not there or may not be used. The record of
- * a default key that is there but refuses use says so in *refusal, HPL_OK otherwise; refusal may be NULL. */
+/* A real round trip: of a data key under the default key, or the backend's own (its probe) while that key is not there, may not be used or has
+ * a damaged record: that harms this key alone. Why a default key that is there does not serve is in *refusal, HPL_OK otherwise; refusal may be NULL. */
 enum hpl_status hpl_kms_prove(struct hpl_call *call, struct hpl_attachment *attachment, enum hpl_status *refusal) HPL_MUST_USE;
 
 /* The id in use as the default key for these settings. */

@@ -4,9 +4,11 @@
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <sqlite3.h>
 
 #include "backends/backends.h"
+#include "backends/local/local.h"
 #include "base/clock.h"
 #include "kms/envelope.h"
 #include "kms/kms.h"
@@ -322,6 +324,470 @@ HPL_TEST(a_tampered_catalog_fails_closed)
     EXPECT_STATUS(hpl_kms_open(&call, &house.kms, &house.options), HPL_INTEGRITY);
     hpl_catalog_close(house.catalog);
     hpl_secret_free(house.root);
+}
+
+/* --- a backend that fails when it is told to: the local one with its entries counted and broken ------------------------- */
+
+static struct hpl_keystore_ops flaky_ops;
+static _Atomic int num_opens, num_reads, failing_wraps, failing_unwraps, failing_creations, failing_destructions, failing_opens;
+
+static bool take(_Atomic int *count)
+{
+    return atomic_load(count) > 0 && atomic_fetch_sub(count, 1) > 0;
+}
+
+static const struct hpl_keystore_ops *real;
+
+static enum hpl_status flaky_wrap(struct hpl_keystore *keystore, struct hpl_call *call, const uint8_t uid[static HPL_KEY_UID_LEN], uint32_t version,
+                                  const uint8_t aad[static HPL_WRAP_AAD_LEN], const struct hpl_secret *secret, struct hpl_wrapped *out)
+{
+    return take(&failing_wraps) ? hpl_fail(call, HPL_BACKEND, "the token stumbled") : real->wrap(keystore, call, uid, version, aad, secret, out);
+}
+
+static enum hpl_status flaky_unwrap(struct hpl_keystore *keystore, struct hpl_call *call, const uint8_t uid[static HPL_KEY_UID_LEN], uint32_t version,
+                                    const uint8_t aad[static HPL_WRAP_AAD_LEN], const struct hpl_wrapped *wrapped, struct hpl_secret **out)
+{
+    if (!take(&failing_unwraps))
+        return real->unwrap(keystore, call, uid, version, aad, wrapped, out);
+    *out = hpl_secret_random(32);
+    return HPL_OK; /* a lie, to be found out */
+}
+
+static enum hpl_status flaky_create(struct hpl_keystore *keystore, struct hpl_call *call, const uint8_t uid[static HPL_KEY_UID_LEN], uint32_t version)
+{
+    return take(&failing_creations) ? hpl_fail(call, HPL_BACKEND, "the token is full") : real->create_version(keystore, call, uid, version);
+}
+
+static enum hpl_status flaky_destroy(struct hpl_keystore *keystore, struct hpl_call *call, const uint8_t uid[static HPL_KEY_UID_LEN], uint32_t version)
+{
+    return take(&failing_destructions) ? hpl_fail(call, HPL_BACKEND, "the token is gone") : real->destroy_version(keystore, call, uid, version);
+}
+
+static enum hpl_status flaky_record_get(struct hpl_keystore *keystore, struct hpl_call *call, const char *key_id, struct hpl_buf *content, uint64_t *revision)
+{
+    atomic_fetch_add(&num_reads, 1);
+    return real->record_get(keystore, call, key_id, content, revision);
+}
+
+static enum hpl_status flaky_open(struct hpl_call *call, const json_t *config, const struct hpl_backend_env *env, struct hpl_keystore **out)
+{
+    atomic_fetch_add(&num_opens, 1);
+    if (take(&failing_opens))
+        return hpl_fail(call, HPL_BACKEND, "the token is not there");
+    HPL_TRY(hpl_backend_local.open(call, config, env, out));
+    real = (*out)->ops;
+    flaky_ops = *real;
+    flaky_ops.wrap = flaky_wrap;
+    flaky_ops.unwrap = flaky_unwrap;
+    flaky_ops.create_version = flaky_create;
+    flaky_ops.destroy_version = flaky_destroy;
+    flaky_ops.record_get = flaky_record_get;
+    (*out)->ops = &flaky_ops;
+    return HPL_OK;
+}
+
+static void open_flaky(struct house *house, bool is_first)
+{
+    static struct hpl_backend flaky;
+    static const struct hpl_backend *const list[] = {&flaky, NULL};
+    struct hpl_call call = {0};
+    flaky = hpl_backend_local;
+    flaky.open = flaky_open;
+    num_opens = num_reads = 0;
+    open_house(house);
+    hpl_kms_close(house->kms);
+    house->options.backends = list;
+    EXPECT_OK(hpl_kms_open(&call, &house->kms, &house->options));
+    if (is_first) {
+        EXPECT_OK(send(house, hpl_kms_configure, "{\"backend_type\":\"local\",\"default_key_id\":\"d\",\"retry_attempts\":2}"));
+        EXPECT_OK(start(house));
+    }
+}
+
+static json_t *member_of_status(struct house *house, const char *name)
+{
+    json_t *HPL_JSON_AUTO answer = NULL;
+    struct hpl_call call = {0};
+    EXPECT_OK(hpl_kms_status(house->kms, &call, &answer));
+    return json_incref(json_object_get(answer, name));
+}
+
+static const char *health_of(struct house *house)
+{
+    static char text[32];
+    json_t *HPL_JSON_AUTO health = member_of_status(house, "health");
+    snprintf(text, sizeof text, "%s", json_string_value(health));
+    return text;
+}
+
+HPL_TEST(only_knobs_change_without_opening_the_backend_again)
+{
+    struct house house = {0};
+    struct hpl_buf envelope = {0};
+    open_flaky(&house, true);
+    EXPECT_OK(generate(&house, NULL, HPL_PURPOSE_API, &envelope));
+    EXPECT_NUM(num_opens, 1);
+    for (int i = 0; i < 3; i++)
+        EXPECT_OK(send(&house, hpl_kms_reconfigure, i % 2 ? "{\"cache_ttl_seconds\":60}" : "{\"cache_ttl_seconds\":61,\"default_key_id\":\"e\",\"enable_cache\":false}"));
+    EXPECT_NUM(num_opens, 1);
+    EXPECT_OK(decrypt(&house, HPL_PURPOSE_API, &envelope, &context));
+    EXPECT_OK(generate(&house, NULL, HPL_PURPOSE_API, &envelope));
+    EXPECT_STATUS(create(&house, "e"), HPL_KEY_EXISTS);
+    hpl_buf_wipe(&envelope);
+    close_house(&house, true);
+}
+
+HPL_TEST(a_backend_that_fails_its_proof_leaves_the_old_one_running)
+{
+    struct house house = {0};
+    struct hpl_buf envelope = {0}, later = {0};
+    char body[256];
+    open_flaky(&house, true);
+    EXPECT_OK(generate(&house, NULL, HPL_PURPOSE_API, &envelope));
+    snprintf(body, sizeof body, "{\"key_dir\":\"%s/other\"}", house.dir);
+    failing_opens = 1;
+    EXPECT_STATUS(send(&house, hpl_kms_reconfigure, body), HPL_BACKEND);
+    EXPECT_OK(send(&house, hpl_kms_reconfigure, body));
+    EXPECT_OK(generate(&house, NULL, HPL_PURPOSE_API, &later));
+    snprintf(body, sizeof body, "{\"key_dir\":\"%s/keys\"}", house.dir); /* the key "d" is there: a real round trip under it */
+    failing_unwraps = 1;
+    EXPECT_STATUS(send(&house, hpl_kms_reconfigure, body), HPL_INTEGRITY);
+    EXPECT_TEXT(status_of(&house), "Running");
+    EXPECT_OK(decrypt(&house, HPL_PURPOSE_API, &envelope, &context));
+    EXPECT_OK(decrypt(&house, HPL_PURPOSE_API, &later, &context));
+    hpl_buf_wipe(&envelope);
+    hpl_buf_wipe(&later);
+    close_house(&house, true);
+}
+
+HPL_TEST(a_passing_failure_is_tried_again_and_a_lasting_one_is_told)
+{
+    struct house house = {0};
+    struct hpl_buf envelope = {0};
+    open_flaky(&house, true);
+    EXPECT_OK(generate(&house, NULL, HPL_PURPOSE_API, &envelope));
+    failing_wraps = 2;
+    EXPECT_OK(generate(&house, NULL, HPL_PURPOSE_API, &envelope));
+    failing_wraps = 3;
+    EXPECT_STATUS(generate(&house, NULL, HPL_PURPOSE_API, &envelope), HPL_BACKEND);
+    EXPECT_NUM(failing_wraps, 0);
+    hpl_buf_wipe(&envelope);
+    close_house(&house, true);
+}
+
+HPL_TEST(a_start_that_failed_is_shown_and_tried_again)
+{
+    struct house house = {0};
+    struct hpl_call call = {0};
+    open_flaky(&house, true);
+    close_house(&house, false);
+    failing_opens = 3;
+    open_flaky(&house, false); /* opened by the daemon: fails, but the daemon goes on */
+    EXPECT_TEXT(status_of(&house), "Error");
+    EXPECT_STATUS(create(&house, "k"), HPL_NOT_RUNNING);
+    EXPECT_STATUS(hpl_kms_reap(house.kms, &call), HPL_NOT_RUNNING);
+    EXPECT_STATUS(send(&house, hpl_kms_reconfigure, "{\"timeout_seconds\":9}"), HPL_BACKEND);
+    EXPECT_TEXT(status_of(&house), "Error");
+    EXPECT_OK(hpl_kms_reap(house.kms, &call));
+    EXPECT_TEXT(status_of(&house), "Running");
+    EXPECT_OK(create(&house, "k"));
+    close_house(&house, false);
+    failing_opens = 1;
+    open_flaky(&house, false);
+    EXPECT_OK(send(&house, hpl_kms_reconfigure, "{\"timeout_seconds\":9}")); /* mends it, and it still starts by itself after this */
+    EXPECT_TEXT(status_of(&house), "Running");
+    close_house(&house, false);
+    open_flaky(&house, false);
+    EXPECT_TEXT(status_of(&house), "Running");
+    failing_opens = 1;
+    EXPECT_OK(stop(&house));
+    EXPECT_STATUS(hpl_kms_reap(house.kms, &call), HPL_NOT_RUNNING); /* stopped is not failed: nobody starts it */
+    EXPECT_TEXT(status_of(&house), "Configured");
+    failing_opens = 0;
+    close_house(&house, true);
+}
+
+HPL_TEST(a_configuration_of_a_backend_that_is_not_built_in_is_an_error_not_the_end)
+{
+    static const struct hpl_backend *const none[] = {NULL};
+    struct house house = {0};
+    struct hpl_call call = {0};
+    open_running(&house);
+    hpl_kms_close(house.kms);
+    house.options.backends = none;
+    EXPECT_OK(hpl_kms_open(&call, &house.kms, &house.options));
+    EXPECT_TEXT(status_of(&house), "Error");
+    close_house(&house, true);
+}
+
+HPL_TEST(a_key_whose_making_died_is_not_used_and_is_finished_by_making_it_again)
+{
+    struct house house = {0};
+    struct hpl_buf envelope = {0};
+    open_flaky(&house, true);
+    failing_creations = 1;
+    EXPECT_STATUS(create(&house, "k"), HPL_BACKEND);
+    EXPECT_STATUS(generate(&house, "k", HPL_PURPOSE_API, &envelope), HPL_KEY_UNAVAILABLE);
+    EXPECT_OK(create(&house, "k"));
+    EXPECT_OK(generate(&house, "k", HPL_PURPOSE_API, &envelope));
+    failing_creations = 1;
+    EXPECT_STATUS(generate(&house, NULL, HPL_PURPOSE_API, &envelope), HPL_BACKEND); /* the default key: finished by its next use */
+    EXPECT_OK(generate(&house, NULL, HPL_PURPOSE_API, &envelope));
+    hpl_buf_wipe(&envelope);
+    close_house(&house, true);
+}
+
+HPL_TEST(a_destruction_that_died_is_finished_and_cannot_be_cancelled)
+{
+    struct house house = {0};
+    struct hpl_call call = {0};
+    struct hpl_buf envelope = {0};
+    json_t *metadata = NULL;
+    open_flaky(&house, true);
+    EXPECT_OK(create(&house, "k"));
+    EXPECT_OK(generate(&house, "k", HPL_PURPOSE_API, &envelope));
+    EXPECT_OK(hpl_kms_schedule_deletion(house.kms, &call, "k", 0, &metadata));
+    json_decref(metadata);
+    hpl_clock_shift_ms(31ll * 24 * 3600 * 1000);
+    failing_destructions = 1;
+    EXPECT_STATUS(hpl_kms_reap(house.kms, &call), HPL_BACKEND);
+    EXPECT_STATUS(hpl_kms_cancel_deletion(house.kms, &(struct hpl_call){0}, "k", &metadata), HPL_CONFLICT);
+    EXPECT_STATUS(decrypt(&house, HPL_PURPOSE_API, &envelope, &context), HPL_KEY_PENDING_DELETION);
+    EXPECT_OK(hpl_kms_reap(house.kms, &(struct hpl_call){0}));
+    hpl_clock_shift_ms(-31ll * 24 * 3600 * 1000);
+    EXPECT_STATUS(decrypt(&house, HPL_PURPOSE_API, &envelope, &context), HPL_KEY_DESTROYED);
+    hpl_buf_wipe(&envelope);
+    close_house(&house, true);
+}
+
+HPL_TEST(the_record_cache_spares_reads_until_it_is_cleared_or_off)
+{
+    struct house house = {0};
+    struct hpl_buf envelope = {0};
+    struct hpl_call call = {0};
+    open_flaky(&house, true);
+    EXPECT_OK(generate(&house, NULL, HPL_PURPOSE_API, &envelope));
+    int before = num_reads;
+    EXPECT_OK(generate(&house, NULL, HPL_PURPOSE_API, &envelope));
+    EXPECT_NUM(num_reads - before, 0);
+    EXPECT_OK(hpl_kms_clear_cache(house.kms, &call));
+    EXPECT_OK(generate(&house, NULL, HPL_PURPOSE_API, &envelope));
+    EXPECT_NUM(num_reads - before, 1);
+    EXPECT_OK(send(&house, hpl_kms_reconfigure, "{\"enable_cache\":false}"));
+    before = num_reads;
+    EXPECT_OK(generate(&house, NULL, HPL_PURPOSE_API, &envelope));
+    EXPECT_OK(generate(&house, NULL, HPL_PURPOSE_API, &envelope));
+    EXPECT_NUM(num_reads - before, 2);
+    hpl_buf_wipe(&envelope);
+    close_house(&house, true);
+}
+
+HPL_TEST(health_tells_a_default_key_that_does_not_serve)
+{
+    struct house house = {0};
+    struct hpl_call call = {0};
+    json_t *metadata = NULL;
+    open_flaky(&house, true);
+    EXPECT_TEXT(health_of(&house), "OK"); /* no key yet: available all the same */
+    EXPECT_OK(create(&house, "d"));
+    EXPECT_TEXT(health_of(&house), "OK");
+    EXPECT_OK(hpl_kms_set_enabled(house.kms, &call, "d", false, &metadata));
+    json_decref(metadata);
+    EXPECT_TEXT(health_of(&house), "Degraded");
+    EXPECT_OK(create(&house, "e"));
+    EXPECT_OK(send(&house, hpl_kms_reconfigure, "{\"default_key_id\":\"e\"}"));
+    EXPECT_TEXT(health_of(&house), "OK");
+    EXPECT_STATUS(send(&house, hpl_kms_reconfigure, "{\"default_key_id\":\"d\"}"), HPL_KEY_DISABLED);
+    failing_unwraps = 1;
+    EXPECT_TEXT(health_of(&house), "Degraded");
+    EXPECT_OK(stop(&house));
+    EXPECT_TEXT(health_of(&house), "Failed");
+    close_house(&house, true);
+}
+
+HPL_TEST(status_has_the_documented_shape)
+{
+    static const char *const names[] = {"backend_type", "default_key_id", "timeout_seconds", "retry_attempts", "enable_cache", "cache_summary", "backend_summary"};
+    struct house house = {0};
+    struct hpl_call call = {0};
+    json_t *HPL_JSON_AUTO answer = NULL;
+    open_running(&house);
+    EXPECT_OK(hpl_kms_status(house.kms, &call, &answer));
+    EXPECT_TEXT(json_string_value(json_object_get(answer, "backend_type")), "local");
+    EXPECT_TEXT(json_string_value(json_object_get(answer, "backend")), "local");
+    EXPECT(json_is_true(json_object_get(answer, "healthy")));
+    const json_t *summary = json_object_get(answer, "config_summary");
+    for (size_t i = 0; i < HPL_COUNT(names); i++)
+        EXPECT(json_object_get(summary, names[i]) != NULL);
+    EXPECT_NUM(json_integer_value(json_object_get(json_object_get(summary, "cache_summary"), "ttl_seconds")), 300);
+    EXPECT(json_object_get(json_object_get(answer, "details"), "mechanism") != NULL);
+    close_house(&house, true);
+}
+
+static void expect_refused(struct house *house, const char *text, const char *name)
+{
+    json_t *HPL_JSON_AUTO body = NULL;
+    json_t *HPL_JSON_AUTO answer = NULL;
+    struct hpl_call call = {0};
+    EXPECT_OK(hpl_json_object(&call, &body, hpl_bytes_str(text), 65536, false));
+    EXPECT_STATUS(hpl_kms_configure(house->kms, &call, body, &answer), HPL_INVALID_REQUEST);
+    EXPECT(strstr(call.detail, name) != NULL);
+}
+
+HPL_TEST(a_wrong_type_is_refused_by_the_name_that_was_sent)
+{
+    struct house house = {0};
+    open_house(&house);
+    expect_refused(&house, "{\"kms_type\":5}", "kms_type");
+    expect_refused(&house, "{\"backend_type\":true}", "backend_type");
+    expect_refused(&house, "{\"kms_type\":\"local\",\"vault_timeout_seconds\":\"30\"}", "vault_timeout_seconds");
+    expect_refused(&house, "{\"kms_type\":\"local\",\"vault_token\":7}", "vault_token");
+    expect_refused(&house, "{\"backend_type\":\"local\",\"enable_cache\":\"yes\"}", "enable_cache");
+    expect_refused(&house, "{\"backend_type\":\"local\",\"retry_attempts\":11}", "retry_attempts");
+    expect_refused(&house, "{\"backend_type\":\"local\",\"timeout_seconds\":0}", "timeout_seconds");
+    expect_refused(&house, "{\"backend_type\":\"local\",\"default_key_id\":\" x\"}", "key id");
+    expect_refused(&house, "{\"backend_type\":\"local\",\"key_dir\":{}}", "key_dir");
+    expect_refused(&house, "{\"backend_type\":\"local\",\"kms_type\":\"vault\"}", "kms_type");
+    close_house(&house, true);
+}
+
+HPL_TEST(what_a_key_is_created_with_is_checked)
+{
+    static const char *const bad_ids[] = {"", " a", "a ", "a\nb", "\xff", "\xc2\x85", "\x7f"};
+    static const char *const good_ids[] = {"../../etc/passwd", "a b", "schl\xc3\xbcssel", "/"};
+    struct house house = {0};
+    char long_id[HPL_KEY_ID_MAX + 2];
+    json_t *metadata = NULL;
+    open_running(&house);
+    for (size_t i = 0; i < HPL_COUNT(bad_ids); i++)
+        EXPECT_STATUS(create(&house, bad_ids[i]), HPL_INVALID_REQUEST);
+    for (size_t i = 0; i < HPL_COUNT(good_ids); i++)
+        EXPECT_OK(create(&house, good_ids[i]));
+    memset(long_id, 'x', sizeof long_id);
+    long_id[sizeof long_id - 1] = '\0';
+    EXPECT_STATUS(create(&house, long_id), HPL_INVALID_REQUEST);
+    json_t *HPL_JSON_AUTO nested = json_pack("{s:{s:s}}", "owner", "a", "b");
+    json_t *HPL_JSON_AUTO flat = json_pack("{s:s}", "owner", "security");
+    const struct hpl_key_create wrong_tags = {.key_id = "t", .tags = nested}, wrong_usage = {.key_id = "t", .usage = "SIGN_VERIFY"};
+    const struct hpl_key_create right = {.usage = "EncryptDecrypt", .tags = flat, .description = "project"};
+    EXPECT_STATUS(hpl_kms_create_key(house.kms, &(struct hpl_call){0}, &wrong_tags, &metadata), HPL_INVALID_REQUEST);
+    EXPECT_STATUS(hpl_kms_create_key(house.kms, &(struct hpl_call){0}, &wrong_usage, &metadata), HPL_INVALID_REQUEST);
+    EXPECT_OK(hpl_kms_create_key(house.kms, &(struct hpl_call){0}, &right, &metadata));
+    EXPECT_NUM(json_string_length(json_object_get(metadata, "key_id")), 36);
+    EXPECT_TEXT(json_string_value(json_object_get(metadata, "key_usage")), "ENCRYPT_DECRYPT");
+    EXPECT_TEXT(json_string_value(json_object_get(json_object_get(metadata, "tags"), "owner")), "security");
+    json_decref(metadata);
+    close_house(&house, true);
+}
+
+HPL_TEST(keys_list_by_page_in_order)
+{
+    static const char *const ids[] = {"c", "a", "e", "b", "d"};
+    struct house house = {0};
+    struct hpl_call call = {0};
+    char seen[32] = "", marker[HPL_KEY_ID_MAX + 1] = "";
+    bool is_truncated = true;
+    open_running(&house);
+    for (size_t i = 0; i < HPL_COUNT(ids); i++)
+        EXPECT_OK(create(&house, ids[i]));
+    for (int pages = 0; is_truncated; pages++) {
+        json_t *HPL_JSON_AUTO answer = NULL;
+        size_t i;
+        json_t *key;
+        EXPECT(pages < 3);
+        EXPECT_OK(hpl_kms_list_keys(house.kms, &call, 2, *marker ? marker : NULL, &answer));
+        json_array_foreach(json_object_get(answer, "keys"), i, key)
+            strcat(seen, json_string_value(json_object_get(key, "key_id")));
+        is_truncated = json_is_true(json_object_get(answer, "truncated"));
+        snprintf(marker, sizeof marker, "%s", is_truncated ? json_string_value(json_object_get(answer, "next_marker")) : "");
+    }
+    EXPECT_TEXT(seen, "abcde");
+    close_house(&house, true);
+}
+
+static enum hpl_status count_three(void *arg, struct hpl_call *call, const uint8_t uid[static HPL_KEY_UID_LEN], uint32_t version, uint64_t *count)
+{
+    (void)arg, (void)call, (void)uid, (void)version;
+    *count = 3;
+    return HPL_OK;
+}
+
+HPL_TEST(a_key_that_objects_need_says_so_when_its_deletion_is_scheduled)
+{
+    struct house house = {0};
+    struct hpl_call call = {0};
+    json_t *HPL_JSON_AUTO metadata = NULL;
+    open_running(&house);
+    hpl_kms_set_census(house.kms, count_three, NULL);
+    EXPECT_OK(create(&house, "k"));
+    EXPECT_OK(hpl_kms_schedule_deletion(house.kms, &call, "k", 7, &metadata));
+    EXPECT_NUM(json_integer_value(json_object_get(metadata, "objects")), 3);
+    EXPECT_TEXT(json_string_value(json_object_get(metadata, "key_state")), "PendingDeletion");
+    close_house(&house, true);
+}
+
+HPL_TEST(many_first_uses_make_one_default_key)
+{
+    struct house house = {0};
+    _Atomic bool is_over = true; /* one call each */
+    struct worker workers[8];
+    pthread_t threads[HPL_COUNT(workers)];
+    struct hpl_call call = {0};
+    json_t *HPL_JSON_AUTO answer = NULL;
+    open_running(&house);
+    for (size_t i = 0; i < HPL_COUNT(workers); i++) {
+        workers[i] = (struct worker){&house, &is_over, 0, 0};
+        EXPECT_NUM(pthread_create(&threads[i], NULL, keep_generating, &workers[i]), 0);
+    }
+    for (size_t i = 0; i < HPL_COUNT(workers); i++) {
+        pthread_join(threads[i], NULL);
+        EXPECT_NUM(workers[i].failures, 0);
+    }
+    EXPECT_OK(hpl_kms_list_keys(house.kms, &call, 10, NULL, &answer));
+    EXPECT_NUM(json_array_size(json_object_get(answer, "keys")), 1);
+    close_house(&house, true);
+}
+
+static bool count_rows(void *arg, const char *name, uint64_t revision, enum hpl_status status, struct hpl_bytes content)
+{
+    (void)revision;
+    EXPECT_OK(status);
+    EXPECT(!memmem(content.data, content.len, "key_dir", 7)); /* sealed: no field of it in the clear */
+    *(int *)arg += strncmp(name, "history/", 8) == 0;
+    return true;
+}
+
+HPL_TEST(the_configuration_keeps_its_history_sealed)
+{
+    struct house house = {0};
+    struct hpl_call call = {0};
+    char body[256];
+    int rows = 0;
+    open_running(&house);
+    snprintf(body, sizeof body, "{\"key_dir\":\"%s/second\"}", house.dir);
+    EXPECT_OK(send(&house, hpl_kms_reconfigure, body));
+    EXPECT_OK(hpl_catalog_list(&call, house.catalog, "kms", NULL, SIZE_MAX, count_rows, &rows));
+    EXPECT_NUM(rows, 3); /* configured, started, reconfigured */
+    close_house(&house, true);
+}
+
+HPL_TEST(an_envelope_of_a_damaged_key_says_that_and_not_that_it_is_forged)
+{
+    struct house house = {0};
+    struct hpl_buf envelope = {0};
+    char command[300];
+    open_running(&house);
+    EXPECT_OK(generate(&house, NULL, HPL_PURPOSE_API, &envelope));
+    close_house(&house, false);
+    snprintf(command, sizeof command, "for f in %s/keys/*.key; do printf x | dd of=$f bs=1 seek=40 conv=notrunc 2>/dev/null; done", house.dir);
+    EXPECT_NUM(system(command), 0);
+    open_house(&house);
+    EXPECT_STATUS(decrypt(&house, HPL_PURPOSE_API, &envelope, &context), HPL_KEY_UNAVAILABLE);
+    EXPECT_STATUS(generate(&house, NULL, HPL_PURPOSE_API, &envelope), HPL_INTEGRITY);
+    EXPECT_TEXT(health_of(&house), "Degraded");
+    EXPECT_OK(create(&house, "other")); /* harms its own key alone */
+    hpl_buf_wipe(&envelope);
+    close_house(&house, true);
 }
 
 HPL_TEST(secrets_do_not_leak)
