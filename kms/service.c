@@ -3,6 +3,7 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <time.h>
 
 #include "base/clock.h"
 #include "base/log.h"
@@ -11,6 +12,7 @@
 #define ROW_NAME "configuration"
 #define OPEN_TIMEOUT_MS 60000u
 #define REFUSED_FOR_NS 2000000000u
+#define WAIT_TO_OPEN_S 5
 
 static const char *const state_names[] = {"NotConfigured", "Configured", "Running", "Error"};
 
@@ -119,8 +121,12 @@ enum hpl_status hpl_kms_acquire_instance(struct hpl_kms *kms, struct hpl_call *c
     HPL_TRY(look_for(kms, call, instance, out));
     if (*out)
         return HPL_OK;
-    /* One opener at a time: opening logs into tokens. */
-    pthread_mutex_lock(&kms->opening);
+    /* One opener at a time: opening logs into tokens. Who waits for it gives up soon, so that a dead former keystore does not take every thread. */
+    struct timespec until;
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_sec += WAIT_TO_OPEN_S;
+    if (pthread_mutex_timedlock(&kms->opening, &until) != 0)
+        return hpl_fail(call, HPL_UNAVAILABLE, "a keystore that was active before is being opened; try again");
     enum hpl_status status = attach_again(kms, call, instance, out);
     pthread_mutex_unlock(&kms->opening);
     return status;
