@@ -51,20 +51,16 @@ void hpl_aead_key_free(struct hpl_aead_key *key)
 void hpl_aead_seal(const struct hpl_aead_key *key, const uint8_t nonce[static 12], struct hpl_bytes aad, const uint8_t *in, size_t len, uint8_t *out,
                    uint8_t tag[static 16])
 {
-    struct hpl_gcm gcm;
-    hpl_gcm_start(&gcm, &key->gcm, false, nonce, HPL_AEAD_NONCE_LEN);
-    HPL_CHECK(hpl_gcm_aad(&gcm, aad.data, aad.len) && hpl_gcm_update(&gcm, in, out, len));
-    hpl_gcm_finish(&gcm, tag);
+    const struct hpl_gcm_message m = {nonce, aad.data, in, aad.len, len, out, tag};
+    HPL_CHECK(hpl_gcm_run(&key->gcm, false, &m));
 }
 
 enum hpl_status hpl_aead_open(const struct hpl_aead_key *key, const uint8_t nonce[static 12], struct hpl_bytes aad, const uint8_t *in, size_t len,
                               uint8_t *out, const uint8_t tag[static 16])
 {
-    struct hpl_gcm gcm;
     uint8_t computed[HPL_AEAD_TAG_LEN];
-    hpl_gcm_start(&gcm, &key->gcm, true, nonce, HPL_AEAD_NONCE_LEN);
-    HPL_CHECK(hpl_gcm_aad(&gcm, aad.data, aad.len) && hpl_gcm_update(&gcm, in, out, len));
-    hpl_gcm_finish(&gcm, computed);
+    const struct hpl_gcm_message m = {nonce, aad.data, in, aad.len, len, out, computed};
+    HPL_CHECK(hpl_gcm_run(&key->gcm, true, &m));
     bool is_right = hpl_equal_secret(computed, tag, sizeof computed);
     hpl_wipe(computed, sizeof computed);
     if (is_right)

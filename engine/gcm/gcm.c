@@ -175,3 +175,19 @@ void hpl_gcm_finish(struct hpl_gcm *gcm, uint8_t tag[16])
     hpl_gcm_wipe(gcm->y, sizeof gcm->y);
     gcm->num_partial = 0;
 }
+
+bool hpl_gcm_run(const struct hpl_gcm_key *key, bool is_open, const struct hpl_gcm_message *m)
+{
+    struct hpl_gcm gcm;
+    if (m->len > MAX_DATA || m->aad_len > MAX_AAD)
+        return false;
+    if (key->kernel->message) {
+        key->kernel->message(key, is_open, m);
+        return true;
+    }
+    hpl_gcm_start(&gcm, key, is_open, m->nonce, 12);
+    hpl_gcm_aad(&gcm, m->aad, m->aad_len);
+    hpl_gcm_update(&gcm, m->in, m->out, m->len);
+    hpl_gcm_finish(&gcm, m->tag);
+    return true;
+}

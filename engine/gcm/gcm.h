@@ -9,12 +9,21 @@
 
 struct hpl_gcm_kernel;
 
+#define HPL_GCM_NUM_POWERS 36
+
 /* An expanded key. 64-byte aligned storage is the caller's; wipe it after. */
 struct hpl_gcm_key {
     _Alignas(64) uint8_t round_keys[15][16];
-    uint8_t powers[16][16]; /* of the hash key, in the kernel's own form */
+    uint8_t powers[HPL_GCM_NUM_POWERS][16]; /* of the hash key, in the kernel's own form */
     const struct hpl_gcm_kernel *kernel;
     uint32_t rounds;        /* 10, 12, 14 */
+};
+
+/* A whole message at once, with a 96-bit nonce. out may be in, or apart. */
+struct hpl_gcm_message {
+    const uint8_t *nonce, *aad, *in;
+    size_t aad_len, len;
+    uint8_t *out, *tag; /* tag: 16 bytes, always written, never read */
 };
 
 struct hpl_gcm_kernel {
@@ -29,6 +38,8 @@ struct hpl_gcm_kernel {
     /* Whole blocks in counter mode, out may be in; counter is moved on; the ciphertext is folded into y. */
     void (*seal)(const struct hpl_gcm_key *key, uint8_t counter[16], uint8_t y[16], const uint8_t *in, uint8_t *out, size_t num_blocks);
     void (*open)(const struct hpl_gcm_key *key, uint8_t counter[16], uint8_t y[16], const uint8_t *in, uint8_t *out, size_t num_blocks);
+    /* The message, quicker than piece by piece for a short one; NULL where the above is all there is. */
+    void (*message)(const struct hpl_gcm_key *key, bool is_open, const struct hpl_gcm_message *message);
 };
 
 /* The kernels that this machine has and that passed their known answers, best first; never empty. Any thread. */
@@ -64,9 +75,11 @@ bool hpl_gcm_aad(struct hpl_gcm *gcm, const uint8_t *aad, size_t len);
 bool hpl_gcm_update(struct hpl_gcm *gcm, const uint8_t *in, uint8_t *out, size_t len);
 /* The whole tag. The message must be started again before further use. */
 void hpl_gcm_finish(struct hpl_gcm *gcm, uint8_t tag[16]);
+/* Start to finish at once. The caller compares the tag when opening. False past the limits of the above, with nothing written. */
+bool hpl_gcm_run(const struct hpl_gcm_key *key, bool is_open, const struct hpl_gcm_message *message);
 void hpl_gcm_wipe(void *data, size_t len);
 
-extern const struct hpl_gcm_kernel hpl_gcm_portable, hpl_gcm_aesni;
+extern const struct hpl_gcm_kernel hpl_gcm_portable, hpl_gcm_aesni, hpl_gcm_vaes_avx2, hpl_gcm_vaes_avx512;
 
 /* Key expansion (FIPS 197 §5.2) over a kernel's own S-box on four bytes. */
 void hpl_gcm_expand(struct hpl_gcm_key *key, const uint8_t *bytes, size_t key_len, uint32_t (*sub_word)(uint32_t word));

@@ -9,6 +9,7 @@
 /* Best first. */
 static const struct hpl_gcm_kernel *const table[] = {
 #if defined(__x86_64__)
+    &hpl_gcm_vaes_avx512,
     &hpl_gcm_aesni,
 #endif
     &hpl_gcm_portable,
@@ -40,38 +41,41 @@ static const uint8_t kat_tag[16] = {0x76, 0xfc, 0x6e, 0xce, 0x0f, 0x4e, 0x17, 0x
 
 static bool passes_known_answer(const struct hpl_gcm_key *key)
 {
-    struct hpl_gcm gcm;
     uint8_t out[60], tag[16];
+    struct hpl_gcm_message m = {kat_nonce, kat_aad, kat_plain, sizeof kat_aad, sizeof out, out, tag};
+    struct hpl_gcm gcm;
     hpl_gcm_start(&gcm, key, false, kat_nonce, sizeof kat_nonce);
     hpl_gcm_aad(&gcm, kat_aad, sizeof kat_aad);
     hpl_gcm_update(&gcm, kat_plain, out, sizeof out);
     hpl_gcm_finish(&gcm, tag);
     if (memcmp(tag, kat_tag, sizeof tag) != 0)
         return false;
-    hpl_gcm_start(&gcm, key, true, kat_nonce, sizeof kat_nonce);
-    hpl_gcm_aad(&gcm, kat_aad, sizeof kat_aad);
-    hpl_gcm_update(&gcm, out, out, sizeof out);
-    hpl_gcm_finish(&gcm, tag);
+    hpl_gcm_run(key, false, &m);
+    if (memcmp(tag, kat_tag, sizeof tag) != 0)
+        return false;
+    m.in = out;
+    hpl_gcm_run(key, true, &m);
     return memcmp(tag, kat_tag, sizeof tag) == 0 && memcmp(out, kat_plain, sizeof out) == 0;
 }
 
-/* 1,000 bytes at once and in pieces of 16: the bulk path against the single-block path. */
+/* 1,500 bytes at once, streamed and in pieces of 16: the bulk paths against the single-block path. */
 static bool passes_bulk(const struct hpl_gcm_key *key)
 {
+    uint8_t in[1500], whole[1500], pieces[1500], tag[16], again[16];
+    struct hpl_gcm_message m = {kat_nonce, kat_aad, in, sizeof kat_aad, sizeof in, whole, tag};
     struct hpl_gcm gcm;
-    uint8_t in[1000], whole[1000], pieces[1000], tag[16], again[16];
     for (size_t i = 0; i < sizeof in; i++)
         in[i] = (uint8_t)(i * 7);
+    hpl_gcm_run(key, false, &m);
     hpl_gcm_start(&gcm, key, false, kat_nonce, sizeof kat_nonce);
-    hpl_gcm_update(&gcm, in, whole, sizeof in);
-    hpl_gcm_finish(&gcm, tag);
-    hpl_gcm_start(&gcm, key, false, kat_nonce, sizeof kat_nonce);
+    hpl_gcm_aad(&gcm, kat_aad, sizeof kat_aad);
     for (size_t at = 0; at < sizeof in; at += 16)
         hpl_gcm_update(&gcm, in + at, pieces + at, sizeof in - at < 16 ? sizeof in - at : 16);
     hpl_gcm_finish(&gcm, again);
     if (memcmp(whole, pieces, sizeof whole) != 0 || memcmp(tag, again, sizeof tag) != 0)
         return false;
     hpl_gcm_start(&gcm, key, true, kat_nonce, sizeof kat_nonce);
+    hpl_gcm_aad(&gcm, kat_aad, sizeof kat_aad);
     hpl_gcm_update(&gcm, whole, whole, sizeof whole);
     hpl_gcm_finish(&gcm, again);
     return memcmp(whole, in, sizeof in) == 0 && memcmp(tag, again, sizeof tag) == 0;

@@ -65,6 +65,31 @@ HPL_TEST(every_length_equals_openssl_apart_and_in_place)
     }
 }
 
+HPL_TEST(a_message_at_once_equals_openssl_at_every_length_of_text_and_aad)
+{
+    FOR_EACH_KERNEL(kernel)
+    {
+        for (size_t len = 0; len <= 1100; len++) {
+            struct message m = random_message();
+            struct hpl_gcm_key key;
+            uint8_t out[1200], tag[16];
+            size_t aad_len = len % 5 == 0 ? (len * 3) % 1100 : len % 70, key_len = 16 + 8 * (len % 3);
+            struct hpl_gcm_message whole = {m.nonce, m.aad, m.in, aad_len, len, out, tag};
+            memset(out, 0x5a, sizeof out);
+            openssl_seal(m.key, key_len, m.nonce, 12, m.aad, aad_len, m.in, len, m.want, m.want_tag);
+            hpl_gcm_set_key(&key, kernel, m.key, key_len);
+            EXPECT(hpl_gcm_run(&key, false, &whole));
+            EXPECT_BYTES(out, m.want, len);
+            EXPECT_BYTES(tag, m.want_tag, 16);
+            EXPECT(out[len] == 0x5a); /* not a byte past the end */
+            whole.in = out;
+            EXPECT(hpl_gcm_run(&key, true, &whole));
+            EXPECT_BYTES(out, m.in, len);
+            EXPECT_BYTES(tag, m.want_tag, 16);
+        }
+    }
+}
+
 HPL_TEST(every_split_of_data_and_aad_gives_the_same)
 {
     FOR_EACH_KERNEL(kernel)
