@@ -9,7 +9,7 @@
 
 struct hpl_gcm_kernel;
 
-#define HPL_GCM_NUM_POWERS 36
+#define HPL_GCM_NUM_POWERS 44 /* 32, and room to read past them */
 
 /* An expanded key. 64-byte aligned storage is the caller's; wipe it after. */
 struct hpl_gcm_key {

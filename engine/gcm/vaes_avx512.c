@@ -10,7 +10,11 @@
 #define ISA "avx512f,avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,aes,pclmul,ssse3,sse4.1"
 #define TARGET __attribute__((target(ISA)))
 #define INLINE __attribute__((always_inline, target(ISA))) static inline
+#if defined(__clang__)
+#define UNROLLED _Pragma("clang loop unroll(full)")
+#else
 #define UNROLLED _Pragma("GCC unroll 16")
+#endif
 
 enum {
     WIDE = 8,                    /* registers in a group */
@@ -277,7 +281,7 @@ TARGET static void set_key(struct hpl_gcm_key *key, const uint8_t *bytes, size_t
         _mm512_storeu_si512(key->powers[4 * i], times_x(powers));
         powers = multiply(powers, h4_times_x);
     }
-    for (int i = WINDOW; i < HPL_GCM_NUM_POWERS; i++) /* read along with the last powers, times zero */
+    for (int i = WINDOW; i < HPL_GCM_NUM_POWERS; i++) /* read past the last power, times zero */
         _mm_storeu_si128((__m128i *)(void *)key->powers[i], _mm_setzero_si128());
     clear_registers();
 }
@@ -345,9 +349,19 @@ INLINE __m128i end_message(const struct hpl_gcm_key *key, bool is_open, __m512i 
     return reduce(sum);
 }
 
+/* Read as it was most likely written, in eight bytes and four: a wider load of what was just stored would wait for the store. */
+INLINE __m128i load_nonce(const uint8_t nonce[12])
+{
+    uint64_t low;
+    uint32_t high;
+    __builtin_memcpy(&low, nonce, 8);
+    __builtin_memcpy(&high, nonce + 8, 4);
+    return swap128(_mm_set_epi64x((long long)high, (long long)low));
+}
+
 INLINE void crypt_message(const struct hpl_gcm_key *key, bool is_open, const struct hpl_gcm_message *m)
 {
-    const __m128i nonce = swap128(_mm_maskz_loadu_epi8(0x0fff, m->nonce)), e_j0 = encrypt_block(key, swap128(_mm_or_si128(nonce, _mm_set_epi32(0, 0, 0, 1))));
+    const __m128i nonce = load_nonce(m->nonce), e_j0 = encrypt_block(key, swap128(_mm_or_si128(nonce, _mm_set_epi32(0, 0, 0, 1))));
     __m512i counters = counters_from(_mm_or_si128(nonce, _mm_set_epi32(0, 0, 0, 2)));
     __m128i acc = _mm_setzero_si128();
     size_t aad_len = m->aad_len, done = 0;

@@ -2,6 +2,7 @@
 #include "tests/test.h"
 
 #include <stdio.h>
+#include <sys/mman.h>
 #include <openssl/evp.h>
 #include <openssl/rand.h>
 
@@ -158,6 +159,36 @@ HPL_TEST(the_counter_wraps_at_32_bits_and_carries_no_further)
             EXPECT_BYTES(counter, m.nonce, 12);
         }
     }
+}
+
+/* A page to use between two that must not be touched. */
+static uint8_t *guarded_page(void)
+{
+    uint8_t *pages = mmap(NULL, 3 * 4096, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    EXPECT(pages != MAP_FAILED && mprotect(pages + 4096, 4096, PROT_READ | PROT_WRITE) == 0);
+    return pages + 4096;
+}
+
+HPL_TEST(nothing_outside_key_text_aad_nonce_and_tag_is_touched)
+{
+    uint8_t *in = guarded_page(), *out = guarded_page(), *aad = guarded_page(), *nonce = guarded_page() + 4096 - 12, *tag = guarded_page() + 4096 - 16;
+    struct hpl_gcm_key *key = (struct hpl_gcm_key *)(void *)(guarded_page() + 4096 - sizeof *key);
+    FOR_EACH_KERNEL(kernel)
+    {
+        hpl_gcm_set_key(key, kernel, in, 32);
+        for (size_t len = 0; len <= 1100; len++) {
+            size_t aad_len = len % 70;
+            struct hpl_gcm_message at_end = {nonce, aad + 4096 - aad_len, in + 4096 - len, aad_len, len, out + 4096 - len, tag};
+            struct hpl_gcm_message at_start = {nonce, aad, in, aad_len, len, out, tag};
+            EXPECT(hpl_gcm_run(key, false, &at_end) && hpl_gcm_run(key, true, &at_end) && hpl_gcm_run(key, false, &at_start));
+        }
+    }
+    munmap(in - 4096, 3 * 4096);
+    munmap(out - 4096, 3 * 4096);
+    munmap(aad - 4096, 3 * 4096);
+    munmap(nonce - 2 * 4096 + 12, 3 * 4096);
+    munmap(tag - 2 * 4096 + 16, 3 * 4096);
+    munmap((uint8_t *)key - 2 * 4096 + sizeof *key, 3 * 4096);
 }
 
 HPL_TEST(limits_are_refused)
