@@ -1,53 +1,11 @@
 /* Data keys. Any thread; blocks on the backend. */
 #include "kms/internal.h"
 
-#include "base/clock.h"
 #include "base/hash.h"
 #include "base/log.h"
 #include "base/retry.h"
 
-#define FIRST_WAIT_MS 20u
-#define MOST_WAIT_MS 1000u
 #define MAX_RACES 8u
-
-/* A sub-call of its own for each attempt: the deadline that configuration gives the backend, and a detail that a later success leaves behind. */
-static struct hpl_call attempt_of(const struct hpl_call *call, const struct hpl_kms_settings *settings)
-{
-    struct hpl_call attempt = {0};
-    uint64_t deadline = hpl_clock_mono_ns() + (uint64_t)settings->timeout_seconds * 1000000000u;
-    if (call)
-        memcpy(attempt.request_id, call->request_id, sizeof attempt.request_id);
-    attempt.deadline_ns = call && call->deadline_ns && call->deadline_ns < deadline ? call->deadline_ns : deadline;
-    return attempt;
-}
-
-/* Wraps or unwraps, again where the failure may pass: both are safe to repeat. */
-struct backend_call {
-    struct hpl_attachment *attachment;
-    const uint8_t *uid;
-    uint32_t version;
-    const uint8_t *aad;
-    const struct hpl_secret *plain; /* to wrap; NULL: unwrap */
-    struct hpl_wrapped *wrapped;
-    struct hpl_secret **opened;
-};
-
-static enum hpl_status call_backend(struct hpl_call *call, const struct backend_call *work)
-{
-    const struct hpl_kms_settings *settings = &work->attachment->settings;
-    struct hpl_keystore *keystore = work->attachment->keystore;
-    for (unsigned attempt = 1;; attempt++) {
-        struct hpl_call sub = attempt_of(call, settings);
-        enum hpl_status status = work->plain
-            ? keystore->ops->wrap(keystore, &sub, work->uid, work->version, work->aad, work->plain, work->wrapped)
-            : keystore->ops->unwrap(keystore, &sub, work->uid, work->version, work->aad, work->wrapped, work->opened);
-        if (status == HPL_OK)
-            return HPL_OK;
-        if (!hpl_status_row(status)->can_retry || attempt > (unsigned)settings->retry_attempts ||
-            hpl_retry_wait(&sub, attempt, FIRST_WAIT_MS, MOST_WAIT_MS) != HPL_OK)
-            return hpl_fail(call, status, "%s", hpl_detail(&sub, status));
-    }
-}
 
 /* 32 bytes from the system, mixed with the backend's own where it has a generator, so that one bad generator does no harm. */
 static enum hpl_status new_secret(struct hpl_call *call, struct hpl_attachment *attachment, size_t len, struct hpl_secret **out)
@@ -80,8 +38,7 @@ enum hpl_status hpl_kms_generate_on(struct hpl_call *call, struct hpl_attachment
     uint8_t mechanism = envelope.wrapped.mechanism;
     HPL_TRY(hpl_envelope_aad(call, &envelope, context, aad));
     HPL_TRY(new_secret(call, attachment, len, &made));
-    const struct backend_call work = {attachment, record->uid, record->version, aad, made, &envelope.wrapped, NULL};
-    HPL_TRY(call_backend(call, &work));
+    HPL_TRY(hpl_kms_wrap(call, attachment, record, aad, made, &envelope.wrapped));
     HPL_CHECK(envelope.wrapped.mechanism == mechanism);
     hpl_envelope_encode(&envelope, out);
     HPL_TRY(hpl_buf_check(out));
@@ -94,12 +51,10 @@ enum hpl_status hpl_kms_open_on(struct hpl_call *call, struct hpl_attachment *at
                                 const struct hpl_envelope *envelope, const struct hpl_context *context, struct hpl_secret **secret)
 {
     uint8_t aad[HPL_WRAP_AAD_LEN];
-    struct hpl_wrapped wrapped = envelope->wrapped;
-    if (envelope->version > record->version || wrapped.mechanism != attachment->keystore->ops->mechanism(attachment->keystore))
+    if (envelope->version > record->version || envelope->wrapped.mechanism != attachment->keystore->ops->mechanism(attachment->keystore))
         return hpl_fail(call, HPL_INVALID_CIPHERTEXT, "%s", hpl_status_row(HPL_INVALID_CIPHERTEXT)->text);
     HPL_TRY(hpl_envelope_aad(call, envelope, context, aad));
-    const struct backend_call work = {attachment, record->uid, envelope->version, aad, NULL, &wrapped, secret};
-    return call_backend(call, &work);
+    return hpl_kms_unwrap(call, attachment, record, envelope->version, aad, &envelope->wrapped, secret);
 }
 
 enum hpl_status hpl_kms_prove(struct hpl_call *call, struct hpl_attachment *attachment, enum hpl_status *refusal)
@@ -163,14 +118,14 @@ static enum hpl_status make_default(struct hpl_call *call, struct hpl_attachment
 {
     const struct hpl_key_create create = {.key_id = key_id, .description = "default key, made on first use", .created_by = "hardplate"};
     for (unsigned attempt = 1;; attempt++) {
-        struct hpl_call sub = attempt_of(call, &attachment->settings);
+        struct hpl_call sub = hpl_kms_attempt_of(call, &attachment->settings);
         enum hpl_status status = find_default(&sub, attachment, key_id, false, record);
         if (status == HPL_NO_SUCH_KEY)
             status = hpl_kms_make_key(&sub, attachment, &create, record);
         if (status == HPL_OK)
             return HPL_OK;
         hpl_record_wipe(record);
-        if ((status != HPL_KEY_EXISTS && status != HPL_STALE) || attempt == MAX_RACES || hpl_retry_wait(&sub, attempt, FIRST_WAIT_MS, MOST_WAIT_MS) != HPL_OK)
+        if ((status != HPL_KEY_EXISTS && status != HPL_STALE) || attempt == MAX_RACES || hpl_retry_wait(&sub, attempt, HPL_FIRST_WAIT_MS, HPL_MOST_WAIT_MS) != HPL_OK)
             return hpl_fail(call, status, "%s", hpl_detail(&sub, status));
     }
 }

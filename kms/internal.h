@@ -6,6 +6,8 @@
 #include "kms/envelope.h"
 
 #define HPL_MAX_FORMER 16u
+#define HPL_FIRST_WAIT_MS 20u
+#define HPL_MOST_WAIT_MS 1000u
 
 enum hpl_kms_state { HPL_KMS_NOT_CONFIGURED, HPL_KMS_CONFIGURED, HPL_KMS_RUNNING, HPL_KMS_ERROR };
 
@@ -40,6 +42,16 @@ enum hpl_status hpl_kms_acquire_instance(struct hpl_kms *kms, struct hpl_call *c
 
 /* Tries a start that failed at the daemon's start again. */
 void hpl_kms_revive(struct hpl_kms *kms);
+
+/* A sub-call for the backend: the deadline that the configuration gives a backend within the caller's own, and a detail that a later success leaves
+ * behind. */
+struct hpl_call hpl_kms_attempt_of(const struct hpl_call *call, const struct hpl_kms_settings *settings);
+/* The backend's calls within that deadline, again up to retry_attempts times where the failure may pass. */
+enum hpl_status hpl_kms_create_version(struct hpl_call *call, struct hpl_attachment *attachment, const struct hpl_key_record *record) HPL_MUST_USE;
+enum hpl_status hpl_kms_wrap(struct hpl_call *call, struct hpl_attachment *attachment, const struct hpl_key_record *record,
+                             const uint8_t aad[static HPL_WRAP_AAD_LEN], const struct hpl_secret *plain, struct hpl_wrapped *wrapped) HPL_MUST_USE;
+enum hpl_status hpl_kms_unwrap(struct hpl_call *call, struct hpl_attachment *attachment, const struct hpl_key_record *record, uint32_t version,
+                               const uint8_t aad[static HPL_WRAP_AAD_LEN], const struct hpl_wrapped *wrapped, struct hpl_secret **out) HPL_MUST_USE;
 
 /* Makes a key on this attachment. */
 enum hpl_status hpl_kms_make_key(struct hpl_call *call, struct hpl_attachment *attachment, const struct hpl_key_create *create, struct hpl_key_record *record) HPL_MUST_USE;

@@ -61,15 +61,14 @@ static enum hpl_status check_create(struct hpl_call *call, const struct hpl_key_
 /* A key is trusted once what it wrapped came back. */
 static enum hpl_status try_key(struct hpl_call *call, struct hpl_attachment *attachment, const struct hpl_key_record *record)
 {
-    struct hpl_keystore *keystore = attachment->keystore;
     uint8_t aad[HPL_WRAP_AAD_LEN] = "hpl-new-key-check";
     struct hpl_wrapped wrapped;
     struct hpl_secret *HPL_SECRET_AUTO made = hpl_secret_random(32);
     struct hpl_secret *HPL_SECRET_AUTO opened = NULL;
     if (!made)
         return hpl_fail(call, HPL_NO_MEMORY, "the secret region is full");
-    HPL_TRY(keystore->ops->wrap(keystore, call, record->uid, record->version, aad, made, &wrapped));
-    HPL_TRY(keystore->ops->unwrap(keystore, call, record->uid, record->version, aad, &wrapped, &opened));
+    HPL_TRY(hpl_kms_wrap(call, attachment, record, aad, made, &wrapped));
+    HPL_TRY(hpl_kms_unwrap(call, attachment, record, record->version, aad, &wrapped, &opened));
     if (opened->len != made->len || !hpl_equal_secret(opened->bytes, made->bytes, made->len))
         return hpl_fail(call, HPL_INTEGRITY, "the new key unwrapped something else than it wrapped; it is not used");
     return HPL_OK;
@@ -107,7 +106,6 @@ enum hpl_status hpl_kms_make_key(struct hpl_call *call, struct hpl_attachment *a
     char made_id[37];
     uint8_t uuid[16];
     uint64_t revision;
-    struct hpl_keystore *keystore = attachment->keystore;
     const char *key_id = create->key_id;
     if (!key_id) {
         hpl_uuid_new(uuid);
@@ -117,7 +115,7 @@ enum hpl_status hpl_kms_make_key(struct hpl_call *call, struct hpl_attachment *a
     HPL_TRY(hpl_kms_check_key_id(call, key_id));
     HPL_TRY(check_create(call, create));
     HPL_TRY(claim_record(call, attachment, create, key_id, record, &revision));
-    HPL_TRY(keystore->ops->create_version(keystore, call, record->uid, record->version));
+    HPL_TRY(hpl_kms_create_version(call, attachment, record));
     HPL_TRY(try_key(call, attachment, record));
     record->state = HPL_STATE_ENABLED;
     HPL_TRY(hpl_attachment_put(call, attachment, record, revision));
@@ -303,7 +301,7 @@ static enum hpl_status rotate(struct hpl_call *call, struct hpl_attachment *atta
     HPL_TRY(hpl_record_usable(call, record));
     record->version++;
     record->rotated_ms = hpl_clock_unix_ms();
-    HPL_TRY(attachment->keystore->ops->create_version(attachment->keystore, call, record->uid, record->version));
+    HPL_TRY(hpl_kms_create_version(call, attachment, record));
     return try_key(call, attachment, record);
 }
 
