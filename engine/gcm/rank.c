@@ -10,6 +10,7 @@
 static const struct hpl_gcm_kernel *const table[] = {
 #if defined(__x86_64__)
     &hpl_gcm_vaes_avx512,
+    &hpl_gcm_vaes_avx2,
     &hpl_gcm_aesni,
 #endif
     &hpl_gcm_portable,
