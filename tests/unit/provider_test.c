@@ -291,3 +291,39 @@ HPL_TEST(tls_1_2_speaks_with_openssl_both_ways)
     converse(TLS1_2_VERSION, hpl_provider_libctx(), NULL);
     converse(TLS1_2_VERSION, NULL, hpl_provider_libctx());
 }
+
+/* A TLS 1.2 record in place, as libssl asks for it: fixed part of the nonce, header, then explicit nonce, payload and tag in one buffer. */
+static int run_record(int is_seal, uint8_t *record, int len)
+{
+    static const uint8_t key[32] = {1}, fixed[4] = {2};
+    uint8_t header[13] = {0, 0, 0, 0, 0, 0, 0, 0, 23, 3, 3, 0, 0};
+    EVP_CIPHER *cipher = fetch(hpl_provider_libctx(), "AES-256-GCM");
+    EVP_CIPHER_CTX *ctx = EVP_CIPHER_CTX_new();
+    header[12] = (uint8_t)(is_seal ? len - 16 : len);
+    EXPECT_NUM(EVP_CipherInit_ex(ctx, cipher, NULL, key, NULL, is_seal), 1);
+    EXPECT_NUM(EVP_CIPHER_CTX_ctrl(ctx, EVP_CTRL_GCM_SET_IV_FIXED, sizeof fixed, (void *)fixed), 1);
+    EXPECT_NUM(EVP_CIPHER_CTX_ctrl(ctx, EVP_CTRL_AEAD_TLS1_AAD, sizeof header, header), 16);
+    int done = EVP_Cipher(ctx, record, record, (unsigned)len);
+    EVP_CIPHER_CTX_free(ctx);
+    EVP_CIPHER_free(cipher);
+    return done;
+}
+
+HPL_TEST(a_changed_tls_1_2_record_is_refused_and_leaves_nothing)
+{
+    enum { PAYLOAD = 40, RECORD = 8 + PAYLOAD + 16 };
+    uint8_t sealed[RECORD], record[RECORD];
+    memset(sealed, 'x', sizeof sealed);
+    EXPECT(run_record(1, sealed, RECORD) > 0);
+    memcpy(record, sealed, RECORD);
+    EXPECT(run_record(0, record, RECORD) > 0);
+    for (int i = 0; i < PAYLOAD; i++)
+        EXPECT_NUM(record[8 + i], 'x');
+    for (int at = 0; at < RECORD; at++) {
+        memcpy(record, sealed, RECORD);
+        record[at] ^= 1;
+        EXPECT(run_record(0, record, RECORD) <= 0);
+        for (int i = 0; i < PAYLOAD; i++)
+            EXPECT_NUM(record[8 + i], 0);
+    }
+}
