@@ -1,0 +1,35 @@
+/* What the files of the fs store share. */
+#ifndef HPL_S3_STORE_FS_FS_H
+#define HPL_S3_STORE_FS_FS_H
+
+#include <limits.h>
+#include <pthread.h>
+#include <sqlite3.h>
+
+#include "s3/store.h"
+
+#define HPL_STORE_PATH_MAX (PATH_MAX + 64)
+
+struct hpl_store {
+    char dir[PATH_MAX];
+    pthread_mutex_t lock; /* around db and pins */
+    sqlite3 *db;
+    json_t *pins;         /* instance in hex → number of readers */
+};
+
+/* objects/<2 hex>/<32 hex>, or tmp/<32 hex> while it is written. */
+void hpl_fs_path(const struct hpl_store *store, const uint8_t id[static HPL_FILE_ID_LEN], bool is_tmp, char path[static HPL_STORE_PATH_MAX]);
+
+/* Folders, and tmp emptied. */
+enum hpl_status hpl_fs_make_folders(struct hpl_call *call, struct hpl_store *store) HPL_MUST_USE;
+
+/* SQLite's codes end here. */
+enum hpl_status hpl_fs_db_error(struct hpl_call *call, const struct hpl_store *store, int code);
+
+/* Unlinks what stands in garbage and is not pinned. Under the lock. */
+void hpl_fs_collect_garbage(struct hpl_store *store);
+
+/* Removes files in objects/ that no row names. */
+enum hpl_status hpl_fs_sweep(struct hpl_call *call, struct hpl_store *store) HPL_MUST_USE;
+
+#endif
