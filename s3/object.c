@@ -1,0 +1,204 @@
+/* What makes stored bytes an object: context, metadata, manifest and MAC, sealed ETag and checksums. */
+#include "s3/internal.h"
+
+#include <ctype.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "engine/seal/fields.h"
+
+#define MAX_USER_METADATA 2048u
+
+/* --- pairs ----------------------------------------------------------------------------------------------------------------- */
+
+static int compare_pairs(const void *a, const void *b)
+{
+    const struct hpl_pair *x = a, *y = b;
+    size_t common = x->name.len < y->name.len ? x->name.len : y->name.len;
+    int order = common ? memcmp(x->name.data, y->name.data, common) : 0;
+    return order ? order : (x->name.len > y->name.len) - (x->name.len < y->name.len);
+}
+
+enum hpl_status hpl_object_pairs(const json_t *object, struct hpl_pair **pairs, uint32_t *num_pairs)
+{
+    const char *name;
+    json_t *value;
+    *num_pairs = 0;
+    *pairs = calloc(json_object_size(object) + 1, sizeof **pairs);
+    if (!*pairs)
+        return HPL_NO_MEMORY;
+    json_object_foreach((json_t *)object, name, value)
+        (*pairs)[(*num_pairs)++] = (struct hpl_pair){hpl_bytes_str(name), hpl_bytes(json_string_value(value), json_string_length(value))};
+    qsort(*pairs, *num_pairs, sizeof **pairs, compare_pairs);
+    return HPL_OK;
+}
+
+const char *hpl_pair_text(const struct hpl_pair *pairs, uint32_t num_pairs, const char *name, char *out, size_t size)
+{
+    for (uint32_t i = 0; i < num_pairs; i++)
+        if (hpl_bytes_equal(pairs[i].name, hpl_bytes_str(name)) && pairs[i].value.len < size) {
+            if (pairs[i].value.len)
+                memcpy(out, pairs[i].value.data, pairs[i].value.len);
+            out[pairs[i].value.len] = '\0';
+            return out;
+        }
+    return NULL;
+}
+
+enum hpl_status hpl_object_context(struct hpl_call *call, const json_t *context, const char *bucket, const char *key, json_t **out)
+{
+    json_t *whole = json_object();
+    if (!whole || (context && json_object_update(whole, (json_t *)context) != 0) || json_object_set_new(whole, "bucket", json_string(bucket)) != 0 ||
+        json_object_set_new(whole, "key", json_string(key)) != 0) {
+        json_decref(whole);
+        return hpl_fail(call, HPL_NO_MEMORY, "out of memory");
+    }
+    *out = whole;
+    return HPL_OK;
+}
+
+/* --- data keys ------------------------------------------------------------------------------------------------------------- */
+
+enum hpl_status hpl_object_generate(struct hpl_s3_request *request, const json_t *context, struct hpl_secret **secret, struct hpl_buf *envelope, struct hpl_key_ref *ref)
+{
+    struct hpl_pair *pairs;
+    uint32_t num_pairs;
+    const char *key_id = request->sse.mode == HPL_MODE_SSE_KMS && request->sse.key_id[0] ? request->sse.key_id : NULL;
+    HPL_TRY(hpl_object_pairs(context, &pairs, &num_pairs));
+    _Static_assert(sizeof(struct hpl_pair) == sizeof(struct hpl_context_pair), "both are a name and a value");
+    const struct hpl_context view = {(const struct hpl_context_pair *)pairs, num_pairs};
+    enum hpl_status status = hpl_kms_generate(request->s3->options.kms, request->call, HPL_PURPOSE_OBJECT, key_id, &view, 32, secret, envelope, ref);
+    free(pairs);
+    return status;
+}
+
+enum hpl_status hpl_object_decrypt(struct hpl_s3_request *request, struct hpl_bytes envelope, const struct hpl_manifest *manifest, struct hpl_secret **secret)
+{
+    const struct hpl_context view = {(const struct hpl_context_pair *)manifest->context, manifest->num_context};
+    return hpl_kms_decrypt(request->s3->options.kms, request->call, HPL_PURPOSE_OBJECT, envelope, &view, secret, NULL);
+}
+
+/* --- sealed JSON ----------------------------------------------------------------------------------------------------------- */
+
+enum hpl_status hpl_object_seal_json(struct hpl_s3 *s3, struct hpl_call *call, const uint8_t instance[static 16], const char *label, const json_t *value, struct hpl_buf *out)
+{
+    struct hpl_buf text = {0};
+    struct hpl_secret *HPL_SECRET_AUTO key = NULL;
+    enum hpl_status status = value ? hpl_json_put(&text, value) : HPL_NO_MEMORY;
+    if (status == HPL_OK)
+        status = hpl_fields_key_new(call, &key, s3->options.root, instance);
+    if (status == HPL_OK)
+        status = hpl_fields_seal(call, key, hpl_bytes_str(label), hpl_buf_bytes(&text), out);
+    hpl_buf_wipe(&text);
+    return status;
+}
+
+enum hpl_status hpl_object_open_json(struct hpl_s3 *s3, struct hpl_call *call, const uint8_t instance[static 16], const char *label, struct hpl_bytes sealed, json_t **out)
+{
+    struct hpl_buf text = {0};
+    struct hpl_secret *HPL_SECRET_AUTO key = NULL;
+    enum hpl_status status = hpl_fields_key_new(call, &key, s3->options.root, instance);
+    if (status == HPL_OK)
+        status = hpl_fields_open(call, key, hpl_bytes_str(label), sealed, &text);
+    if (status == HPL_OK)
+        status = hpl_json_object(call, out, hpl_buf_bytes(&text), 1u << 20, false);
+    hpl_buf_wipe(&text);
+    return status;
+}
+
+json_t *hpl_sums_json(const struct hpl_sums_text *sums)
+{
+    json_t *value = json_pack("{s:s}", "etag", sums->etag);
+    for (int kind = HPL_SUM_CRC32; kind < HPL_NUM_SUMS; kind++)
+        if (sums->value[kind][0])
+            json_object_set_new(value, hpl_checksum_name(kind)->word, json_string(sums->value[kind]));
+    if (sums->is_composite)
+        json_object_set_new(value, "composite", json_true());
+    return value;
+}
+
+void hpl_sums_read(const json_t *value, struct hpl_sums_text *sums)
+{
+    const char *etag = json_string_value(json_object_get(value, "etag"));
+    *sums = (struct hpl_sums_text){.is_composite = json_is_true(json_object_get(value, "composite"))};
+    snprintf(sums->etag, sizeof sums->etag, "%s", etag ? etag : "");
+    for (int kind = HPL_SUM_CRC32; kind < HPL_NUM_SUMS; kind++) {
+        const char *text = json_string_value(json_object_get(value, hpl_checksum_name(kind)->word));
+        snprintf(sums->value[kind], sizeof sums->value[kind], "%s", text ? text : "");
+    }
+}
+
+/* --- manifest -------------------------------------------------------------------------------------------------------------- */
+
+enum hpl_status hpl_object_close(struct hpl_call *call, const struct hpl_manifest *manifest, const struct hpl_secret *manifest_key, struct hpl_buf *out)
+{
+    uint8_t *mac = hpl_buf_extend(out, HPL_MANIFEST_MAC_LEN);
+    if (!mac)
+        return HPL_NO_MEMORY;
+    HPL_TRY(hpl_manifest_encode(call, manifest, out));
+    hpl_manifest_mac(out->data, manifest_key, hpl_bytes(out->data + HPL_MANIFEST_MAC_LEN, out->len - HPL_MANIFEST_MAC_LEN));
+    return HPL_OK;
+}
+
+enum hpl_status hpl_object_peek(struct hpl_call *call, const struct hpl_object *object, struct hpl_manifest *manifest)
+{
+    if (object->manifest.len < HPL_MANIFEST_MAC_LEN)
+        return hpl_fail(call, HPL_INTEGRITY, "the object's manifest is damaged");
+    return hpl_manifest_decode(call, hpl_bytes(object->manifest.data + HPL_MANIFEST_MAC_LEN, object->manifest.len - HPL_MANIFEST_MAC_LEN), manifest);
+}
+
+/* --- metadata -------------------------------------------------------------------------------------------------------------- */
+
+static const char *const kept_headers[] = {"cache-control", "content-disposition", "content-encoding", "content-language", "content-type", "expires"};
+
+static bool is_kept(const char *name)
+{
+    for (size_t i = 0; i < HPL_COUNT(kept_headers); i++)
+        if (strcmp(name, kept_headers[i]) == 0)
+            return true;
+    return strncmp(name, "x-amz-meta-", 11) == 0;
+}
+
+/* "aws-chunked" is how the body travelled, not how it is encoded. */
+static struct hpl_bytes without_aws_chunked(struct hpl_bytes value)
+{
+    static const char word[] = "aws-chunked";
+    if (value.len < sizeof word - 1 || memcmp(value.data, word, sizeof word - 1) != 0)
+        return value;
+    value = hpl_bytes(value.data + sizeof word - 1, value.len - (sizeof word - 1));
+    while (value.len && (*value.data == ',' || *value.data == ' '))
+        value = hpl_bytes(value.data + 1, value.len - 1);
+    return value;
+}
+
+enum hpl_status hpl_object_metadata(struct hpl_s3_request *request, json_t **out)
+{
+    json_t *HPL_JSON_AUTO metadata = json_object();
+    size_t user_bytes = 0;
+    for (size_t i = 0; i < request->http->num_headers; i++) {
+        const struct hpl_sigv4_header *header = &request->http->headers[i];
+        struct hpl_bytes value = header->value;
+        char name[256];
+        if (header->name.len >= sizeof name)
+            continue;
+        for (size_t j = 0; j <= header->name.len; j++)
+            name[j] = j < header->name.len ? (char)tolower(header->name.data[j]) : '\0';
+        if (!is_kept(name))
+            continue;
+        if (strcmp(name, "content-encoding") == 0 && (value = without_aws_chunked(value)).len == 0)
+            continue;
+        if (strncmp(name, "x-amz-meta-", 11) == 0)
+            user_bytes += header->name.len - 11 + value.len;
+        if (!hpl_utf8_is_valid(value))
+            return hpl_fail(request->call, HPL_INVALID_ARGUMENT, "the header %.80s is not UTF-8", name);
+        json_t *old = json_object_get(metadata, name);
+        json_t *text = old ? json_sprintf("%s,%.*s", json_string_value(old), (int)value.len, (const char *)value.data) : json_stringn((const char *)value.data, value.len);
+        if (json_object_set_new(metadata, name, text) != 0)
+            return HPL_NO_MEMORY;
+    }
+    if (user_bytes > MAX_USER_METADATA)
+        return HPL_METADATA_TOO_LARGE;
+    *out = metadata;
+    metadata = NULL;
+    return HPL_OK;
+}
