@@ -1,0 +1,613 @@
+/* Uploads in parts. The upload's id is its instance; what it needs to be completed without the key service or the customer — mode, context,
+ * metadata, envelope, manifest key — is kept sealed under the root secret until it is completed or aborted. */
+#include "s3/internal.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <openssl/rand.h>
+
+#include "base/clock.h"
+
+void hpl_part_label(char out[static 64], const char *upload_id, uint32_t number)
+{
+    snprintf(out, 64, "part %.32s %u", upload_id, number);
+}
+
+static void upload_label(char out[static 64], const char *upload_id)
+{
+    snprintf(out, 64, "upload %.32s", upload_id);
+}
+
+void hpl_upload_state_wipe(struct hpl_upload_state *state)
+{
+    json_decref(state->json);
+    hpl_secret_free(state->manifest_key);
+    hpl_buf_wipe(&state->envelope);
+    *state = (struct hpl_upload_state){0};
+}
+
+/* --- create ---------------------------------------------------------------------------------------------------------------- */
+
+static json_t *base64_json(const void *data, size_t len)
+{
+    struct hpl_buf text = {0};
+    hpl_base64_put(&text, data, len);
+    json_t *value = json_stringn((const char *)text.data, text.len);
+    hpl_buf_wipe(&text);
+    return value;
+}
+
+struct creation {
+    struct hpl_upload upload;
+    uint8_t instance[16];
+    json_t *context, *metadata;
+    struct hpl_secret *data_key, *manifest_key;
+    struct hpl_buf envelope;
+};
+
+static void creation_wipe(struct creation *creation)
+{
+    hpl_upload_wipe(&creation->upload);
+    json_decref(creation->context);
+    json_decref(creation->metadata);
+    hpl_secret_free(creation->data_key);
+    hpl_secret_free(creation->manifest_key);
+    hpl_buf_wipe(&creation->envelope);
+}
+
+static enum hpl_status seal_state(struct hpl_s3_request *request, struct creation *creation)
+{
+    char label[64];
+    unsigned wanted;
+    enum hpl_checksum_kind main;
+    const char *key_id = request->sse.key_id[0] ? request->sse.key_id : creation->upload.ref.key_id;
+    HPL_TRY(hpl_s3_wanted_sums(request, &wanted, &main));
+    json_t *HPL_JSON_AUTO state = json_pack("{s:i, s:O, s:O, s:o, s:o, s:s}", "mode", (int)request->sse.mode, "context", creation->context, "metadata",
+                                            creation->metadata, "envelope", base64_json(creation->envelope.data, creation->envelope.len), "manifest_key",
+                                            base64_json(creation->manifest_key->bytes, creation->manifest_key->len), "key_id", key_id);
+    if (main != HPL_NUM_SUMS)
+        json_object_set_new(state, "checksum", json_string(hpl_checksum_name(main)->word));
+    upload_label(label, creation->upload.id);
+    return hpl_object_seal_json(request->s3, request->call, creation->instance, label, state, &creation->upload.state);
+}
+
+static enum hpl_status create(struct hpl_s3_request *request, struct creation *creation)
+{
+    struct hpl_upload *upload = &creation->upload;
+    HPL_TRY(hpl_sse_read(request));
+    HPL_TRY(hpl_store_find_bucket(request->call, request->s3->store, request->bucket));
+    if (RAND_bytes(creation->instance, sizeof creation->instance) != 1)
+        return hpl_fail(request->call, HPL_INTERNAL, "no random numbers");
+    hpl_hex_encode(upload->id, creation->instance, sizeof creation->instance);
+    memcpy(upload->bucket, request->bucket, sizeof upload->bucket);
+    memcpy(upload->key, request->key, sizeof upload->key);
+    upload->created_ms = hpl_clock_unix_ms();
+    HPL_TRY(hpl_object_metadata(request, &creation->metadata));
+    HPL_TRY(hpl_object_context(request->call, request->sse.context, request->bucket, request->key, &creation->context));
+    if (request->sse.mode == HPL_MODE_SSE_C)
+        creation->data_key = hpl_secret_from(request->sse.customer_key->bytes, request->sse.customer_key->len);
+    else if (request->sse.mode != HPL_MODE_PLAIN) {
+        HPL_TRY(hpl_object_generate(request, creation->context, &creation->data_key, &creation->envelope, &upload->ref));
+        upload->has_ref = true;
+        json_object_set_new(creation->metadata, HPL_KEY_ID_NAME, json_string(request->sse.key_id[0] ? request->sse.key_id : upload->ref.key_id));
+    }
+    HPL_TRY(hpl_manifest_key_new(request->call, &creation->manifest_key, creation->data_key ? creation->data_key : request->s3->options.root, creation->instance));
+    HPL_TRY(seal_state(request, creation));
+    return hpl_store_create_upload(request->call, request->s3->store, upload);
+}
+
+enum hpl_status hpl_s3_create_upload(struct hpl_s3_request *request)
+{
+    struct creation creation = {0};
+    struct hpl_buf xml = {0};
+    enum hpl_status status = create(request, &creation);
+    if (status == HPL_OK) {
+        hpl_xml_start(&xml, "InitiateMultipartUploadResult");
+        hpl_xml_str(&xml, "Bucket", request->bucket);
+        hpl_xml_str(&xml, "Key", request->key);
+        hpl_xml_str(&xml, "UploadId", creation.upload.id);
+        hpl_xml_close(&xml, "InitiateMultipartUploadResult");
+        hpl_sse_answer(request, request->sse.mode, request->sse.key_id[0] ? request->sse.key_id : creation.upload.ref.key_id);
+        hpl_s3_send_xml(request, 200, &xml);
+    }
+    creation_wipe(&creation);
+    return status;
+}
+
+/* --- reading it again ------------------------------------------------------------------------------------------------------ */
+
+enum hpl_status hpl_upload_open(struct hpl_s3_request *request, const struct hpl_upload *upload, struct hpl_upload_state *state)
+{
+    char label[64];
+    struct hpl_buf key = {0};
+    *state = (struct hpl_upload_state){0};
+    if (!hpl_hex_decode(state->instance, sizeof state->instance, upload->id, strlen(upload->id)))
+        return HPL_NO_SUCH_UPLOAD;
+    upload_label(label, upload->id);
+    HPL_TRY(hpl_object_open_json(request->s3, request->call, state->instance, label, hpl_buf_bytes(&upload->state), &state->json));
+    const json_t *context = json_object_get(state->json, "context");
+    const char *bucket = json_string_value(json_object_get(context, "bucket")), *name = json_string_value(json_object_get(context, "key"));
+    const char *envelope = json_string_value(json_object_get(state->json, "envelope")), *key_text = json_string_value(json_object_get(state->json, "manifest_key"));
+    state->mode = (enum hpl_seal_mode)json_integer_value(json_object_get(state->json, "mode"));
+    bool is_right = bucket && name && strcmp(bucket, upload->bucket) == 0 && strcmp(name, upload->key) == 0 && envelope &&
+                    hpl_base64_decode(&state->envelope, envelope, strlen(envelope)) && key_text && hpl_base64_decode(&key, key_text, strlen(key_text)) && key.len == 32 &&
+                    state->mode <= HPL_MODE_SSE_C;
+    if (is_right)
+        state->manifest_key = hpl_secret_from(key.data, key.len);
+    hpl_buf_wipe(&key);
+    if (!is_right)
+        return hpl_fail(request->call, HPL_INTEGRITY, "the upload's record is damaged or another upload's");
+    return state->manifest_key ? HPL_OK : hpl_fail(request->call, HPL_NO_MEMORY, "the secret region is full");
+}
+
+/* A part as it was acknowledged. */
+struct kept_part {
+    struct hpl_manifest_part part;
+    uint8_t file[HPL_FILE_ID_LEN];
+    int64_t modified_ms;
+    struct hpl_sums_text sums;
+};
+
+struct kept_parts {
+    struct hpl_s3_request *request;
+    const char *upload_id;
+    const uint8_t *instance;
+    struct kept_part *list;
+    size_t count, cap, max;
+    bool is_truncated;
+    enum hpl_status status;
+};
+
+static bool read_hex(const json_t *state, const char *name, uint8_t *out, size_t len)
+{
+    const char *hex = json_string_value(json_object_get(state, name));
+    return hex && hpl_hex_decode(out, len, hex, strlen(hex));
+}
+
+static bool keep_part(void *arg, const struct hpl_upload_part *part)
+{
+    struct kept_parts *parts = arg;
+    char label[64];
+    json_t *HPL_JSON_AUTO state = NULL;
+    if (parts->count == parts->max) {
+        parts->is_truncated = true;
+        return false;
+    }
+    if (parts->count == parts->cap) {
+        parts->cap = parts->cap ? 2 * parts->cap : 16;
+        struct kept_part *grown = realloc(parts->list, parts->cap * sizeof *grown);
+        if (!grown) {
+            parts->status = HPL_NO_MEMORY;
+            return false;
+        }
+        parts->list = grown;
+    }
+    struct kept_part *kept = &parts->list[parts->count];
+    *kept = (struct kept_part){.modified_ms = part->modified_ms};
+    hpl_part_label(label, parts->upload_id, part->number);
+    parts->status = hpl_object_open_json(parts->request->s3, parts->request->call, parts->instance, label, hpl_buf_bytes(&part->state), &state);
+    if (parts->status != HPL_OK)
+        return false;
+    kept->part.number = part->number;
+    kept->part.len = (uint64_t)json_integer_value(json_object_get(state, "len"));
+    hpl_sums_read(state, &kept->sums);
+    if (!read_hex(state, "salt", kept->part.salt, sizeof kept->part.salt) || !read_hex(state, "commitment", kept->part.commitment, sizeof kept->part.commitment) ||
+        !read_hex(state, "file", kept->file, sizeof kept->file) || memcmp(kept->file, part->file, sizeof kept->file) != 0) {
+        parts->status = hpl_fail(parts->request->call, HPL_INTEGRITY, "the record of part %u is damaged", part->number);
+        return false;
+    }
+    parts->count++;
+    return true;
+}
+
+static enum hpl_status load_parts(struct kept_parts *parts, uint32_t after)
+{
+    enum hpl_status status = hpl_store_list_parts(parts->request->call, parts->request->s3->store, parts->upload_id, after, keep_part, parts);
+    return status == HPL_OK ? parts->status : status;
+}
+
+/* --- complete -------------------------------------------------------------------------------------------------------------- */
+
+struct wanted_part {
+    uint32_t number;
+    char etag[80];
+    char sums[HPL_NUM_SUMS][64];
+};
+
+struct completion {
+    struct hpl_upload upload;
+    struct hpl_upload_state state;
+    struct kept_parts kept;
+    struct wanted_part *wanted;
+    size_t num_wanted;
+    struct wanted_part current;
+    struct hpl_manifest_part *parts;
+    uint8_t (*files)[HPL_FILE_ID_LEN];
+    const struct kept_part **chosen;
+    struct hpl_object object;
+    struct hpl_sums_text sums;
+};
+
+static void completion_wipe(struct completion *completion)
+{
+    hpl_upload_wipe(&completion->upload);
+    hpl_upload_state_wipe(&completion->state);
+    hpl_object_wipe(&completion->object);
+    free(completion->kept.list);
+    free(completion->wanted);
+    free(completion->parts);
+    free(completion->files);
+    free(completion->chosen);
+}
+
+static enum hpl_status take_element(void *arg, struct hpl_call *call, const char *path, const char *text)
+{
+    struct completion *completion = arg;
+    struct wanted_part *current = &completion->current;
+    if (strcmp(path, "Part/PartNumber") == 0) {
+        char *end;
+        long number = strtol(text, &end, 10);
+        if (*end || end == text || number < 1 || number > (long)HPL_MANIFEST_MAX_PARTS)
+            return hpl_fail(call, HPL_INVALID_PART, "a part number must be from 1 to 10000");
+        current->number = (uint32_t)number;
+    } else if (strcmp(path, "Part/ETag") == 0) {
+        size_t len = strlen(text);
+        bool is_quoted = len >= 2 && text[0] == '"' && text[len - 1] == '"';
+        snprintf(current->etag, sizeof current->etag, "%.*s", (int)(is_quoted ? len - 2 : len), text + is_quoted);
+    } else if (strncmp(path, "Part/Checksum", 13) == 0) {
+        for (int kind = HPL_SUM_CRC32; kind < HPL_NUM_SUMS; kind++)
+            if (strcmp(path + 5, hpl_checksum_name(kind)->element) == 0)
+                snprintf(current->sums[kind], sizeof current->sums[kind], "%s", text);
+    } else if (strcmp(path, "Part") == 0) {
+        if (!current->number || !current->etag[0] || completion->num_wanted == HPL_MANIFEST_MAX_PARTS)
+            return HPL_MALFORMED_XML;
+        struct wanted_part *grown = realloc(completion->wanted, (completion->num_wanted + 1) * sizeof *grown);
+        if (!grown)
+            return HPL_NO_MEMORY;
+        completion->wanted = grown;
+        completion->wanted[completion->num_wanted++] = *current;
+        *current = (struct wanted_part){0};
+    }
+    return HPL_OK;
+}
+
+static const struct kept_part *find_kept(const struct kept_parts *kept, uint32_t number)
+{
+    size_t low = 0, high = kept->count;
+    while (low < high) {
+        size_t middle = (low + high) / 2;
+        if (kept->list[middle].part.number < number)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low < kept->count && kept->list[low].part.number == number ? &kept->list[low] : NULL;
+}
+
+/* Every part named is there, as it was acknowledged, in ascending order, and large enough. */
+static enum hpl_status choose_parts(struct hpl_s3_request *request, struct completion *completion)
+{
+    size_t count = completion->num_wanted;
+    completion->parts = calloc(count, sizeof *completion->parts);
+    completion->files = calloc(count, sizeof *completion->files);
+    completion->chosen = calloc(count, sizeof *completion->chosen);
+    if (!completion->parts || !completion->files || !completion->chosen)
+        return hpl_fail(request->call, HPL_NO_MEMORY, "out of memory");
+    for (size_t i = 0; i < count; i++) {
+        const struct wanted_part *wanted = &completion->wanted[i];
+        const struct kept_part *kept = find_kept(&completion->kept, wanted->number);
+        if (i && wanted->number <= completion->wanted[i - 1].number)
+            return HPL_INVALID_PART_ORDER;
+        if (!kept || strcmp(kept->sums.etag, wanted->etag) != 0)
+            return hpl_fail(request->call, HPL_INVALID_PART, "part %u is not there or its ETag differs", wanted->number);
+        for (int kind = HPL_SUM_CRC32; kind < HPL_NUM_SUMS; kind++)
+            if (wanted->sums[kind][0] && kept->sums.value[kind][0] && strcmp(wanted->sums[kind], kept->sums.value[kind]) != 0)
+                return hpl_fail(request->call, HPL_INVALID_PART, "the checksum of part %u differs", wanted->number);
+        if (i + 1 < count && kept->part.len < HPL_S3_MIN_PART)
+            return hpl_fail(request->call, HPL_PART_TOO_SMALL, "part %u is smaller than 5 MiB and not the last", wanted->number);
+        completion->parts[i] = kept->part;
+        completion->chosen[i] = kept;
+        memcpy(completion->files[i], kept->file, HPL_FILE_ID_LEN);
+        completion->object.size += kept->part.len;
+    }
+    return HPL_OK;
+}
+
+/* The checksum of the parts' checksums, with their number behind it; nothing when a part has none. */
+static void composite_sum(struct completion *completion, enum hpl_checksum_kind kind)
+{
+    struct hpl_checksums sums;
+    struct hpl_buf text = {0};
+    if (hpl_checksums_init(&sums, 1u << kind) != HPL_OK)
+        return;
+    bool is_whole = true;
+    for (size_t i = 0; i < completion->num_wanted && is_whole; i++) {
+        uint8_t value[32];
+        const char *part = completion->chosen[i]->sums.value[kind];
+        is_whole = hpl_base64_decode_exact(value, hpl_checksum_name(kind)->len, part, strlen(part));
+        if (is_whole)
+            hpl_checksums_update(&sums, value, hpl_checksum_name(kind)->len);
+    }
+    hpl_checksums_final(&sums);
+    hpl_base64_put(&text, sums.value[kind], hpl_checksum_name(kind)->len);
+    if (is_whole) {
+        snprintf(completion->sums.value[kind], sizeof completion->sums.value[kind], "%.*s-%zu", (int)text.len, (const char *)text.data, completion->num_wanted);
+        completion->sums.is_composite = true;
+    }
+    hpl_buf_wipe(&text);
+}
+
+static enum hpl_status make_sums(struct completion *completion)
+{
+    uint8_t etag[32];
+    struct hpl_hash md5;
+    bool is_random = completion->state.mode == HPL_MODE_SSE_KMS || completion->state.mode == HPL_MODE_SSE_C;
+    const char *word = json_string_value(json_object_get(completion->state.json, "checksum"));
+    HPL_TRY(hpl_hash_init(&md5, "MD5"));
+    for (size_t i = 0; i < completion->num_wanted; i++) {
+        uint8_t part[16];
+        const char *hex = completion->chosen[i]->sums.etag;
+        if (hpl_hex_decode(part, sizeof part, hex, strlen(hex)))
+            hpl_hash_update(&md5, part, sizeof part);
+    }
+    hpl_hash_final(&md5, etag);
+    HPL_CHECK(!is_random || RAND_bytes(etag, 16) == 1);
+    char hex[33];
+    hpl_hex_encode(hex, etag, 16);
+    snprintf(completion->sums.etag, sizeof completion->sums.etag, "%s-%zu", hex, completion->num_wanted);
+    for (int kind = HPL_SUM_CRC32; kind < HPL_NUM_SUMS; kind++)
+        if (word && strcmp(word, hpl_checksum_name(kind)->word) == 0 && kind != HPL_SUM_CRC64NVME)
+            composite_sum(completion, kind);
+    return HPL_OK;
+}
+
+static enum hpl_status build_object(struct hpl_s3_request *request, struct completion *completion)
+{
+    struct hpl_object *object = &completion->object;
+    struct hpl_buf sealed = {0};
+    json_t *HPL_JSON_AUTO sums = hpl_sums_json(&completion->sums);
+    struct hpl_manifest manifest = {.mode = completion->state.mode, .bucket = hpl_bytes_str(request->bucket), .key = hpl_bytes_str(request->key),
+                                    .modified_ms = hpl_clock_unix_ms(), .size = object->size, .is_multipart = true, .parts = completion->parts,
+                                    .num_parts = (uint32_t)completion->num_wanted};
+    memcpy(manifest.instance, completion->state.instance, sizeof manifest.instance);
+    enum hpl_status status = hpl_object_pairs(json_object_get(completion->state.json, "context"), &manifest.context, &manifest.num_context);
+    if (status == HPL_OK)
+        status = hpl_object_pairs(json_object_get(completion->state.json, "metadata"), &manifest.metadata, &manifest.num_metadata);
+    if (status == HPL_OK)
+        status = hpl_object_seal_json(request->s3, request->call, manifest.instance, "object", sums, &sealed);
+    manifest.sealed = hpl_buf_bytes(&sealed);
+    if (status == HPL_OK)
+        status = hpl_object_close(request->call, &manifest, completion->state.manifest_key, &object->manifest);
+    hpl_buf_put_bytes(&object->envelope, hpl_buf_bytes(&completion->state.envelope));
+    object->modified_ms = manifest.modified_ms;
+    object->has_ref = completion->upload.has_ref;
+    object->ref = completion->upload.ref;
+    memcpy(object->bucket, request->bucket, sizeof object->bucket);
+    memcpy(object->key, request->key, sizeof object->key);
+    memcpy(object->instance, manifest.instance, sizeof object->instance);
+    free(manifest.context);
+    free(manifest.metadata);
+    hpl_buf_wipe(&sealed);
+    return status;
+}
+
+/* A completion need not carry the customer key; one that does must carry the right one. */
+static enum hpl_status check_customer_key(struct hpl_s3_request *request, const struct completion *completion)
+{
+    struct hpl_secret *HPL_SECRET_AUTO manifest_key = NULL;
+    HPL_TRY(hpl_sse_read_customer(request));
+    if (request->sse.mode != HPL_MODE_SSE_C)
+        return HPL_OK;
+    if (completion->state.mode != HPL_MODE_SSE_C)
+        return hpl_fail(request->call, HPL_INVALID_REQUEST, "this upload was created without a customer key");
+    HPL_TRY(hpl_manifest_key_new(request->call, &manifest_key, request->sse.customer_key, completion->state.instance));
+    return hpl_equal_secret(manifest_key->bytes, completion->state.manifest_key->bytes, manifest_key->len)
+               ? HPL_OK : hpl_fail(request->call, HPL_ACCESS_DENIED, "the customer key is not the one that this upload was created with");
+}
+
+static enum hpl_status complete(struct hpl_s3_request *request, struct completion *completion)
+{
+    const char *id = hpl_s3_parameter(request, "uploadId");
+    HPL_TRY(hpl_store_get_upload(request->call, request->s3->store, id, request->bucket, request->key, &completion->upload));
+    HPL_TRY(hpl_upload_open(request, &completion->upload, &completion->state));
+    HPL_TRY(check_customer_key(request, completion));
+    HPL_TRY(hpl_xml_read(request->call, hpl_http_whole_body(request->exchange), "CompleteMultipartUpload", take_element, completion));
+    if (completion->num_wanted == 0)
+        return HPL_MALFORMED_XML;
+    completion->kept = (struct kept_parts){.request = request, .upload_id = completion->upload.id, .instance = completion->state.instance, .max = HPL_MANIFEST_MAX_PARTS};
+    HPL_TRY(load_parts(&completion->kept, 0));
+    HPL_TRY(choose_parts(request, completion));
+    HPL_TRY(make_sums(completion));
+    HPL_TRY(build_object(request, completion));
+    return hpl_store_put_object(request->call, request->s3->store, &completion->object, (const uint8_t (*)[HPL_FILE_ID_LEN])completion->files, completion->num_wanted, completion->upload.id);
+}
+
+static void answer_completion(struct hpl_s3_request *request, const struct completion *completion)
+{
+    struct hpl_buf xml = {0};
+    char quoted[96];
+    const char *key_id = json_string_value(json_object_get(completion->state.json, "key_id"));
+    snprintf(quoted, sizeof quoted, "\"%s\"", completion->sums.etag);
+    hpl_xml_start(&xml, "CompleteMultipartUploadResult");
+    hpl_xml_text(&xml, "Location", request->http->path);
+    hpl_xml_str(&xml, "Bucket", request->bucket);
+    hpl_xml_str(&xml, "Key", request->key);
+    hpl_xml_str(&xml, "ETag", quoted);
+    for (int kind = HPL_SUM_CRC32; kind < HPL_NUM_SUMS; kind++)
+        if (completion->sums.value[kind][0])
+            hpl_xml_str(&xml, hpl_checksum_name(kind)->element, completion->sums.value[kind]);
+    if (completion->sums.is_composite)
+        hpl_xml_str(&xml, "ChecksumType", "COMPOSITE");
+    hpl_xml_close(&xml, "CompleteMultipartUploadResult");
+    if (completion->state.mode != HPL_MODE_SSE_C || request->sse.mode == HPL_MODE_SSE_C)
+        hpl_sse_answer(request, completion->state.mode, key_id ? key_id : "");
+    hpl_s3_send_xml(request, 200, &xml);
+}
+
+enum hpl_status hpl_s3_complete_upload(struct hpl_s3_request *request)
+{
+    struct completion completion = {0};
+    enum hpl_status status = complete(request, &completion);
+    if (status == HPL_OK)
+        answer_completion(request, &completion);
+    completion_wipe(&completion);
+    return status;
+}
+
+enum hpl_status hpl_s3_abort_upload(struct hpl_s3_request *request)
+{
+    struct hpl_upload upload;
+    const char *id = hpl_s3_parameter(request, "uploadId");
+    enum hpl_status status = hpl_store_get_upload(request->call, request->s3->store, id, request->bucket, request->key, &upload);
+    if (status == HPL_OK)
+        status = hpl_store_abort_upload(request->call, request->s3->store, upload.id);
+    hpl_upload_wipe(&upload);
+    if (status == HPL_OK)
+        hpl_s3_send_empty(request, 204);
+    return status;
+}
+
+/* --- listings -------------------------------------------------------------------------------------------------------------- */
+
+static void put_part(struct hpl_buf *xml, const struct kept_part *kept)
+{
+    char time[40], quoted[96];
+    hpl_time_text(time, kept->modified_ms, HPL_TIME_ISO_MS);
+    snprintf(quoted, sizeof quoted, "\"%s\"", kept->sums.etag);
+    hpl_xml_open(xml, "Part");
+    hpl_xml_int(xml, "PartNumber", kept->part.number);
+    hpl_xml_str(xml, "LastModified", time);
+    hpl_xml_str(xml, "ETag", quoted);
+    for (int kind = HPL_SUM_CRC32; kind < HPL_NUM_SUMS; kind++)
+        if (kept->sums.value[kind][0])
+            hpl_xml_str(xml, hpl_checksum_name(kind)->element, kept->sums.value[kind]);
+    hpl_xml_int(xml, "Size", (int64_t)kept->part.len);
+    hpl_xml_close(xml, "Part");
+}
+
+static void send_parts(struct hpl_s3_request *request, const struct kept_parts *parts, int64_t after, int64_t max)
+{
+    struct hpl_buf xml = {0};
+    hpl_xml_start(&xml, "ListPartsResult");
+    hpl_xml_str(&xml, "Bucket", request->bucket);
+    hpl_xml_str(&xml, "Key", request->key);
+    hpl_xml_str(&xml, "UploadId", parts->upload_id);
+    hpl_xml_str(&xml, "StorageClass", "STANDARD");
+    hpl_xml_int(&xml, "PartNumberMarker", after);
+    if (parts->is_truncated)
+        hpl_xml_int(&xml, "NextPartNumberMarker", parts->list[parts->count - 1].part.number);
+    hpl_xml_int(&xml, "MaxParts", max);
+    hpl_xml_str(&xml, "IsTruncated", parts->is_truncated ? "true" : "false");
+    for (size_t i = 0; i < parts->count; i++)
+        put_part(&xml, &parts->list[i]);
+    hpl_xml_close(&xml, "ListPartsResult");
+    hpl_s3_send_xml(request, 200, &xml);
+}
+
+enum hpl_status hpl_s3_list_parts(struct hpl_s3_request *request)
+{
+    struct hpl_upload upload = {0};
+    struct hpl_upload_state state = {0};
+    int64_t max, after;
+    HPL_TRY(hpl_s3_number(request, "max-parts", 1, 1000000, 1000, &max));
+    HPL_TRY(hpl_s3_number(request, "part-number-marker", 0, HPL_MANIFEST_MAX_PARTS, 0, &after));
+    if (max > 1000)
+        max = 1000;
+    enum hpl_status status = hpl_store_get_upload(request->call, request->s3->store, hpl_s3_parameter(request, "uploadId"), request->bucket, request->key, &upload);
+    if (status == HPL_OK)
+        status = hpl_upload_open(request, &upload, &state);
+    struct kept_parts parts = {.request = request, .upload_id = upload.id, .instance = state.instance, .max = (size_t)max};
+    if (status == HPL_OK)
+        status = load_parts(&parts, (uint32_t)after);
+    if (status == HPL_OK)
+        send_parts(request, &parts, after, max);
+    free(parts.list);
+    hpl_upload_state_wipe(&state);
+    hpl_upload_wipe(&upload);
+    return status;
+}
+
+struct uploads {
+    struct hpl_buf rows, prefixes;
+    const char *prefix, *delimiter;
+    int64_t count, max;
+    bool is_truncated, is_url;
+    char last_prefix[HPL_OBJECT_KEY_MAX + 1];
+    char next_key[HPL_OBJECT_KEY_MAX + 1], next_id[HPL_UPLOAD_ID_LEN + 1];
+};
+
+static void put_key(const struct uploads *uploads, struct hpl_buf *xml, const char *element, const char *text)
+{
+    struct hpl_buf encoded = {0};
+    if (uploads->is_url)
+        hpl_uri_put(&encoded, hpl_bytes_str(text), true);
+    hpl_xml_text(xml, element, uploads->is_url ? hpl_buf_bytes(&encoded) : hpl_bytes_str(text));
+    hpl_buf_wipe(&encoded);
+}
+
+static bool add_upload(void *arg, const struct hpl_upload *upload)
+{
+    struct uploads *uploads = arg;
+    char time[40];
+    const char *found = *uploads->delimiter ? strstr(upload->key + strlen(uploads->prefix), uploads->delimiter) : NULL;
+    size_t group_len = found ? (size_t)(found - upload->key) + strlen(uploads->delimiter) : 0;
+    if (found && strlen(uploads->last_prefix) == group_len && strncmp(uploads->last_prefix, upload->key, group_len) == 0)
+        return true;
+    if (uploads->count == uploads->max) {
+        uploads->is_truncated = true;
+        return false;
+    }
+    uploads->count++;
+    snprintf(uploads->next_key, sizeof uploads->next_key, "%s", upload->key);
+    snprintf(uploads->next_id, sizeof uploads->next_id, "%s", upload->id);
+    if (found) {
+        snprintf(uploads->last_prefix, sizeof uploads->last_prefix, "%.*s", (int)group_len, upload->key);
+        hpl_xml_open(&uploads->prefixes, "CommonPrefixes");
+        put_key(uploads, &uploads->prefixes, "Prefix", uploads->last_prefix);
+        hpl_xml_close(&uploads->prefixes, "CommonPrefixes");
+        return true;
+    }
+    hpl_time_text(time, upload->created_ms, HPL_TIME_ISO_MS);
+    hpl_xml_open(&uploads->rows, "Upload");
+    put_key(uploads, &uploads->rows, "Key", upload->key);
+    hpl_xml_str(&uploads->rows, "UploadId", upload->id);
+    hpl_xml_str(&uploads->rows, "StorageClass", "STANDARD");
+    hpl_xml_str(&uploads->rows, "Initiated", time);
+    hpl_xml_close(&uploads->rows, "Upload");
+    return true;
+}
+
+enum hpl_status hpl_s3_list_uploads(struct hpl_s3_request *request)
+{
+    const char *prefix = hpl_s3_parameter(request, "prefix"), *delimiter = hpl_s3_parameter(request, "delimiter"), *encoding = hpl_s3_parameter(request, "encoding-type");
+    const char *key_marker = hpl_s3_parameter(request, "key-marker"), *id_marker = hpl_s3_parameter(request, "upload-id-marker");
+    struct uploads uploads = {.prefix = prefix ? prefix : "", .delimiter = delimiter ? delimiter : "", .is_url = encoding && strcmp(encoding, "url") == 0};
+    struct hpl_buf xml = {0};
+    HPL_TRY(hpl_s3_number(request, "max-uploads", 1, 1000000, 1000, &uploads.max));
+    if (uploads.max > 1000)
+        uploads.max = 1000;
+    enum hpl_status status = hpl_store_list_uploads(request->call, request->s3->store, request->bucket, uploads.prefix, key_marker ? key_marker : "",
+                                                    id_marker ? id_marker : key_marker && *key_marker ? "~" : "", add_upload, &uploads);
+    if (status == HPL_OK) {
+        hpl_xml_start(&xml, "ListMultipartUploadsResult");
+        hpl_xml_str(&xml, "Bucket", request->bucket);
+        put_key(&uploads, &xml, "Prefix", uploads.prefix);
+        if (*uploads.delimiter)
+            put_key(&uploads, &xml, "Delimiter", uploads.delimiter);
+        put_key(&uploads, &xml, "KeyMarker", key_marker ? key_marker : "");
+        hpl_xml_str(&xml, "UploadIdMarker", id_marker ? id_marker : "");
+        if (uploads.is_truncated) {
+            put_key(&uploads, &xml, "NextKeyMarker", uploads.next_key);
+            hpl_xml_str(&xml, "NextUploadIdMarker", uploads.next_id);
+        }
+        hpl_xml_int(&xml, "MaxUploads", uploads.max);
+        hpl_xml_str(&xml, "IsTruncated", uploads.is_truncated ? "true" : "false");
+        hpl_buf_put_bytes(&xml, hpl_buf_bytes(&uploads.rows));
+        hpl_buf_put_bytes(&xml, hpl_buf_bytes(&uploads.prefixes));
+        hpl_xml_close(&xml, "ListMultipartUploadsResult");
+        hpl_s3_send_xml(request, 200, &xml);
+    }
+    hpl_buf_wipe(&uploads.rows);
+    hpl_buf_wipe(&uploads.prefixes);
+    return status;
+}
