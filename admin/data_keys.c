@@ -1,0 +1,139 @@
+/* Data-key routes. The plaintext key leaves the process only in these answers. Jobs; may block on a backend. */
+#include "admin/routes.h"
+
+#include <stdlib.h>
+
+#include "base/codec.h"
+
+#define MAX_PAIRS 64
+
+struct context {
+    struct hpl_context_pair pairs[MAX_PAIRS];
+    struct hpl_context view;
+};
+
+/* Views into the body: good as long as it lives. */
+static enum hpl_status context_of(const struct hpl_admin_request *request, struct context *context)
+{
+    const json_t *object = NULL;
+    const char *name;
+    json_t *value;
+    context->view = (struct hpl_context){context->pairs, 0};
+    HPL_TRY(hpl_json_member(request->call, request->body, "encryption_context", &object));
+    json_object_foreach((json_t *)object, name, value)
+    {
+        if (!json_is_string(value))
+            return hpl_fail(request->call, HPL_INVALID_REQUEST, "'encryption_context' must hold strings only; '%.64s' is none", name);
+        if (context->view.num_pairs == MAX_PAIRS)
+            return hpl_fail(request->call, HPL_INVALID_REQUEST, "'encryption_context' has more than %d pairs", MAX_PAIRS);
+        context->pairs[context->view.num_pairs++] = (struct hpl_context_pair){
+            hpl_bytes_str(name), hpl_bytes(json_string_value(value), json_string_length(value))};
+    }
+    return HPL_OK;
+}
+
+static enum hpl_status key_len_of(const struct hpl_admin_request *request, size_t *len)
+{
+    static const struct { const char *spec; size_t len; } specs[] = {{"AES_256", 32}, {"Aes256", 32}, {"AES_128", 16}, {"Aes128", 16}};
+    const char *spec = "AES_256";
+    HPL_TRY(hpl_json_str(request->call, request->body, "key_spec", &spec));
+    for (size_t i = 0; i < HPL_COUNT(specs); i++)
+        if (strcmp(spec, specs[i].spec) == 0) {
+            *len = specs[i].len;
+            return HPL_OK;
+        }
+    return hpl_fail(request->call, HPL_INVALID_REQUEST, "'key_spec' must be AES_256 or AES_128");
+}
+
+static json_t *base64_json(const void *data, size_t len)
+{
+    struct hpl_buf text = {0};
+    hpl_base64_put(&text, data, len);
+    json_t *value = text.is_failed ? NULL : json_stringn((const char *)text.data, text.len);
+    hpl_buf_wipe(&text);
+    return value;
+}
+
+/* One data key as {"plaintext_key","ciphertext_blob"}. */
+static enum hpl_status generate_one(const struct hpl_admin_request *request, const char *key_id, const struct context *context,
+                                    size_t len, char used_key[static HPL_KEY_ID_MAX + 1], json_t **out)
+{
+    struct hpl_secret *HPL_SECRET_AUTO secret = NULL;
+    struct hpl_buf envelope = {0};
+    struct hpl_key_ref ref;
+    enum hpl_status status = hpl_kms_generate(request->admin->kms, request->call, HPL_PURPOSE_API, key_id, &context->view, len, &secret, &envelope, &ref);
+    if (status == HPL_OK) {
+        memcpy(used_key, ref.key_id, sizeof ref.key_id);
+        *out = json_pack("{s:o, s:o}", "plaintext_key", base64_json(secret->bytes, secret->len), "ciphertext_blob",
+                         base64_json(envelope.data, envelope.len));
+        status = *out ? HPL_OK : HPL_NO_MEMORY;
+    }
+    hpl_buf_wipe(&envelope);
+    return status;
+}
+
+struct asked {
+    const char *key_id; /* NULL: the default key */
+    struct context context;
+    size_t len;
+};
+
+static enum hpl_status read_asked(const struct hpl_admin_request *request, struct asked *asked)
+{
+    asked->key_id = NULL;
+    HPL_TRY(hpl_json_str(request->call, request->body, "key_id", &asked->key_id));
+    HPL_TRY(key_len_of(request, &asked->len));
+    return context_of(request, &asked->context);
+}
+
+enum hpl_status hpl_admin_generate(const struct hpl_admin_request *request, json_t **answer)
+{
+    struct asked asked;
+    char used_key[HPL_KEY_ID_MAX + 1];
+    HPL_TRY(read_asked(request, &asked));
+    HPL_TRY(generate_one(request, asked.key_id, &asked.context, asked.len, used_key, answer));
+    return json_object_set_new(*answer, "key_id", json_string(used_key)) == 0 ? HPL_OK : HPL_NO_MEMORY;
+}
+
+enum hpl_status hpl_admin_generate_many(const struct hpl_admin_request *request, json_t **answer)
+{
+    struct asked asked;
+    int64_t count = 0;
+    char used_key[HPL_KEY_ID_MAX + 1] = "";
+    HPL_TRY(read_asked(request, &asked));
+    HPL_TRY(hpl_json_int(request->call, request->body, "count", 1, 64, &count));
+    if (count == 0)
+        return hpl_fail(request->call, HPL_INVALID_REQUEST, "'count' is missing: a number from 1 to 64");
+    json_t *HPL_JSON_AUTO keys = json_array();
+    for (int64_t i = 0; i < count; i++) {
+        json_t *key = NULL;
+        /* All under the key that the first one chose, whatever becomes the default meanwhile. */
+        HPL_TRY(generate_one(request, i ? used_key : asked.key_id, &asked.context, asked.len, used_key, &key));
+        if (json_array_append_new(keys, key) != 0)
+            return HPL_NO_MEMORY;
+    }
+    *answer = json_pack("{s:s, s:O}", "key_id", used_key, "data_keys", keys);
+    return *answer ? HPL_OK : HPL_NO_MEMORY;
+}
+
+enum hpl_status hpl_admin_decrypt(const struct hpl_admin_request *request, json_t **answer)
+{
+    const char *blob = NULL;
+    struct context context;
+    struct hpl_buf envelope = {0};
+    struct hpl_secret *HPL_SECRET_AUTO secret = NULL;
+    struct hpl_key_ref ref;
+    HPL_TRY(hpl_json_str(request->call, request->body, "ciphertext_blob", &blob));
+    if (!blob)
+        return hpl_fail(request->call, HPL_INVALID_REQUEST, "'ciphertext_blob' is missing");
+    HPL_TRY(context_of(request, &context));
+    enum hpl_status status = hpl_base64_decode(&envelope, blob, strlen(blob))
+                                 ? hpl_kms_decrypt(request->admin->kms, request->call, HPL_PURPOSE_API, hpl_buf_bytes(&envelope), &context.view, &secret, &ref)
+                                 : hpl_fail(request->call, HPL_INVALID_REQUEST, "'ciphertext_blob' is not valid Base64");
+    if (status == HPL_OK) {
+        *answer = json_pack("{s:s, s:o}", "key_id", ref.key_id, "plaintext_key", base64_json(secret->bytes, secret->len));
+        status = *answer ? HPL_OK : HPL_NO_MEMORY;
+    }
+    hpl_buf_wipe(&envelope);
+    return status;
+}

@@ -1,0 +1,267 @@
+/* Key routes, in both styles: JSON bodies under kms/keys, and ?keyName= under kms/key. Jobs; may block on a backend. */
+#include "admin/routes.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* key_metadata → {"key_id", "key_metadata"}; takes metadata. */
+static enum hpl_status wrap_metadata(json_t *metadata, json_t **answer)
+{
+    const char *key_id = json_string_value(json_object_get(metadata, "key_id"));
+    json_t *deletion_date = json_object_get(metadata, "deletion_date");
+    *answer = json_pack("{s:b, s:s, s:s, s:O}", "success", 1, "message", "done", "key_id", key_id ? key_id : "", "key_metadata", metadata);
+    if (*answer && deletion_date && json_is_string(deletion_date))
+        json_object_set(*answer, "deletion_date", deletion_date);
+    json_decref(metadata);
+    return *answer ? HPL_OK : HPL_NO_MEMORY;
+}
+
+/* The first of the spellings that the body has. */
+static enum hpl_status text_of(const struct hpl_admin_request *request, const char *const names[], const char **out)
+{
+    for (size_t i = 0; names[i] && !*out; i++)
+        HPL_TRY(hpl_json_str(request->call, request->body, names[i], out));
+    return HPL_OK;
+}
+
+static enum hpl_status key_id_of(const struct hpl_admin_request *request, const char **key_id)
+{
+    static const char *const names[] = {"key_id", "KeyId", "keyId", NULL};
+    *key_id = NULL;
+    HPL_TRY(text_of(request, names, key_id));
+    if (!*key_id || !**key_id)
+        return hpl_fail(request->call, HPL_INVALID_REQUEST, "'key_id' is missing");
+    return HPL_OK;
+}
+
+/* Every value of the tags must be text; the tag "name" asks for an id. */
+static enum hpl_status check_tags(const struct hpl_admin_request *request, const json_t *tags, const char **name)
+{
+    const char *tag;
+    json_t *value;
+    json_object_foreach((json_t *)tags, tag, value)
+        if (!json_is_string(value))
+            return hpl_fail(request->call, HPL_INVALID_REQUEST, "the tag '%.64s' must be a string", tag);
+    if (tags)
+        HPL_TRY(hpl_json_str(request->call, tags, "name", name));
+    return HPL_OK;
+}
+
+static enum hpl_status check_usage(const struct hpl_admin_request *request, const char *usage)
+{
+    if (!usage || strcmp(usage, "ENCRYPT_DECRYPT") == 0 || strcmp(usage, "EncryptDecrypt") == 0)
+        return HPL_OK;
+    return hpl_fail(request->call, HPL_INVALID_REQUEST, "'KeyUsage' must be ENCRYPT_DECRYPT: these keys encrypt and decrypt, nothing else");
+}
+
+enum hpl_status hpl_admin_create_key(const struct hpl_admin_request *request, json_t **answer)
+{
+    static const char *const usages[] = {"KeyUsage", "key_usage", NULL};
+    static const char *const descriptions[] = {"Description", "description", NULL};
+    static const char *const tag_names[] = {"Tags", "tags", NULL};
+    const char *usage = NULL, *name = NULL;
+    const json_t *tags = NULL;
+    struct hpl_key_create create = {.usage = "ENCRYPT_DECRYPT", .created_by = request->access_key};
+    HPL_TRY(text_of(request, usages, &usage));
+    HPL_TRY(check_usage(request, usage));
+    HPL_TRY(text_of(request, descriptions, &create.description));
+    for (size_t i = 0; tag_names[i] && !tags; i++)
+        HPL_TRY(hpl_json_member(request->call, request->body, tag_names[i], &tags));
+    HPL_TRY(check_tags(request, tags, &name));
+    create.key_id = name;
+    create.tags = tags;
+    json_t *metadata = NULL;
+    HPL_TRY(hpl_kms_create_key(request->admin->kms, request->call, &create, &metadata));
+    return wrap_metadata(metadata, answer);
+}
+
+enum hpl_status hpl_admin_list_keys(const struct hpl_admin_request *request, json_t **answer)
+{
+    char text[32], marker[HPL_KEY_ID_MAX + 1];
+    size_t limit = 100;
+    enum hpl_status status = hpl_admin_query(request, "limit", text, sizeof text);
+    if (status == HPL_OK) {
+        char *end;
+        long number = strtol(text, &end, 10);
+        if (*end || end == text || number < 1 || number > 1000)
+            return hpl_fail(request->call, HPL_INVALID_REQUEST, "'limit' must be a number from 1 to 1000");
+        limit = (size_t)number;
+    } else if (status != HPL_NOT_FOUND)
+        return status;
+    status = hpl_admin_query(request, "marker", marker, sizeof marker);
+    if (status != HPL_OK && status != HPL_NOT_FOUND)
+        return status;
+    return hpl_kms_list_keys(request->admin->kms, request->call, limit, status == HPL_OK && marker[0] ? marker : NULL, answer);
+}
+
+enum hpl_status hpl_admin_describe_key(const struct hpl_admin_request *request, json_t **answer)
+{
+    json_t *metadata = NULL;
+    HPL_TRY(hpl_kms_describe_key(request->admin->kms, request->call, request->tail, &metadata));
+    return wrap_metadata(metadata, answer);
+}
+
+enum hpl_status hpl_admin_delete_key(const struct hpl_admin_request *request, json_t **answer)
+{
+    const char *key_id;
+    int64_t window = 0;
+    bool is_immediate = false;
+    json_t *metadata = NULL;
+    HPL_TRY(key_id_of(request, &key_id));
+    if (json_object_get(request->body, "pending_window_in_days"))
+        HPL_TRY(hpl_json_int(request->call, request->body, "pending_window_in_days", 7, 30, &window));
+    HPL_TRY(hpl_json_bool(request->call, request->body, "force_immediate", &is_immediate));
+    if (is_immediate)
+        return hpl_fail(request->call, HPL_INVALID_REQUEST, "'force_immediate' is not taken: a key is destroyed 7 to 30 days after it is scheduled");
+    HPL_TRY(hpl_kms_schedule_deletion(request->admin->kms, request->call, key_id, window, &metadata));
+    return wrap_metadata(metadata, answer);
+}
+
+enum hpl_status hpl_admin_cancel_deletion(const struct hpl_admin_request *request, json_t **answer)
+{
+    const char *key_id;
+    json_t *metadata = NULL;
+    HPL_TRY(key_id_of(request, &key_id));
+    HPL_TRY(hpl_kms_cancel_deletion(request->admin->kms, request->call, key_id, &metadata));
+    return wrap_metadata(metadata, answer);
+}
+
+static enum hpl_status set_enabled(const struct hpl_admin_request *request, bool is_enabled, json_t **answer)
+{
+    const char *key_id;
+    json_t *metadata = NULL;
+    HPL_TRY(key_id_of(request, &key_id));
+    HPL_TRY(hpl_kms_set_enabled(request->admin->kms, request->call, key_id, is_enabled, &metadata));
+    return wrap_metadata(metadata, answer);
+}
+
+enum hpl_status hpl_admin_enable_key(const struct hpl_admin_request *request, json_t **answer)
+{
+    return set_enabled(request, true, answer);
+}
+
+enum hpl_status hpl_admin_disable_key(const struct hpl_admin_request *request, json_t **answer)
+{
+    return set_enabled(request, false, answer);
+}
+
+enum hpl_status hpl_admin_rotate_key(const struct hpl_admin_request *request, json_t **answer)
+{
+    const char *key_id;
+    json_t *metadata = NULL;
+    HPL_TRY(key_id_of(request, &key_id));
+    HPL_TRY(hpl_kms_rotate(request->admin->kms, request->call, key_id, &metadata));
+    return wrap_metadata(metadata, answer);
+}
+
+/* --- the ?keyName= style ------------------------------------------------------------------------------------------------- */
+
+static enum hpl_status key_name_of(const struct hpl_admin_request *request, char name[static HPL_KEY_ID_MAX + 1])
+{
+    enum hpl_status status = hpl_admin_query(request, "keyName", name, HPL_KEY_ID_MAX + 1);
+    if (status == HPL_NOT_FOUND || (status == HPL_OK && !name[0]))
+        return hpl_fail(request->call, HPL_INVALID_REQUEST, "the query parameter 'keyName' is missing");
+    return status;
+}
+
+static const char *old_status(const json_t *metadata)
+{
+    const char *state = json_string_value(json_object_get(metadata, "key_state"));
+    return !state || strcmp(state, "Enabled") == 0 ? "Active" : state;
+}
+
+static json_t *old_row(const json_t *metadata)
+{
+    const char *algorithm = json_string_value(json_object_get(metadata, "algorithm"));
+    return json_pack("{s:O, s:O, s:s, s:O?, s:s}", "key_id", json_object_get(metadata, "key_id"), "key_name",
+                     json_object_get(metadata, "key_id"), "status", old_status(metadata), "created_at",
+                     json_object_get(metadata, "creation_date"), "algorithm", algorithm ? algorithm : "AES-256");
+}
+
+static enum hpl_status old_answer(json_t *metadata, json_t **answer)
+{
+    *answer = old_row(metadata);
+    json_decref(metadata);
+    return *answer ? HPL_OK : HPL_NO_MEMORY;
+}
+
+enum hpl_status hpl_admin_named_create(const struct hpl_admin_request *request, json_t **answer)
+{
+    char name[HPL_KEY_ID_MAX + 1], algorithm[32];
+    json_t *metadata = NULL;
+    HPL_TRY(key_name_of(request, name));
+    enum hpl_status status = hpl_admin_query(request, "algorithm", algorithm, sizeof algorithm);
+    if (status == HPL_OK && strcmp(algorithm, "AES-256") != 0)
+        return hpl_fail(request->call, HPL_INVALID_REQUEST, "'algorithm' must be AES-256: master keys here are 256-bit AES keys");
+    if (status != HPL_OK && status != HPL_NOT_FOUND)
+        return status;
+    const struct hpl_key_create create = {.key_id = name, .created_by = request->access_key};
+    HPL_TRY(hpl_kms_create_key(request->admin->kms, request->call, &create, &metadata));
+    return old_answer(metadata, answer);
+}
+
+enum hpl_status hpl_admin_named_status(const struct hpl_admin_request *request, json_t **answer)
+{
+    char name[HPL_KEY_ID_MAX + 1];
+    json_t *metadata = NULL;
+    HPL_TRY(key_name_of(request, name));
+    HPL_TRY(hpl_kms_describe_key(request->admin->kms, request->call, name, &metadata));
+    return old_answer(metadata, answer);
+}
+
+enum hpl_status hpl_admin_named_list(const struct hpl_admin_request *request, json_t **answer)
+{
+    json_t *HPL_JSON_AUTO all = json_array();
+    char marker[HPL_KEY_ID_MAX + 1] = "";
+    for (bool is_more = true; is_more;) {
+        json_t *HPL_JSON_AUTO page = NULL;
+        HPL_TRY(hpl_kms_list_keys(request->admin->kms, request->call, 1000, marker[0] ? marker : NULL, &page));
+        size_t i;
+        json_t *row;
+        json_array_foreach(json_object_get(page, "keys"), i, row)
+        {
+            json_t *metadata = NULL;
+            const char *key_id = json_string_value(json_object_get(row, "key_id"));
+            enum hpl_status status = hpl_kms_describe_key(request->admin->kms, request->call, key_id, &metadata);
+            if (status == HPL_OK)
+                json_array_append_new(all, old_row(metadata));
+            json_decref(metadata);
+            if (status != HPL_OK && status != HPL_NO_SUCH_KEY)
+                return status;
+        }
+        const char *next = json_string_value(json_object_get(page, "next_marker"));
+        is_more = next != NULL;
+        snprintf(marker, sizeof marker, "%s", next ? next : "");
+    }
+    *answer = json_pack("{s:O}", "keys", all);
+    return *answer ? HPL_OK : HPL_NO_MEMORY;
+}
+
+static enum hpl_status named_set_enabled(const struct hpl_admin_request *request, bool is_enabled, json_t **answer)
+{
+    char name[HPL_KEY_ID_MAX + 1];
+    json_t *metadata = NULL;
+    HPL_TRY(key_name_of(request, name));
+    HPL_TRY(hpl_kms_set_enabled(request->admin->kms, request->call, name, is_enabled, &metadata));
+    return old_answer(metadata, answer);
+}
+
+enum hpl_status hpl_admin_named_enable(const struct hpl_admin_request *request, json_t **answer)
+{
+    return named_set_enabled(request, true, answer);
+}
+
+enum hpl_status hpl_admin_named_disable(const struct hpl_admin_request *request, json_t **answer)
+{
+    return named_set_enabled(request, false, answer);
+}
+
+enum hpl_status hpl_admin_named_rotate(const struct hpl_admin_request *request, json_t **answer)
+{
+    char name[HPL_KEY_ID_MAX + 1];
+    json_t *metadata = NULL;
+    HPL_TRY(key_name_of(request, name));
+    HPL_TRY(hpl_kms_rotate(request->admin->kms, request->call, name, &metadata));
+    return old_answer(metadata, answer);
+}

@@ -1,0 +1,43 @@
+/* The table of admin routes and what a route's function gets. Jobs only; may block. */
+#ifndef HPL_ADMIN_ROUTES_H
+#define HPL_ADMIN_ROUTES_H
+
+#include "admin/admin.h"
+
+/* One verified request: signature, action and JSON are already right. */
+struct hpl_admin_request {
+    struct hpl_admin *admin;
+    struct hpl_call *call;
+    const char *access_key;
+    const json_t *body;    /* an object; empty where none was sent */
+    struct hpl_bytes query; /* raw */
+    const char *tail;      /* what stands for "*" in the path, decoded; "" without one */
+};
+
+struct hpl_admin_route {
+    const char *method;
+    const char *path;   /* behind the prefix; a final "*" takes one decoded segment */
+    const char *action; /* "kms:…" */
+    bool gives_keys;    /* plaintext keys go through it: refused on a plaintext connection off loopback */
+    int http_ok;        /* 200, or 204 for an empty answer */
+    enum hpl_status (*run)(const struct hpl_admin_request *request, json_t **answer);
+};
+
+/* The route, or NULL with *is_known_path telling whether another method would fit. tail gets the "*" part decoded. */
+const struct hpl_admin_route *hpl_admin_find_route(struct hpl_bytes method, struct hpl_bytes path, char *tail, size_t tail_size,
+                                                   bool *is_known_path);
+
+/* A query parameter's decoded value into value (size bytes with the NUL). HPL_NOT_FOUND when it is not there,
+ * HPL_INVALID_REQUEST when it is malformed or too long. */
+enum hpl_status hpl_admin_query(const struct hpl_admin_request *request, const char *name, char *value, size_t size) HPL_MUST_USE;
+
+typedef enum hpl_status hpl_admin_run_fn(const struct hpl_admin_request *request, json_t **answer);
+hpl_admin_run_fn hpl_admin_configure, hpl_admin_reconfigure, hpl_admin_start, hpl_admin_stop, hpl_admin_status, hpl_admin_config,
+    hpl_admin_clear_cache;
+hpl_admin_run_fn hpl_admin_create_key, hpl_admin_list_keys, hpl_admin_describe_key, hpl_admin_delete_key, hpl_admin_cancel_deletion,
+    hpl_admin_enable_key, hpl_admin_disable_key, hpl_admin_rotate_key;
+hpl_admin_run_fn hpl_admin_named_create, hpl_admin_named_status, hpl_admin_named_list, hpl_admin_named_enable,
+    hpl_admin_named_disable, hpl_admin_named_rotate;
+hpl_admin_run_fn hpl_admin_generate, hpl_admin_generate_many, hpl_admin_decrypt;
+
+#endif
