@@ -1,0 +1,228 @@
+/* What is wrong with this machine or configuration. One thread, at the command line. */
+#include "daemon/check.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <netdb.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include <openssl/pem.h>
+
+#include "backends/backends.h"
+#include "base/file.h"
+#include "daemon/house.h"
+#include "daemon/root.h"
+#include "engine/aead.h"
+
+struct check {
+    const struct hpl_config *config;
+    bool is_dev;
+    int failures;
+    struct hpl_secret *root;
+};
+
+static void say(struct check *check, enum hpl_status status, const char *what, const struct hpl_call *call, const char *good)
+{
+    if (status == HPL_OK)
+        printf("ok    %-14s %s\n", what, good);
+    else {
+        printf("FAIL  %-14s %s\n", what, hpl_detail(call, status));
+        check->failures++;
+    }
+}
+
+static void check_memory(struct check *check)
+{
+    struct hpl_call call = {0};
+    enum hpl_status status = hpl_house_lock_memory(&call, check->config);
+    if (status == HPL_OK && !hpl_secret_is_locked())
+        printf("warn  %-14s %s\n", "memory lock", "not locked, because allow_unlocked_memory says so: keys may reach swap");
+    else
+        say(check, status, "memory lock", &call, "memory for keys is locked");
+}
+
+static void check_kernel(struct check *check)
+{
+    char text[160];
+    const char *kernel = hpl_aead_kernel();
+    (void)check;
+    if (strcmp(kernel, "portable") == 0)
+        printf("warn  %-14s %s\n", "kernel", "portable: this processor (or HARDPLATE_CPU) offers no AES instructions; expect a fiftieth of the speed");
+    else {
+        snprintf(text, sizeof text, "AES-GCM runs on '%s', self-test passed", kernel);
+        printf("ok    %-14s %s\n", "kernel", text);
+    }
+}
+
+static enum hpl_status folder_is_ours(struct hpl_call *call, const char *path)
+{
+    struct stat st;
+    if (stat(path, &st) != 0) {
+        if (errno == ENOENT)
+            return HPL_OK; /* made at the first start */
+        return hpl_file_error(call, "cannot look at", path);
+    }
+    if (!S_ISDIR(st.st_mode))
+        return hpl_fail(call, HPL_INVALID_CONFIGURATION, "%s is not a folder", path);
+    if (access(path, R_OK | W_OK | X_OK) != 0)
+        return hpl_fail(call, HPL_INVALID_CONFIGURATION, "%s cannot be written by this user: chown it", path);
+    if (st.st_mode & 077)
+        return hpl_fail(call, HPL_INVALID_CONFIGURATION, "%s is open to others: chmod 0700 it", path);
+    return HPL_OK;
+}
+
+static void check_folders(struct check *check)
+{
+    char fallback[PATH_MAX];
+    snprintf(fallback, sizeof fallback, "%s/data", check->config->state_dir);
+    const char *data = check->config->data_dir ? check->config->data_dir : fallback;
+    struct hpl_call call = {0}, data_call = {0};
+    say(check, folder_is_ours(&call, check->config->state_dir), "state folder", &call, check->config->state_dir);
+    say(check, folder_is_ours(&data_call, data), "data folder", &data_call, data);
+}
+
+/* Reads what is there; makes nothing. */
+static void check_root(struct check *check)
+{
+    char path[PATH_MAX];
+    struct hpl_call call = {0};
+    bool was_made;
+    bool is_given = check->config->root && (check->config->root->file || check->config->root->credential || check->config->root->require_external);
+    snprintf(path, sizeof path, "%s/root.key", check->config->state_dir);
+    if (!is_given && access(path, F_OK) != 0) {
+        printf("warn  %-14s %s\n", "root secret", "none given: one will be made in the state folder; root.file or root.credential keeps it elsewhere");
+        return;
+    }
+    enum hpl_status status = hpl_root_load(&call, check->config, &check->root, &was_made);
+    say(check, status, "root secret", &call, is_given ? "given from outside the state folder" : path);
+}
+
+static void check_port(struct check *check)
+{
+    struct hpl_call call = {0};
+    const char *listen_on = check->config->listen ? check->config->listen : "127.0.0.1:9000";
+    const char *colon = strrchr(listen_on, ':');
+    char host[256];
+    struct addrinfo *found = NULL;
+    const struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE};
+    enum hpl_status status = HPL_OK;
+    if (!colon)
+        status = hpl_fail(&call, HPL_INVALID_CONFIGURATION, "listen '%.60s' must be HOST:PORT", listen_on);
+    else {
+        size_t len = (size_t)(colon - listen_on);
+        bool has_brackets = len > 2 && listen_on[0] == '[' && colon[-1] == ']';
+        snprintf(host, sizeof host, "%.*s", (int)(has_brackets ? len - 2 : len), listen_on + has_brackets);
+        if (getaddrinfo(host, colon + 1, &hints, &found) != 0)
+            status = hpl_fail(&call, HPL_INVALID_CONFIGURATION, "'%.60s' is not an address of this machine", listen_on);
+    }
+    int fd = status == HPL_OK ? socket(found->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0) : -1;
+    int on = 1;
+    if (fd >= 0 && (setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on) != 0 || bind(fd, found->ai_addr, found->ai_addrlen) != 0))
+        status = hpl_fail(&call, HPL_INVALID_CONFIGURATION, "cannot listen on %.60s: %s; stop what holds it or choose another with listen", listen_on, strerror(errno));
+    if (fd >= 0)
+        close(fd);
+    if (found)
+        freeaddrinfo(found);
+    say(check, status, "listener", &call, listen_on);
+}
+
+static void check_tls(struct check *check)
+{
+    struct hpl_call call = {0};
+    if (!check->config->tls) {
+        printf("warn  %-14s %s\n", "TLS", "none: SSE-C and data keys are refused except from this machine; set tls.certificate and tls.key");
+        return;
+    }
+    FILE *file = fopen(check->config->tls->certificate, "r");
+    X509 *certificate = file ? PEM_read_X509(file, NULL, NULL, NULL) : NULL;
+    enum hpl_status status = HPL_OK;
+    if (!certificate)
+        status = hpl_fail(&call, HPL_INVALID_CONFIGURATION, "%s cannot be read as a PEM certificate", check->config->tls->certificate);
+    else if (X509_cmp_current_time(X509_get0_notAfter(certificate)) < 0)
+        status = hpl_fail(&call, HPL_INVALID_CONFIGURATION, "the certificate in %s has expired", check->config->tls->certificate);
+    else if (access(check->config->tls->key, R_OK) != 0)
+        status = hpl_fail(&call, HPL_INVALID_CONFIGURATION, "%s cannot be read: %s", check->config->tls->key, strerror(errno));
+    X509_free(certificate);
+    if (file)
+        fclose(file);
+    say(check, status, "TLS", &call, check->config->tls->certificate);
+}
+
+static const struct hpl_backend *find_backend(const char *name)
+{
+    for (const struct hpl_backend *const *at = hpl_backends(); *at; at++)
+        if (strcmp((*at)->name, name) == 0)
+            return *at;
+    return NULL;
+}
+
+/* Opens the token as the daemon would — module, URI, PIN, IV mode — on a catalog that is thrown away. */
+static enum hpl_status open_token(struct check *check, const char *name, struct hpl_call *call, json_t **facts)
+{
+    char dir[] = "/tmp/hardplate-check-XXXXXX", path[PATH_MAX];
+    struct hpl_token_option *tokens;
+    struct hpl_backend_env env;
+    const struct hpl_backend *backend = find_backend("pkcs11");
+    struct hpl_secret *HPL_SECRET_AUTO root = hpl_secret_random(32);
+    struct hpl_keystore *keystore = NULL;
+    if (!root || !backend || !mkdtemp(dir))
+        return hpl_fail(call, HPL_INTERNAL, "cannot prepare a trial in /tmp: %s", strerror(errno));
+    hpl_house_env(check->config, check->is_dev, &tokens, &env);
+    env.root = root;
+    snprintf(path, sizeof path, "%s/catalog.db", dir);
+    enum hpl_status status = hpl_catalog_open(call, &env.catalog, path, root);
+    json_t *HPL_JSON_AUTO body = json_pack("{s:s, s:s}", "backend_type", "pkcs11", "token", name);
+    if (status == HPL_OK)
+        status = backend->open(call, body, &env, &keystore);
+    if (keystore) {
+        *facts = keystore->ops->describe(keystore);
+        keystore->ops->close(keystore);
+    }
+    hpl_catalog_close(env.catalog);
+    const char *const leftovers[] = {"", "-wal", "-shm"};
+    for (size_t i = 0; i < HPL_COUNT(leftovers); i++) {
+        snprintf(path, sizeof path, "%s/catalog.db%s", dir, leftovers[i]);
+        unlink(path);
+    }
+    rmdir(dir);
+    free(tokens);
+    return status;
+}
+
+static void check_tokens(struct check *check)
+{
+    for (unsigned i = 0; i < check->config->num_tokens; i++) {
+        struct hpl_call call = {0};
+        json_t *HPL_JSON_AUTO facts = NULL;
+        char what[64], good[200];
+        const char *name = check->config->tokens[i].name;
+        enum hpl_status status = open_token(check, name, &call, &facts);
+        const char *iv_mode = json_string_value(json_object_get(facts, "iv_mode"));
+        const char *mechanism = json_string_value(json_object_get(facts, "mechanism"));
+        snprintf(what, sizeof what, "token %.40s", name);
+        snprintf(good, sizeof good, "PIN accepted; %s, IV mode '%s' proven on a throw-away key", mechanism ? mechanism : "?", iv_mode ? iv_mode : "?");
+        say(check, status, what, &call, good);
+    }
+    if (check->config->num_tokens == 0)
+        printf("warn  %-14s %s\n", "tokens", "none configured: only the local backend can be used");
+}
+
+int hpl_check_run(const struct hpl_config *config, bool is_dev)
+{
+    struct check check = {.config = config, .is_dev = is_dev};
+    check_memory(&check);
+    if (check.failures)
+        return check.failures; /* what follows reads secrets */
+    check_kernel(&check);
+    check_folders(&check);
+    check_root(&check);
+    check_tokens(&check);
+    check_tls(&check);
+    check_port(&check);
+    hpl_secret_free(check.root);
+    printf(check.failures ? "%d of these must be mended before hardplated can run\n" : "nothing stands in the way\n", check.failures);
+    return check.failures;
+}

@@ -1,0 +1,170 @@
+/* The YAML file by libcyaml under a strict schema. Start-up only, one thread. */
+#include "daemon/config.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <cyaml/cyaml.h>
+
+#define OPTIONAL_STRING(key, type, member)                                                         \
+    CYAML_FIELD_STRING_PTR(key, CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL, type, member, 0, CYAML_UNLIMITED)
+#define NEEDED_STRING(key, type, member) CYAML_FIELD_STRING_PTR(key, CYAML_FLAG_POINTER, type, member, 1, CYAML_UNLIMITED)
+#define OPTIONAL_INT_PTR(key, type, member) CYAML_FIELD_INT_PTR(key, CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL, type, member)
+
+static const cyaml_schema_field_t tls_fields[] = {
+    NEEDED_STRING("certificate", struct hpl_config_tls, certificate),
+    NEEDED_STRING("key", struct hpl_config_tls, key),
+    CYAML_FIELD_END,
+};
+
+static const cyaml_schema_field_t root_fields[] = {
+    OPTIONAL_STRING("file", struct hpl_config_root, file),
+    OPTIONAL_STRING("credential", struct hpl_config_root, credential),
+    CYAML_FIELD_BOOL("require_external", CYAML_FLAG_OPTIONAL, struct hpl_config_root, require_external),
+    CYAML_FIELD_END,
+};
+
+static const cyaml_schema_field_t token_fields[] = {
+    NEEDED_STRING("name", struct hpl_config_token, name),
+    NEEDED_STRING("uri", struct hpl_config_token, uri),
+    OPTIONAL_STRING("module", struct hpl_config_token, module),
+    NEEDED_STRING("pin_source", struct hpl_config_token, pin_source),
+    CYAML_FIELD_UINT("max_sessions", CYAML_FLAG_OPTIONAL, struct hpl_config_token, max_sessions),
+    CYAML_FIELD_END,
+};
+
+static const cyaml_schema_field_t kms_fields[] = {
+    NEEDED_STRING("backend_type", struct hpl_config_kms, backend_type),
+    OPTIONAL_STRING("key_dir", struct hpl_config_kms, key_dir),
+    OPTIONAL_STRING("token", struct hpl_config_kms, token),
+    OPTIONAL_STRING("uri", struct hpl_config_kms, uri),
+    OPTIONAL_STRING("default_key_id", struct hpl_config_kms, default_key_id),
+    OPTIONAL_INT_PTR("cache_ttl_seconds", struct hpl_config_kms, cache_ttl_seconds),
+    OPTIONAL_INT_PTR("max_cached_keys", struct hpl_config_kms, max_cached_keys),
+    OPTIONAL_INT_PTR("timeout_seconds", struct hpl_config_kms, timeout_seconds),
+    OPTIONAL_INT_PTR("retry_attempts", struct hpl_config_kms, retry_attempts),
+    CYAML_FIELD_BOOL_PTR("enable_cache", CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL, struct hpl_config_kms, enable_cache),
+    CYAML_FIELD_END,
+};
+
+static const cyaml_schema_value_t token_schema = {
+    CYAML_VALUE_MAPPING(CYAML_FLAG_DEFAULT, struct hpl_config_token, token_fields),
+};
+static const cyaml_schema_value_t folder_schema = {
+    CYAML_VALUE_STRING(CYAML_FLAG_POINTER, char *, 1, CYAML_UNLIMITED),
+};
+
+static const cyaml_schema_field_t fields[] = {
+    NEEDED_STRING("state_dir", struct hpl_config, state_dir),
+    OPTIONAL_STRING("data_dir", struct hpl_config, data_dir),
+    OPTIONAL_STRING("listen", struct hpl_config, listen),
+    OPTIONAL_STRING("region", struct hpl_config, region),
+    OPTIONAL_STRING("log_level", struct hpl_config, log_level),
+    CYAML_FIELD_MAPPING_PTR("tls", CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL, struct hpl_config, tls, tls_fields),
+    CYAML_FIELD_MAPPING_PTR("root", CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL, struct hpl_config, root, root_fields),
+    CYAML_FIELD_SEQUENCE_COUNT("key_dirs", CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL, struct hpl_config, key_dirs, num_key_dirs, &folder_schema, 0, 64),
+    CYAML_FIELD_SEQUENCE_COUNT("tokens", CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL, struct hpl_config, tokens, num_tokens, &token_schema, 0, 64),
+    CYAML_FIELD_MAPPING_PTR("kms", CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL, struct hpl_config, kms, kms_fields),
+    CYAML_FIELD_BOOL("allow_unlocked_memory", CYAML_FLAG_OPTIONAL, struct hpl_config, allow_unlocked_memory),
+    CYAML_FIELD_UINT("workers", CYAML_FLAG_OPTIONAL, struct hpl_config, workers),
+    CYAML_FIELD_UINT("secret_kib", CYAML_FLAG_OPTIONAL, struct hpl_config, secret_kib),
+    CYAML_FIELD_UINT("drain_seconds", CYAML_FLAG_OPTIONAL, struct hpl_config, drain_seconds),
+    CYAML_FIELD_END,
+};
+
+static const cyaml_schema_value_t schema = {
+    CYAML_VALUE_MAPPING(CYAML_FLAG_POINTER, struct hpl_config, fields),
+};
+
+/* libcyaml says what was wrong through its log function: the first line names the cause, a later one the place. */
+static void keep_reason(cyaml_log_t level, void *arg, const char *fmt, va_list args)
+{
+    struct hpl_buf *reason = arg;
+    char line[200];
+    if (level < CYAML_LOG_ERROR)
+        return;
+    vsnprintf(line, sizeof line, fmt, args);
+    line[strcspn(line, "\n")] = '\0';
+    if (reason->len)
+        hpl_buf_put_str(reason, "; ");
+    hpl_buf_put_str(reason, strncmp(line, "Load: ", 6) == 0 ? line + 6 : line);
+}
+
+static const cyaml_config_t base_config = {.mem_fn = cyaml_mem, .log_level = CYAML_LOG_ERROR, .log_fn = keep_reason};
+
+static enum hpl_status check(struct hpl_call *call, const char *path, const struct hpl_config *config)
+{
+    static const char *const levels[] = {"debug", "info", "warn", "error"};
+    bool is_level = !config->log_level;
+    for (size_t i = 0; i < HPL_COUNT(levels); i++)
+        is_level = is_level || strcmp(config->log_level, levels[i]) == 0;
+    if (!is_level)
+        return hpl_fail(call, HPL_INVALID_CONFIGURATION, "%s: log_level must be debug, info, warn or error", path);
+    if (config->state_dir[0] != '/')
+        return hpl_fail(call, HPL_INVALID_CONFIGURATION, "%s: state_dir must be an absolute path", path);
+    if (config->root && config->root->file && config->root->credential)
+        return hpl_fail(call, HPL_INVALID_CONFIGURATION, "%s: root takes a file or a credential, not both", path);
+    for (unsigned i = 0; i < config->num_tokens; i++)
+        for (unsigned j = 0; j < i; j++)
+            if (strcmp(config->tokens[i].name, config->tokens[j].name) == 0)
+                return hpl_fail(call, HPL_INVALID_CONFIGURATION, "%s: two tokens are named '%.40s'", path, config->tokens[i].name);
+    return HPL_OK;
+}
+
+enum hpl_status hpl_config_load(struct hpl_call *call, const char *path, struct hpl_config **out)
+{
+    struct hpl_buf reason = {0};
+    cyaml_config_t config = base_config;
+    config.log_ctx = &reason;
+    *out = NULL;
+    cyaml_err_t error = cyaml_load_file(path, &config, &schema, (cyaml_data_t **)out, NULL);
+    enum hpl_status status = HPL_OK;
+    if (error != CYAML_OK) {
+        const char *why = reason.len ? hpl_buf_text(&reason) : cyaml_strerror(error);
+        status = hpl_fail(call, HPL_INVALID_CONFIGURATION, "%s: %s (see docs/configuration.md)", path, why ? why : "");
+    } else
+        status = check(call, path, *out);
+    hpl_buf_wipe(&reason);
+    if (status != HPL_OK) {
+        hpl_config_free(*out);
+        *out = NULL;
+    }
+    return status;
+}
+
+void hpl_config_free(struct hpl_config *config)
+{
+    cyaml_config_t quiet = {.mem_fn = cyaml_mem};
+    if (config)
+        cyaml_free(&quiet, &schema, config, 0);
+}
+
+static void set_text(json_t *object, const char *name, const char *value)
+{
+    if (value)
+        json_object_set_new(object, name, json_string(value));
+}
+
+static void set_number(json_t *object, const char *name, const int64_t *value)
+{
+    if (value)
+        json_object_set_new(object, name, json_integer(*value));
+}
+
+json_t *hpl_config_kms_json(const struct hpl_config_kms *kms)
+{
+    json_t *body = kms ? json_object() : NULL;
+    if (!body)
+        return NULL;
+    set_text(body, "backend_type", kms->backend_type);
+    set_text(body, "key_dir", kms->key_dir);
+    set_text(body, "token", kms->token);
+    set_text(body, "uri", kms->uri);
+    set_text(body, "default_key_id", kms->default_key_id);
+    set_number(body, "cache_ttl_seconds", kms->cache_ttl_seconds);
+    set_number(body, "max_cached_keys", kms->max_cached_keys);
+    set_number(body, "timeout_seconds", kms->timeout_seconds);
+    set_number(body, "retry_attempts", kms->retry_attempts);
+    if (kms->enable_cache)
+        json_object_set_new(body, "enable_cache", json_boolean(*kms->enable_cache));
+    return body;
+}

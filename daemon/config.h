@@ -1,0 +1,52 @@
+/* The daemon's configuration, from the YAML file or from --dev. Documented in docs/configuration.md. */
+#ifndef HPL_DAEMON_CONFIG_H
+#define HPL_DAEMON_CONFIG_H
+
+#include "base/json.h"
+#include "base/status.h"
+
+struct hpl_config_tls {
+    char *certificate, *key; /* PEM files */
+};
+
+struct hpl_config_root {
+    char *file;            /* 32 bytes, or 64 hex digits; NULL: STATE/root.key, made when it is not there */
+    char *credential;      /* a systemd credential's name, in place of file */
+    bool require_external; /* refuse to make one */
+};
+
+struct hpl_config_token {
+    char *name, *uri, *module, *pin_source;
+    unsigned max_sessions;
+};
+
+/* The admin JSON's field names; what stands here applies until a reconfigure over the API is persisted. */
+struct hpl_config_kms {
+    char *backend_type, *key_dir, *token, *uri, *default_key_id;
+    int64_t *cache_ttl_seconds, *max_cached_keys, *timeout_seconds, *retry_attempts;
+    bool *enable_cache;
+};
+
+struct hpl_config {
+    char *state_dir, *data_dir, *listen, *region, *log_level;
+    struct hpl_config_tls *tls;
+    struct hpl_config_root *root;
+    char **key_dirs;
+    unsigned num_key_dirs;
+    struct hpl_config_token *tokens;
+    unsigned num_tokens;
+    struct hpl_config_kms *kms;
+    bool allow_unlocked_memory;
+    unsigned workers;            /* 0: one a core */
+    unsigned secret_kib;         /* locked memory for keys; 0: 2048 */
+    unsigned drain_seconds;      /* 0: 30 */
+};
+
+/* Reads and checks the file. HPL_INVALID_CONFIGURATION with the file, the line and the mend. hpl_config_free ends it. */
+enum hpl_status hpl_config_load(struct hpl_call *call, const char *path, struct hpl_config **out) HPL_MUST_USE;
+void hpl_config_free(struct hpl_config *config);
+
+/* The kms block as a configure body (the caller's), or NULL where the file has none. */
+json_t *hpl_config_kms_json(const struct hpl_config_kms *kms);
+
+#endif

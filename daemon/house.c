@@ -1,0 +1,156 @@
+/* Opening and closing the house. The main thread only. */
+#include "daemon/house.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#include "backends/backends.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "daemon/root.h"
+#include "engine/aead.h"
+#include "engine/provider/builtin.h"
+
+#define SECRET_KIB 2048u
+#define DRAIN_SECONDS 30u
+
+/* One daemon a state folder. */
+static enum hpl_status lock_state(struct hpl_call *call, struct hpl_house *house)
+{
+    char path[PATH_MAX];
+    HPL_TRY(hpl_file_make_dir(call, house->config->state_dir));
+    snprintf(path, sizeof path, "%s/lock", house->config->state_dir);
+    house->lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    if (house->lock_fd < 0)
+        return hpl_file_error(call, "cannot open", path);
+    if (flock(house->lock_fd, LOCK_EX | LOCK_NB) != 0)
+        return hpl_fail(call, HPL_CONFLICT, "%s is in use by another hardplated: stop that one, or name another folder", house->config->state_dir);
+    return HPL_OK;
+}
+
+enum hpl_status hpl_house_lock_memory(struct hpl_call *call, const struct hpl_config *config)
+{
+    size_t size = (size_t)(config->secret_kib ? config->secret_kib : SECRET_KIB) * 1024;
+    return hpl_secret_init(call, size, config->allow_unlocked_memory ? HPL_SECRET_MAY_SWAP : HPL_SECRET_MUST_LOCK);
+}
+
+static enum hpl_status open_root(struct hpl_call *call, struct hpl_house *house)
+{
+    bool was_made;
+    HPL_TRY(hpl_root_load(call, house->config, &house->root, &was_made));
+    if (was_made)
+        hpl_log(HPL_LOG_WARN, "root.made", HPL_S("folder", house->config->state_dir),
+                HPL_S("advice", "root.key seals everything here: keep a copy elsewhere, or give root.file"));
+    return HPL_OK;
+}
+
+void hpl_house_env(const struct hpl_config *config, bool is_dev, struct hpl_token_option **tokens, struct hpl_backend_env *env)
+{
+    *tokens = calloc(config->num_tokens + 1, sizeof **tokens);
+    HPL_CHECK(*tokens);
+    for (unsigned i = 0; i < config->num_tokens; i++) {
+        const struct hpl_config_token *from = &config->tokens[i];
+        (*tokens)[i] = (struct hpl_token_option){from->name, from->uri, from->module, from->pin_source, from->max_sessions};
+    }
+    *env = (struct hpl_backend_env){
+        .state_dir = config->state_dir, .key_dir_roots = (const char *const *)config->key_dirs, .num_key_dir_roots = config->num_key_dirs,
+        .tokens = *tokens, .num_tokens = config->num_tokens, .is_dev = is_dev};
+}
+
+static enum hpl_status open_catalog(struct hpl_call *call, struct hpl_house *house)
+{
+    char path[PATH_MAX];
+    snprintf(path, sizeof path, "%s/catalog.db", house->config->state_dir);
+    HPL_TRY(hpl_catalog_open(call, &house->catalog, path, house->root));
+    return hpl_auth_open(call, &house->auth, house->catalog);
+}
+
+static enum hpl_status open_kms(struct hpl_call *call, struct hpl_house *house, bool is_dev)
+{
+    hpl_house_env(house->config, is_dev, &house->tokens, &house->env);
+    house->env.root = house->root;
+    house->env.catalog = house->catalog;
+    const struct hpl_kms_options options = {.backends = hpl_backends(), .env = &house->env, .catalog = house->catalog};
+    return hpl_kms_open(call, &house->kms, &options);
+}
+
+static enum hpl_status open_s3(struct hpl_call *call, struct hpl_house *house)
+{
+    char fallback[PATH_MAX];
+    snprintf(fallback, sizeof fallback, "%s/data", house->config->state_dir);
+    const struct hpl_s3_options options = {
+        .data_dir = house->config->data_dir ? house->config->data_dir : fallback, .region = house->config->region ? house->config->region : "us-east-1",
+        .auth = house->auth, .kms = house->kms, .root = house->root, .work = house->work};
+    HPL_TRY(hpl_s3_open(call, &house->s3, &options));
+    hpl_kms_set_census(house->kms, hpl_s3_census, house->s3);
+    return HPL_OK;
+}
+
+enum hpl_status hpl_house_open(struct hpl_call *call, struct hpl_house *house, const struct hpl_config *config, bool is_dev)
+{
+    *house = (struct hpl_house){.config = config, .lock_fd = -1};
+    HPL_TRY(hpl_house_lock_memory(call, config));
+    HPL_TRY(lock_state(call, house));
+    HPL_TRY(open_root(call, house));
+    HPL_TRY(open_catalog(call, house));
+    HPL_TRY(hpl_work_start(call, &house->work, config->workers));
+    HPL_TRY(open_kms(call, house, is_dev));
+    return open_s3(call, house);
+}
+
+static bool is_configured(struct hpl_house *house)
+{
+    struct hpl_call call = {0};
+    return hpl_kms_ready(house->kms, &call) != HPL_NOT_CONFIGURED;
+}
+
+enum hpl_status hpl_house_configure(struct hpl_call *call, struct hpl_house *house, const json_t *body)
+{
+    json_t *HPL_JSON_AUTO configured = NULL;
+    json_t *HPL_JSON_AUTO started = NULL;
+    if (!body || is_configured(house))
+        return HPL_OK;
+    HPL_TRY(hpl_kms_configure(house->kms, call, body, &configured));
+    return hpl_kms_start(house->kms, call, &started);
+}
+
+enum hpl_status hpl_house_serve(struct hpl_call *call, struct hpl_house *house)
+{
+    const struct hpl_config *config = house->config;
+    house->admin = (struct hpl_admin){.auth = house->auth, .kms = house->kms, .kernel = hpl_aead_kernel(), .server = &house->server};
+    const struct hpl_http_route routes[] = {
+        {HPL_ADMIN_PREFIX, &hpl_admin_handler, &house->admin, HPL_HTTP_POOL_CONTROL, hpl_admin_fail},
+        {HPL_ADMIN_ALIAS, &hpl_admin_handler, &house->admin, HPL_HTTP_POOL_CONTROL, hpl_admin_fail},
+        {"/hardplate/", &hpl_health_handler, &house->admin, HPL_HTTP_POOL_CONTROL, hpl_admin_fail},
+        {"/", &hpl_s3_handler, house->s3, HPL_HTTP_POOL_BULK, hpl_s3_fail},
+    };
+    const struct hpl_http_options options = {
+        .listen = config->listen ? config->listen : "127.0.0.1:9000", .tls_cert = config->tls ? config->tls->certificate : NULL,
+        .tls_key = config->tls ? config->tls->key : NULL, .tls_libctx = config->tls ? hpl_provider_libctx() : NULL,
+        .routes = routes, .num_routes = HPL_COUNT(routes)};
+    return hpl_http_start(call, &house->server, &options);
+}
+
+void hpl_house_close(struct hpl_house *house)
+{
+    unsigned drain = house->config->drain_seconds ? house->config->drain_seconds : DRAIN_SECONDS;
+    if (house->server)
+        hpl_http_stop(house->server, drain * 1000);
+    house->server = NULL;
+    if (house->kms)
+        hpl_kms_set_census(house->kms, NULL, NULL);
+    hpl_s3_close(house->s3);
+    hpl_kms_close(house->kms);
+    hpl_work_stop(house->work);
+    hpl_auth_close(house->auth);
+    hpl_catalog_close(house->catalog);
+    hpl_secret_free(house->root);
+    free(house->tokens);
+    if (house->lock_fd >= 0)
+        close(house->lock_fd);
+}

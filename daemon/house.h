@@ -1,0 +1,44 @@
+/* The whole house: everything the daemon runs, opened in one order and closed in the reverse. */
+#ifndef HPL_DAEMON_HOUSE_H
+#define HPL_DAEMON_HOUSE_H
+
+#include "admin/admin.h"
+#include "daemon/config.h"
+#include "engine/work/work.h"
+#include "s3/s3.h"
+
+struct hpl_house {
+    const struct hpl_config *config;
+    int lock_fd;
+    struct hpl_secret *root;
+    struct hpl_catalog *catalog;
+    struct hpl_auth *auth;
+    struct hpl_work *work;
+    struct hpl_token_option *tokens;
+    struct hpl_backend_env env;
+    struct hpl_kms *kms;
+    struct hpl_s3 *s3;
+    struct hpl_admin admin;
+    struct hpl_http_server *server;
+};
+
+/* Opens everything but the listener: lock on the state folder, secret memory, root secret, catalog, credentials, workers, KMS, S3. On failure
+ * hpl_house_close still has to be called. config outlives the house. is_dev is told to the backends. */
+enum hpl_status hpl_house_open(struct hpl_call *call, struct hpl_house *house, const struct hpl_config *config, bool is_dev) HPL_MUST_USE;
+
+/* Configures and starts the KMS from body if it was never configured. NULL: nothing. */
+enum hpl_status hpl_house_configure(struct hpl_call *call, struct hpl_house *house, const json_t *body) HPL_MUST_USE;
+
+/* Binds and serves. */
+enum hpl_status hpl_house_serve(struct hpl_call *call, struct hpl_house *house) HPL_MUST_USE;
+
+/* Stops taking requests, waits for what runs, closes all. A half-open house is fine. */
+void hpl_house_close(struct hpl_house *house);
+
+/* Secret memory as configured: HPL_UNAVAILABLE with the mend when it cannot be locked. */
+enum hpl_status hpl_house_lock_memory(struct hpl_call *call, const struct hpl_config *config) HPL_MUST_USE;
+
+/* What backends get from the configuration. tokens is the caller's to free; views live as long as config. */
+void hpl_house_env(const struct hpl_config *config, bool is_dev, struct hpl_token_option **tokens, struct hpl_backend_env *env);
+
+#endif
