@@ -46,6 +46,16 @@ static const cyaml_schema_field_t kms_fields[] = {
     CYAML_FIELD_END,
 };
 
+static const cyaml_schema_field_t credential_fields[] = {
+    NEEDED_STRING("access_key", struct hpl_config_credential, access_key),
+    NEEDED_STRING("secret_file", struct hpl_config_credential, secret_file),
+    NEEDED_STRING("role", struct hpl_config_credential, role),
+    CYAML_FIELD_END,
+};
+
+static const cyaml_schema_value_t credential_schema = {
+    CYAML_VALUE_MAPPING(CYAML_FLAG_DEFAULT, struct hpl_config_credential, credential_fields),
+};
 static const cyaml_schema_value_t token_schema = {
     CYAML_VALUE_MAPPING(CYAML_FLAG_DEFAULT, struct hpl_config_token, token_fields),
 };
@@ -63,6 +73,7 @@ static const cyaml_schema_field_t fields[] = {
     CYAML_FIELD_MAPPING_PTR("root", CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL, struct hpl_config, root, root_fields),
     CYAML_FIELD_SEQUENCE_COUNT("key_dirs", CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL, struct hpl_config, key_dirs, num_key_dirs, &folder_schema, 0, 64),
     CYAML_FIELD_SEQUENCE_COUNT("tokens", CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL, struct hpl_config, tokens, num_tokens, &token_schema, 0, 64),
+    CYAML_FIELD_SEQUENCE_COUNT("credentials", CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL, struct hpl_config, credentials, num_credentials, &credential_schema, 0, 256),
     CYAML_FIELD_MAPPING_PTR("kms", CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL, struct hpl_config, kms, kms_fields),
     CYAML_FIELD_BOOL("allow_unlocked_memory", CYAML_FLAG_OPTIONAL, struct hpl_config, allow_unlocked_memory),
     CYAML_FIELD_UINT("workers", CYAML_FLAG_OPTIONAL, struct hpl_config, workers),
@@ -107,6 +118,9 @@ static enum hpl_status check(struct hpl_call *call, const char *path, const stru
         for (unsigned j = 0; j < i; j++)
             if (strcmp(config->tokens[i].name, config->tokens[j].name) == 0)
                 return hpl_fail(call, HPL_INVALID_CONFIGURATION, "%s: two tokens are named '%.40s'", path, config->tokens[i].name);
+    for (unsigned i = 0; i < config->num_credentials; i++)
+        if (strcmp(config->credentials[i].role, "admin") != 0 && strcmp(config->credentials[i].role, "objects") != 0)
+            return hpl_fail(call, HPL_INVALID_CONFIGURATION, "%s: the role of '%.40s' must be admin or objects", path, config->credentials[i].access_key);
     return HPL_OK;
 }
 

@@ -20,6 +20,11 @@ struct hpl_config_token {
     unsigned max_sessions;
 };
 
+/* A credential that the file provides; written to the catalog at every start, so that the file is the truth for its access keys. */
+struct hpl_config_credential {
+    char *access_key, *secret_file, *role; /* role: "admin" or "objects" */
+};
+
 /* The admin JSON's field names; what stands here applies until a reconfigure over the API is persisted. */
 struct hpl_config_kms {
     char *backend_type, *key_dir, *token, *uri, *default_key_id;
@@ -35,6 +40,8 @@ struct hpl_config {
     unsigned num_key_dirs;
     struct hpl_config_token *tokens;
     unsigned num_tokens;
+    struct hpl_config_credential *credentials;
+    unsigned num_credentials;
     struct hpl_config_kms *kms;
     bool allow_unlocked_memory;
     unsigned workers;            /* 0: one a core */

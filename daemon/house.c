@@ -62,12 +62,25 @@ void hpl_house_env(const struct hpl_config *config, bool is_dev, struct hpl_toke
         .tokens = *tokens, .num_tokens = config->num_tokens, .is_dev = is_dev};
 }
 
+static enum hpl_status put_credentials(struct hpl_call *call, struct hpl_house *house)
+{
+    for (unsigned i = 0; i < house->config->num_credentials; i++) {
+        const struct hpl_config_credential *from = &house->config->credentials[i];
+        struct hpl_secret *HPL_SECRET_AUTO secret = NULL;
+        enum hpl_role role = strcmp(from->role, "admin") == 0 ? HPL_ROLE_ADMIN : HPL_ROLE_OBJECTS;
+        HPL_TRY(hpl_file_read_secret(call, from->secret_file, 256, true, &secret));
+        HPL_TRY(hpl_auth_put_credential(call, house->auth, from->access_key, secret, role));
+    }
+    return HPL_OK;
+}
+
 static enum hpl_status open_catalog(struct hpl_call *call, struct hpl_house *house)
 {
     char path[PATH_MAX];
     snprintf(path, sizeof path, "%s/catalog.db", house->config->state_dir);
     HPL_TRY(hpl_catalog_open(call, &house->catalog, path, house->root));
-    return hpl_auth_open(call, &house->auth, house->catalog);
+    HPL_TRY(hpl_auth_open(call, &house->auth, house->catalog));
+    return put_credentials(call, house);
 }
 
 static enum hpl_status open_kms(struct hpl_call *call, struct hpl_house *house, bool is_dev)

@@ -13,6 +13,7 @@
 #include <systemd/sd-daemon.h>
 
 #include "base/clock.h"
+#include "base/codec.h"
 #include "base/log.h"
 #include "daemon/check.h"
 #include "daemon/dev.h"
@@ -123,6 +124,18 @@ static enum hpl_status load_config(struct hpl_call *call, const struct options *
     return hpl_dev_prepare(call, dev, config);
 }
 
+/* 40 characters of base64 from 30 random bytes. */
+static enum hpl_status new_secret_key(struct hpl_call *call, struct hpl_secret **out)
+{
+    struct hpl_secret *HPL_SECRET_AUTO random = hpl_secret_random(30);
+    struct hpl_buf text = {0};
+    if (random)
+        hpl_base64_put(&text, random->bytes, random->len);
+    *out = text.len ? hpl_secret_from(text.data, text.len) : NULL;
+    hpl_buf_wipe(&text);
+    return *out ? HPL_OK : hpl_fail(call, HPL_NO_MEMORY, "the secret region is full");
+}
+
 /* Fixed names, so that they are the same at every start; the secrets are random and made once. */
 static enum hpl_status dev_credential(struct hpl_call *call, struct hpl_house *house, enum hpl_role role, struct hpl_dev_credential *out)
 {
@@ -133,11 +146,8 @@ static enum hpl_status dev_credential(struct hpl_call *call, struct hpl_house *h
     enum hpl_status status = hpl_auth_find(&quiet, house->auth, fixed, &identity, &out->secret_key);
     if (status != HPL_AUTH_UNKNOWN_KEY)
         return status == HPL_OK ? HPL_OK : hpl_fail(call, status, "%s", hpl_detail(&quiet, status));
-    char made[HPL_ACCESS_KEY_MAX + 1];
-    struct hpl_secret *HPL_SECRET_AUTO secret = NULL;
-    HPL_TRY(hpl_auth_new_credential(call, house->auth, role, made, &secret));
-    HPL_TRY(hpl_auth_put_credential(call, house->auth, fixed, secret, role));
-    return hpl_auth_find(call, house->auth, fixed, &identity, &out->secret_key);
+    HPL_TRY(new_secret_key(call, &out->secret_key));
+    return hpl_auth_put_credential(call, house->auth, fixed, out->secret_key, role);
 }
 
 static enum hpl_status publish_dev(struct hpl_call *call, struct hpl_house *house, const struct hpl_dev *dev)
