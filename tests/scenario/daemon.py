@@ -1,0 +1,240 @@
+#!/usr/bin/env python3
+"""The daemon and the command line as a person meets them: dev mode, restart, --check, one-line failures, exit codes."""
+import json
+import os
+import pathlib
+import shutil
+import socket
+import stat
+import subprocess
+import tempfile
+import unittest
+
+from hardplate import BIN, Daemon
+
+
+def run(*args, env=None, timeout=60, stdin=None):
+    done = subprocess.run([str(a) for a in args], env=env, timeout=timeout, input=stdin, capture_output=True, text=True)
+    return done.returncode, done.stdout, done.stderr
+
+
+class Dev(unittest.TestCase):
+    def setUp(self):
+        self.daemon = Daemon()
+        self.addCleanup(self.daemon.remove)
+
+    def test_the_env_file_has_every_line_and_is_private(self):
+        names = {"ENDPOINT", "REGION", "ACCESS_KEY", "SECRET_KEY", "USER_ACCESS_KEY", "USER_SECRET_KEY", "DATA_DIR", "KEY_DIR", "PKCS11_CONFIG", "RESTART"}
+        self.assertEqual({name.removeprefix("HARDPLATE_") for name in self.daemon.env}, names)
+        for path in self.daemon.folder.rglob("*"):
+            self.assertEqual(stat.S_IMODE(path.stat().st_mode) & 0o077, 0, path)
+        code, out, err = run("sh", "-c", '. "$1" && echo "$HARDPLATE_PKCS11_CONFIG"', "sh", self.daemon.folder / "env")
+        self.assertEqual(json.loads(out)["backend_type"], "pkcs11", err)
+
+    def test_started_again_it_has_everything_it_had(self):
+        s3 = self.daemon.s3()
+        s3.create_bucket(Bucket="kept")
+        s3.put_object(Bucket="kept", Key="o", Body=b"kept" * 1000, ServerSideEncryption="aws:kms")
+        before = dict(self.daemon.env)
+        self.assertEqual(self.daemon.stop(), 0, "SIGTERM ends it with 0")
+        self.daemon.start(self.daemon.listen)
+        self.assertEqual(self.daemon.env, before, "the same credentials and address")
+        self.assertEqual(self.daemon.s3().get_object(Bucket="kept", Key="o")["Body"].read(), b"kept" * 1000)
+        self.assertEqual(self.daemon.admin("GET", "kms/status")[1]["status"], "Running")
+        self.daemon.admin("POST", "kms/stop")
+        self.daemon.restart()
+        self.assertEqual(self.daemon.admin("GET", "kms/status")[1]["status"], "Configured", "stopped stays stopped")
+
+    def test_the_restart_command_restarts_on_the_same_port(self):
+        code, out, err = run(self.daemon.env["HARDPLATE_RESTART"])
+        self.assertEqual(code, 0, err)
+        try:
+            self.daemon.process.wait(10)
+            self.assertEqual(self.daemon.admin("GET", "kms/status")[0], 200)
+        finally:
+            pid = int((self.daemon.folder / "pid").read_text())
+            os.kill(pid, 15)
+            for _ in range(200):
+                if not pathlib.Path(f"/proc/{pid}").exists():
+                    break
+                import time
+                time.sleep(0.05)
+
+    def test_a_second_daemon_on_the_folder_is_refused(self):
+        code, out, err = run(BIN / "hardplated", "--dev", self.daemon.folder, "--listen", "127.0.0.1:0")
+        self.assertEqual(code, 1)
+        self.assertIn("in use by another hardplated", err)
+        self.assertEqual(self.daemon.admin("GET", "kms/status")[0], 200)
+
+    def test_check_passes_on_a_good_folder_and_names_the_port(self):
+        code, out, err = run(BIN / "hardplated", "--dev", self.daemon.folder, "--listen", self.daemon.listen, "--check")
+        self.assertEqual(code, 1, out)
+        self.assertEqual([line.split()[1] for line in out.splitlines() if line.startswith("FAIL")], ["listener"], out)
+        self.assertIn("IV mode", out)
+        code, out, err = run(BIN / "hardplated", "--dev", self.daemon.folder, "--listen", "127.0.0.1:0", "--check")
+        self.assertEqual(code, 0, out + err)
+
+
+class FirstErrors(unittest.TestCase):
+    """One line on standard error that says what and what to do; exit status 1; no secret in it."""
+
+    def setUp(self):
+        self.folder = pathlib.Path(tempfile.mkdtemp(prefix="hpl-errors-"))
+        self.addCleanup(shutil.rmtree, self.folder, ignore_errors=True)
+
+    def one_line(self, args, *wanted, env=None, prefix=()):
+        code, out, err = run(*prefix, BIN / "hardplated", *args, env=env)
+        lines = [line for line in err.splitlines() if not line.startswith("{")]
+        self.assertEqual(code, 1, out + err)
+        self.assertEqual(len(lines), 1, err)
+        self.assertTrue(lines[0].startswith("hardplated: "), err)
+        for word in wanted:
+            self.assertIn(word, lines[0])
+        return lines[0]
+
+    def test_a_port_that_is_taken(self):
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            taken.listen()
+            self.one_line(["--dev", self.folder / "d", "--listen", f"127.0.0.1:{taken.getsockname()[1]}"], "listen")
+
+    def test_a_wrong_pin(self):
+        daemon = Daemon(folder=self.folder / "d")
+        daemon.stop()
+        pin = self.folder / "d/token/pin"
+        right = pin.read_text()
+        pin.write_text("0000")
+        code, out, err = run(BIN / "hardplated", "--dev", self.folder / "d", "--listen", "127.0.0.1:0", "--check")
+        self.assertEqual(code, 1)
+        failed = [line for line in out.splitlines() if line.startswith("FAIL")]
+        self.assertEqual(len(failed), 1, out)
+        self.assertIn("PIN", failed[0])
+        self.assertNotIn("0000", out)
+        daemon.start()
+        status = daemon.admin("GET", "kms/status")[1]
+        self.assertIn(status["status"], ("Error", "Configured"))
+        self.assertFalse(status["healthy"])
+        daemon.stop()
+        pin.write_text(right)
+        daemon.start()
+        self.assertEqual(daemon.admin("POST", "kms/start")[1]["status"], "Running")
+        daemon.remove()
+
+    def test_no_memory_lock(self):
+        if os.geteuid() == 0:
+            prefix = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "prlimit", "--memlock=65536:65536")
+            os.chmod(self.folder, 0o777)
+        else:
+            prefix = ("prlimit", "--memlock=65536:65536")
+        self.one_line(["--dev", self.folder / "d", "--listen", "127.0.0.1:0", "--backend", "none"], "lock", "ulimit -l", prefix=prefix)
+
+    def test_a_bad_configuration_file(self):
+        path = self.folder / "c.yaml"
+        for text, word in (("state_dir: /x\nlistne: 1\n", "listne"), ("listen: x\n", "state_dir"), ("state_dir: relative\n", "absolute"),
+                           ("state_dir: [1]\n", ""), ("state_dir: /x\nroot: {file: /a, credential: b}\n", "not both")):
+            path.write_text(text)
+            self.one_line(["--config", path], word)
+        self.one_line(["--config", self.folder / "nothing.yaml"], "nothing.yaml")
+
+    def test_a_lost_root_secret_is_never_replaced(self):
+        daemon = Daemon(folder=self.folder / "d", backend="local")
+        daemon.stop()
+        (self.folder / "d/root.key").unlink()
+        self.one_line(["--dev", self.folder / "d", "--listen", "127.0.0.1:0"], "root.key", "missing")
+        (self.folder / "d/root.key").write_bytes(b"\1" * 32)
+        os.chmod(self.folder / "d/root.key", 0o600)
+        self.one_line(["--dev", self.folder / "d", "--listen", "127.0.0.1:0"], "root secret")
+
+    def test_usage(self):
+        for args in ([], ["--dev"], ["--dev", "x", "--config", "y"], ["--dev", "x", "--backend", "z"], ["--nonsense"], ["extra"]):
+            code, out, err = run(BIN / "hardplated", *args)
+            self.assertEqual((code, len(err.splitlines())), (2, 1), args)
+        code, out, err = run(BIN / "hardplated", "--help")
+        self.assertEqual((code, err), (0, ""))
+
+
+class FromAFile(unittest.TestCase):
+    def test_a_daemon_from_a_yaml_file_serves_tls(self):
+        folder = pathlib.Path(tempfile.mkdtemp(prefix="hpl-yaml-"))
+        self.addCleanup(shutil.rmtree, folder, ignore_errors=True)
+        run("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "1", "-subj", "/CN=localhost",
+            "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", folder / "key.pem", "-out", folder / "cert.pem")
+        for name, text in (("root.key", "ab" * 32 + "\n"), ("ops.secret", "s" * 40 + "\n")):
+            (folder / name).write_text(text)
+            os.chmod(folder / name, 0o400)
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        (folder / "c.yaml").write_text(f"""
+state_dir: {folder}/state
+listen: 127.0.0.1:{port}
+tls: {{certificate: {folder}/cert.pem, key: {folder}/key.pem}}
+root: {{file: {folder}/root.key, require_external: true}}
+credentials:
+  - {{access_key: ops, secret_file: {folder}/ops.secret, role: admin}}
+kms: {{backend_type: local, default_key_id: app-default}}
+""")
+        with open(folder / "log", "wb") as log:
+            process = subprocess.Popen([str(BIN / "hardplated"), "--config", str(folder / "c.yaml")], stdout=subprocess.PIPE, stderr=log)
+        try:
+            self.assertIn(f"https://127.0.0.1:{port}".encode(), process.stdout.readline())
+            env = {"HARDPLATE_ENDPOINT": f"https://127.0.0.1:{port}", "HARDPLATE_ACCESS_KEY": "ops", "HARDPLATE_SECRET_KEY": "s" * 40,
+                   "HARDPLATE_CA_FILE": str(folder / "cert.pem")}
+            code, out, err = run(BIN / "hardplate", "--json", "status", env=env)
+            self.assertEqual((code, json.loads(out)["status"]), (0, "Running"), err)
+            import boto3
+            from botocore.config import Config
+            s3 = boto3.client("s3", endpoint_url=env["HARDPLATE_ENDPOINT"], region_name="us-east-1", aws_access_key_id="ops",
+                              aws_secret_access_key="s" * 40, verify=str(folder / "cert.pem"), config=Config(s3={"addressing_style": "path"}))
+            s3.create_bucket(Bucket="tls")
+            body = os.urandom(3_000_000)
+            key = {"SSECustomerAlgorithm": "AES256", "SSECustomerKey": "k" * 32}
+            s3.put_object(Bucket="tls", Key="c", Body=body, **key)
+            self.assertEqual(s3.get_object(Bucket="tls", Key="c", **key)["Body"].read(), body)
+        finally:
+            process.terminate()
+            self.assertEqual(process.wait(30), 0)
+            process.stdout.close()
+
+
+class CommandLine(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.daemon = Daemon()
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.daemon.remove()
+
+    def cli(self, *args, env_file=True, stdin=None, **env):
+        given = ["--env", self.daemon.folder / "env"] if env_file else []
+        return run(BIN / "hardplate", *given, *args, env={"PATH": os.environ["PATH"], **env}, stdin=stdin)
+
+    def test_the_first_commands_work(self):
+        code, out, err = self.cli("status")
+        self.assertEqual((code, err), (0, ""))
+        self.assertIn("Running", out)
+        self.assertEqual(json.loads(self.cli("--json", "status")[1])["status"], "Running")
+        self.assertEqual(self.cli("keys", "create", "--name", "cli-key", "--description", "from the shell")[0], 0)
+        self.assertIn("cli-key", self.cli("keys", "list")[1])
+        self.assertEqual(json.loads(self.cli("keys", "describe", "cli-key", "--json")[1])["key_metadata"]["description"], "from the shell")
+        made = json.loads(self.cli("data-key", "--key", "cli-key", "--context", "a=b", "--json")[1])
+        code, out, err = self.cli("decrypt", "--context", "a=b", "--json", "-", stdin=made["ciphertext_blob"] + "\n")
+        self.assertEqual((code, json.loads(out)["plaintext_key"]), (0, made["plaintext_key"]), err)
+
+    def test_exit_codes_say_what_happened(self):
+        self.assertEqual(self.cli("keys", "describe", "nobody")[0], 1)
+        for args in (["nonsense"], ["keys"], ["keys", "describe"], ["data-key", "--context", "x"], []):
+            self.assertEqual(self.cli(*args)[0], 2, args)
+        self.assertEqual(run(BIN / "hardplate", "status", env={"PATH": os.environ["PATH"]})[0], 2)
+        user = {"HARDPLATE_ENDPOINT": self.daemon.endpoint, "HARDPLATE_ACCESS_KEY": self.daemon.env["HARDPLATE_USER_ACCESS_KEY"],
+                "HARDPLATE_SECRET_KEY": self.daemon.env["HARDPLATE_USER_SECRET_KEY"]}
+        self.assertEqual(self.cli("status", env_file=False, **user)[0], 3)
+        self.assertEqual(self.cli("status", env_file=False, **{**user, "HARDPLATE_SECRET_KEY": "x" * 40})[0], 3)
+        self.assertEqual(self.cli("status", env_file=False, **{**user, "HARDPLATE_ENDPOINT": "http://127.0.0.1:9"})[0], 4)
+        code, out, err = self.cli("decrypt", "AAAA")
+        self.assertEqual((code, len(err.splitlines())), (1, 1))
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)
