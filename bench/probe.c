@@ -44,29 +44,40 @@ double hpl_bench_median(double *values, size_t count)
 #define NUM_STREAMS 12 /* more than latency times width of any processor we know */
 #define NUM_TURNS 5000
 
-/* Nanoseconds for one AESENC when many are under way. In assembler: a compiler may keep the streams in memory, and then that is what is measured. */
-static double time_aesenc(void)
+/* Nanoseconds for one AESENC when many are under way, by width of register. In assembler: a compiler may keep the streams in memory, and then that is
+ * what is measured. */
+#define TIME_STREAMS(op, reg)                                                                                                         \
+    __asm__ volatile("1:\n\t" op(0) op(1) op(2) op(3) op(4) op(5) op(6) op(7) op(8) op(9) op(10) op(11) "dec %0\n\tjnz 1b"             \
+                     : "+r"(turns)::"cc", reg "0", reg "1", reg "2", reg "3", reg "4", reg "5", reg "6", reg "7", reg "8", reg "9",    \
+                       reg "10", reg "11", reg "12")
+#define AESENC_XMM(n) "aesenc %%xmm12, %%xmm" #n "\n\t"
+#define AESENC_YMM(n) "vaesenc %%ymm12, %%ymm" #n ", %%ymm" #n "\n\t"
+#define AESENC_ZMM(n) "vaesenc %%zmm12, %%zmm" #n ", %%zmm" #n "\n\t"
+
+static double time_aesenc(unsigned blocks)
 {
     uint64_t start = hpl_clock_mono_ns(), turns = NUM_TURNS;
-    __asm__ volatile("1:\n\t"
-                     "aesenc %%xmm12, %%xmm0\n\taesenc %%xmm12, %%xmm1\n\taesenc %%xmm12, %%xmm2\n\taesenc %%xmm12, %%xmm3\n\t"
-                     "aesenc %%xmm12, %%xmm4\n\taesenc %%xmm12, %%xmm5\n\taesenc %%xmm12, %%xmm6\n\taesenc %%xmm12, %%xmm7\n\t"
-                     "aesenc %%xmm12, %%xmm8\n\taesenc %%xmm12, %%xmm9\n\taesenc %%xmm12, %%xmm10\n\taesenc %%xmm12, %%xmm11\n\t"
-                     "dec %0\n\tjnz 1b"
-                     : "+r"(turns)
-                     :
-                     : "cc", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11", "xmm12");
+    if (blocks == 4)
+        TIME_STREAMS(AESENC_ZMM, "xmm");
+    else if (blocks == 2)
+        TIME_STREAMS(AESENC_YMM, "xmm");
+    else
+        TIME_STREAMS(AESENC_XMM, "xmm");
+    if (blocks > 1)
+        __asm__ volatile("vzeroupper"); /* or every SSE instruction after this waits for the upper halves */
     return (double)(hpl_clock_mono_ns() - start) / (NUM_TURNS * NUM_STREAMS);
 }
 
 double hpl_bench_aes_wall(void)
 {
     double cycles[NUM_SAMPLES];
-    if (!(hpl_cpu_has() & HPL_CPU_AESNI))
+    uint32_t has = hpl_cpu_has();
+    unsigned blocks = has & HPL_CPU_VAES_AVX512 ? 4 : has & HPL_CPU_VAES_AVX2 ? 2 : 1;
+    if (!(has & HPL_CPU_AESNI))
         return -1;
     for (int i = 0; i < NUM_SAMPLES; i++) {
-        double before = hpl_bench_ghz(), ns = time_aesenc();
-        cycles[i] = 14 * 4 * ns * (before + hpl_bench_ghz()) / 2;
+        double before = hpl_bench_ghz(), ns = time_aesenc(blocks);
+        cycles[i] = 14.0 * 4 / blocks * ns * (before + hpl_bench_ghz()) / 2;
     }
     return hpl_bench_median(cycles, NUM_SAMPLES);
 }
