@@ -27,6 +27,8 @@ struct hpl_get {
     struct hpl_part_key *part_key;
     int fd;
     uint8_t *sealed;                /* packages as read */
+    uint8_t *plain;                 /* an opened package of which a small cap took only a part */
+    size_t plain_at, plain_len;
 };
 
 static void close_part(struct hpl_get *get)
@@ -51,6 +53,9 @@ void hpl_get_free(struct hpl_s3_request *request)
     hpl_secret_free(get->data_key);
     free(get->files);
     free(get->sealed);
+    if (get->plain)
+        hpl_wipe(get->plain, HPL_PACKAGE_LEN);
+    free(get->plain);
     free(get);
     request->get = NULL;
 }
@@ -317,6 +322,7 @@ static enum hpl_status go_to_part(struct hpl_s3_request *request)
     if (i == get->part)
         return HPL_OK;
     close_part(get);
+    get->plain_at = get->plain_len = 0;
     get->part = i;
     get->part_start = start;
     HPL_TRY(hpl_store_open_file(request->call, request->s3->store, get->files[i], &get->fd));
@@ -347,6 +353,35 @@ static enum hpl_status read_exact(struct hpl_s3_request *request, int fd, uint8_
     return HPL_OK;
 }
 
+/* Packages first to last of the part, opened to out. */
+static enum hpl_status open_packages(struct hpl_s3_request *request, uint64_t first, uint64_t last, uint8_t *out, size_t *out_len)
+{
+    const struct hpl_get *get = request->get;
+    uint64_t part_len = get->manifest.parts[get->part].len;
+    uint64_t plain_end = (last + 1) * HPL_PACKAGE_LEN < part_len ? (last + 1) * HPL_PACKAGE_LEN : part_len;
+    size_t sealed_len = (size_t)(plain_end - first * HPL_PACKAGE_LEN + (last - first + 1) * HPL_PACKAGE_OVERHEAD);
+    HPL_TRY(read_exact(request, get->fd, get->sealed, sealed_len, first * PACKAGE_ON_DISK));
+    return hpl_packages_open_all(request->call, request->s3->options.work, get->part_key, part_len, (uint32_t)first, get->sealed, sealed_len, out, out_len);
+}
+
+/* From the one package that is kept: for a cap that holds no whole one. */
+static enum hpl_status few_bytes(struct hpl_s3_request *request, uint64_t in_part, uint64_t wanted, uint8_t *to, size_t cap, size_t *len)
+{
+    struct hpl_get *get = request->get;
+    if (!get->plain && !(get->plain = malloc(HPL_PACKAGE_LEN)))
+        return hpl_fail(request->call, HPL_NO_MEMORY, "out of memory");
+    if (get->plain_at == get->plain_len) {
+        HPL_TRY(open_packages(request, in_part / HPL_PACKAGE_LEN, in_part / HPL_PACKAGE_LEN, get->plain, &get->plain_len));
+        get->plain_at = in_part % HPL_PACKAGE_LEN;
+    }
+    *len = get->plain_len - get->plain_at;
+    *len = *len < wanted ? *len : (size_t)wanted;
+    *len = *len < cap ? *len : cap;
+    memcpy(to, get->plain + get->plain_at, *len);
+    get->plain_at += *len;
+    return HPL_OK;
+}
+
 /* As many bytes as one piece gives, from at on, within the part. */
 static enum hpl_status next_bytes(struct hpl_s3_request *request, uint8_t *to, size_t cap, size_t *len)
 {
@@ -359,14 +394,14 @@ static enum hpl_status next_bytes(struct hpl_s3_request *request, uint8_t *to, s
         return read_exact(request, get->fd, to, *len, in_part);
     }
     uint64_t first = in_part / HPL_PACKAGE_LEN, last = (in_part + wanted - 1) / HPL_PACKAGE_LEN, most = cap / HPL_PACKAGE_LEN;
-    HPL_CHECK(most > 0);
+    size_t skip = (size_t)(in_part - first * HPL_PACKAGE_LEN), opened;
+    if (most == 0 || get->plain_at < get->plain_len)
+        return few_bytes(request, in_part, wanted, to, cap, len);
+    if (most > HPL_S3_PIECE / HPL_PACKAGE_LEN)
+        most = HPL_S3_PIECE / HPL_PACKAGE_LEN;
     if (last - first >= most)
         last = first + most - 1;
-    uint64_t plain_end = (last + 1) * HPL_PACKAGE_LEN < part_len ? (last + 1) * HPL_PACKAGE_LEN : part_len;
-    size_t sealed_len = (size_t)(plain_end - first * HPL_PACKAGE_LEN + (last - first + 1) * HPL_PACKAGE_OVERHEAD), opened;
-    HPL_TRY(read_exact(request, get->fd, get->sealed, sealed_len, first * PACKAGE_ON_DISK));
-    HPL_TRY(hpl_packages_open_all(request->call, request->s3->options.work, get->part_key, part_len, (uint32_t)first, get->sealed, sealed_len, to, &opened));
-    size_t skip = (size_t)(in_part - first * HPL_PACKAGE_LEN);
+    HPL_TRY(open_packages(request, first, last, to, &opened));
     *len = opened - skip < wanted ? opened - skip : (size_t)wanted;
     if (skip)
         memmove(to, to + skip, *len);
