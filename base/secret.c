@@ -86,6 +86,8 @@ enum hpl_status hpl_secret_init(struct hpl_call *call, size_t size, enum hpl_sec
 {
     pthread_mutex_lock(&lock);
     enum hpl_status status = region ? HPL_OK : map_region(call, size, policy);
+    if (status == HPL_OK && policy == HPL_SECRET_MUST_LOCK && !is_locked)
+        status = hpl_fail(call, HPL_UNAVAILABLE, "secrets were made before the memory for them was locked");
     pthread_mutex_unlock(&lock);
     return status;
 }

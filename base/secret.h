@@ -20,7 +20,7 @@ enum hpl_secret_policy {
     HPL_SECRET_MAY_SWAP    /* go on, hpl_secret_is_locked() tells (a guest in another's process, tools) */
 };
 
-/* Maps the region; size is rounded up to pages. Called once, before threads; a second call is a no-op.
+/* Maps the region; size is rounded up to pages. Called once, before threads; a second call only checks the policy.
  * Without it the first hpl_secret_new maps 1 MiB under HPL_SECRET_MAY_SWAP.
  * HPL_UNAVAILABLE with a detail that names RLIMIT_MEMLOCK when locking is refused. */
 enum hpl_status hpl_secret_init(struct hpl_call *call, size_t size, enum hpl_secret_policy policy) HPL_MUST_USE;

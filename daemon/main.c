@@ -120,6 +120,7 @@ static enum hpl_status load_config(struct hpl_call *call, const struct options *
         return HPL_OK;
     }
     HPL_TRY(dev_folder(call, options->dev, folder));
+    HPL_TRY(hpl_house_lock_memory(call, &(struct hpl_config){0})); /* before the token's PINs */
     *dev = (struct hpl_dev){.dir = folder, .backend = options->backend, .listen = options->listen ? options->listen : "127.0.0.1:9000"};
     return hpl_dev_prepare(call, dev, config);
 }
