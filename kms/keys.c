@@ -328,7 +328,8 @@ static enum hpl_status finish_destroying(struct hpl_call *call, struct hpl_attac
     (void)unused;
     if (record->state != HPL_STATE_DESTROYING)
         return hpl_fail(call, HPL_STALE, "the key '%.80s' changed while it was destroyed", record->key_id);
-    for (uint32_t version = record->version; version >= 1; version--)
+    /* The newest first, and one more: what a rotation that died before its record was written made. */
+    for (uint32_t version = record->version == UINT32_MAX ? record->version : record->version + 1; version >= 1; version--)
         HPL_TRY(attachment->keystore->ops->destroy_version(attachment->keystore, call, record->uid, version));
     record->state = HPL_STATE_GONE;
     return HPL_OK;
