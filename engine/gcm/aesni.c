@@ -114,14 +114,25 @@ INLINE __m128i hash_group(const struct hpl_gcm_key *key, __m128i acc, const uint
     return reduce(sum);
 }
 
-TARGET static void ghash(const struct hpl_gcm_key *key, uint8_t y[16], const uint8_t *in, size_t num_blocks)
+INLINE __m128i hash_blocks(const struct hpl_gcm_key *key, __m128i acc, const uint8_t *in, size_t num_blocks)
 {
-    __m128i acc = swap_bytes(load(y));
     for (; num_blocks >= WIDE; num_blocks -= WIDE, in += GROUP)
         acc = hash_group(key, acc, in);
     for (; num_blocks; num_blocks--, in += 16)
         acc = multiply(_mm_xor_si128(acc, swap_bytes(load(in))), load(key->powers[0]));
-    store(y, swap_bytes(acc));
+    return acc;
+}
+
+TARGET static void ghash(const struct hpl_gcm_key *key, uint8_t y[16], const uint8_t *in, size_t num_blocks)
+{
+    store(y, swap_bytes(hash_blocks(key, swap_bytes(load(y)), in, num_blocks)));
+    clear_registers();
+}
+
+TARGET static void finish(const struct hpl_gcm_key *key, const uint8_t j0[16], const uint8_t y[16], const uint8_t *in, size_t num_blocks, uint8_t tag[16])
+{
+    __m128i mask = encrypt_block(key, load(j0)), acc = hash_blocks(key, swap_bytes(load(y)), in, num_blocks);
+    store(tag, _mm_xor_si128(swap_bytes(acc), mask));
     clear_registers();
 }
 
@@ -220,5 +231,5 @@ TARGET static void open(const struct hpl_gcm_key *key, uint8_t counter[16], uint
 #include "engine/cpu/cpu.h"
 
 const struct hpl_gcm_kernel hpl_gcm_aesni = {
-    .name = "aesni", .needs = HPL_CPU_AESNI, .set_key = set_key, .encrypt = encrypt, .ghash = ghash, .seal = seal, .open = open};
+    .name = "aesni", .needs = HPL_CPU_AESNI, .set_key = set_key, .encrypt = encrypt, .ghash = ghash, .seal = seal, .open = open, .finish = finish};
 #endif

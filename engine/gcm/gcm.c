@@ -1,6 +1,7 @@
 /* A message over any kernel. Pure; one thread a message. */
 #include "engine/gcm/gcm.h"
 
+#include <stddef.h>
 #include <string.h>
 #include <openssl/crypto.h>
 
@@ -14,8 +15,10 @@ void hpl_gcm_wipe(void *data, size_t len)
 
 static void put_be64(uint8_t out[8], uint64_t value)
 {
-    for (int i = 0; i < 8; i++)
-        out[i] = (uint8_t)(value >> (56 - 8 * i));
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+    value = __builtin_bswap64(value);
+#endif
+    memcpy(out, &value, 8);
 }
 
 void hpl_gcm_expand(struct hpl_gcm_key *key, const uint8_t *bytes, size_t key_len, uint32_t (*sub_word)(uint32_t word))
@@ -73,13 +76,16 @@ void hpl_gcm_start(struct hpl_gcm *gcm, const struct hpl_gcm_key *key, bool is_o
     gcm->aad_len = gcm->len = 0;
     gcm->num_partial = 0;
     memset(gcm->y, 0, sizeof gcm->y);
-    if (nonce_len == 12) {
+    if (nonce_len == 12) { /* by pieces, twice: reading back what was just written in pieces would wait */
+        memcpy(gcm->j0, nonce, 12);
+        memcpy(gcm->j0 + 12, "\0\0\0\1", 4);
         memcpy(gcm->counter, nonce, 12);
-        memcpy(gcm->counter + 12, "\0\0\0\1", 4);
-    } else
-        hash_nonce(key, gcm->counter, nonce, nonce_len);
-    key->kernel->encrypt(key, gcm->counter, gcm->e_j0);
-    increment(gcm->counter);
+        memcpy(gcm->counter + 12, "\0\0\0\2", 4);
+    } else {
+        hash_nonce(key, gcm->j0, nonce, nonce_len);
+        memcpy(gcm->counter, gcm->j0, 16);
+        increment(gcm->counter);
+    }
 }
 
 /* Pads the AAD's last block and turns to the data. */
@@ -155,24 +161,33 @@ bool hpl_gcm_update(struct hpl_gcm *gcm, const uint8_t *in, uint8_t *out, size_t
     return true;
 }
 
+static void finish_apart(const struct hpl_gcm_key *key, const uint8_t j0[16], uint8_t y[16], const uint8_t *in, size_t num_blocks, uint8_t tag[16])
+{
+    uint8_t mask[16];
+    key->kernel->encrypt(key, j0, mask);
+    key->kernel->ghash(key, y, in, num_blocks);
+    for (int i = 0; i < 16; i++)
+        tag[i] = y[i] ^ mask[i];
+    hpl_gcm_wipe(mask, sizeof mask);
+}
+
 void hpl_gcm_finish(struct hpl_gcm *gcm, uint8_t tag[16])
 {
-    const struct hpl_gcm_kernel *kernel = gcm->key->kernel;
-    uint8_t lengths[16];
+    const struct hpl_gcm_key *key = gcm->key;
+    size_t used = 0;
     if (!gcm->has_data)
         close_aad(gcm);
     if (gcm->num_partial) {
         memset(gcm->folded + gcm->num_partial, 0, 16 - gcm->num_partial);
-        kernel->ghash(gcm->key, gcm->y, gcm->folded, 1);
+        used = 16;
     }
-    put_be64(lengths, gcm->aad_len * 8);
-    put_be64(lengths + 8, gcm->len * 8);
-    kernel->ghash(gcm->key, gcm->y, lengths, 1);
-    for (int i = 0; i < 16; i++)
-        tag[i] = gcm->y[i] ^ gcm->e_j0[i];
-    hpl_gcm_wipe(gcm->partial, sizeof gcm->partial);
-    hpl_gcm_wipe(gcm->e_j0, sizeof gcm->e_j0);
-    hpl_gcm_wipe(gcm->y, sizeof gcm->y);
+    put_be64(gcm->folded + used, gcm->aad_len * 8);
+    put_be64(gcm->folded + used + 8, gcm->len * 8);
+    if (key->kernel->finish)
+        key->kernel->finish(key, gcm->j0, gcm->y, gcm->folded, used / 16 + 1, tag);
+    else
+        finish_apart(key, gcm->j0, gcm->y, gcm->folded, used / 16 + 1, tag);
+    hpl_gcm_wipe(gcm->counter, offsetof(struct hpl_gcm, folded) - offsetof(struct hpl_gcm, counter)); /* all that a nonce or the keystream was in */
     gcm->num_partial = 0;
 }
 

@@ -38,6 +38,8 @@ struct hpl_gcm_kernel {
     /* Whole blocks in counter mode, out may be in; counter is moved on; the ciphertext is folded into y. */
     void (*seal)(const struct hpl_gcm_key *key, uint8_t counter[16], uint8_t y[16], const uint8_t *in, uint8_t *out, size_t num_blocks);
     void (*open)(const struct hpl_gcm_key *key, uint8_t counter[16], uint8_t y[16], const uint8_t *in, uint8_t *out, size_t num_blocks);
+    /* Folds num_blocks into y and masks it with the cipher of j0: the tag. NULL: encrypt and ghash are as quick. */
+    void (*finish)(const struct hpl_gcm_key *key, const uint8_t j0[16], const uint8_t y[16], const uint8_t *in, size_t num_blocks, uint8_t tag[16]);
     /* The message, quicker than piece by piece for a short one; NULL where the above is all there is. */
     void (*message)(const struct hpl_gcm_key *key, bool is_open, const struct hpl_gcm_message *message);
 };
@@ -59,9 +61,9 @@ void hpl_gcm_set_key(struct hpl_gcm_key *key, const struct hpl_gcm_kernel *kerne
 /* One message: start, aad any number of times, update any number of times, finish. */
 struct hpl_gcm {
     const struct hpl_gcm_key *key;
-    uint8_t counter[16], y[16], e_j0[16];
+    uint8_t counter[16], y[16], j0[16];
     uint8_t partial[16];    /* keystream of a block begun; while AAD comes: its unfinished block */
-    uint8_t folded[16];     /* ciphertext of that block, to be folded */
+    uint8_t folded[32];     /* ciphertext of that block, to be folded; at the end, the lengths behind it */
     uint64_t aad_len, len;
     unsigned num_partial;   /* bytes used of it */
     bool is_open, has_data;

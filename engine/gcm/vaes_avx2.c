@@ -267,6 +267,13 @@ TARGET static void ghash(const struct hpl_gcm_key *key, uint8_t y[16], const uin
     clear_registers();
 }
 
+TARGET static void finish(const struct hpl_gcm_key *key, const uint8_t j0[16], const uint8_t y[16], const uint8_t *in, size_t num_blocks, uint8_t tag[16])
+{
+    __m128i mask = encrypt_block(key, load128(j0)), acc = hash_blocks(key, swap128(load128(y)), in, num_blocks);
+    store128(tag, _mm_xor_si128(swap128(acc), mask));
+    clear_registers();
+}
+
 INLINE void crypt_blocks(const struct hpl_gcm_key *key, bool is_open, uint8_t counter[16], uint8_t y[16], const uint8_t *in, uint8_t *out, size_t num_blocks)
 {
     __m128i start = swap128(load128(counter)), acc = swap128(load128(y));
@@ -293,5 +300,5 @@ TARGET static void open(const struct hpl_gcm_key *key, uint8_t counter[16], uint
 }
 
 const struct hpl_gcm_kernel hpl_gcm_vaes_avx2 = {.name = "vaes-avx2", .needs = HPL_CPU_AESNI | HPL_CPU_VAES_AVX2, .set_key = set_key, .encrypt = encrypt,
-    .ghash = ghash, .seal = seal, .open = open};
+    .ghash = ghash, .seal = seal, .open = open, .finish = finish};
 #endif

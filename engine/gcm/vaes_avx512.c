@@ -298,6 +298,13 @@ TARGET static void ghash(const struct hpl_gcm_key *key, uint8_t y[16], const uin
     clear_registers();
 }
 
+TARGET static void finish(const struct hpl_gcm_key *key, const uint8_t j0[16], const uint8_t y[16], const uint8_t *in, size_t num_blocks, uint8_t tag[16])
+{
+    __m128i mask = encrypt_block(key, load128(j0)), acc = hash_bytes(key, swap128(load128(y)), in, 16 * num_blocks);
+    _mm_storeu_si128((__m128i *)(void *)tag, _mm_xor_si128(swap128(acc), mask));
+    clear_registers();
+}
+
 INLINE void crypt_blocks(const struct hpl_gcm_key *key, bool is_open, uint8_t counter[16], uint8_t y[16], const uint8_t *in, uint8_t *out, size_t num_blocks)
 {
     __m128i start = swap128(load128(counter)), acc = swap128(load128(y));
@@ -385,5 +392,5 @@ TARGET static void message(const struct hpl_gcm_key *key, bool is_open, const st
 }
 
 const struct hpl_gcm_kernel hpl_gcm_vaes_avx512 = {.name = "vaes-avx512", .needs = HPL_CPU_AESNI | HPL_CPU_VAES_AVX512, .set_key = set_key,
-    .encrypt = encrypt, .ghash = ghash, .seal = seal, .open = open, .message = message};
+    .encrypt = encrypt, .ghash = ghash, .seal = seal, .open = open, .finish = finish, .message = message};
 #endif

@@ -345,11 +345,14 @@ static bool get_next_iv(struct cipher_ctx *ctx, OSSL_PARAM *param)
     return param->data_type == OSSL_PARAM_OCTET_STRING && param->data && next_iv(ctx, param->data, param->data_size);
 }
 
+/* What every message asks for comes first: comparing names is a tenth of a short message. */
 static bool get_one(struct cipher_ctx *ctx, OSSL_PARAM *param)
 {
     const char *name = param->key;
     if (strcmp(name, OSSL_CIPHER_PARAM_IVLEN) == 0)
         return OSSL_PARAM_set_size_t(param, ctx->iv_len);
+    if (strcmp(name, OSSL_CIPHER_PARAM_AEAD_TAG) == 0)
+        return get_tag(ctx, param);
     if (strcmp(name, OSSL_CIPHER_PARAM_KEYLEN) == 0)
         return OSSL_PARAM_set_size_t(param, ctx->key_len);
     if (strcmp(name, OSSL_CIPHER_PARAM_AEAD_TAGLEN) == 0)
@@ -358,8 +361,6 @@ static bool get_one(struct cipher_ctx *ctx, OSSL_PARAM *param)
         return OSSL_PARAM_set_size_t(param, ctx->tls_pad);
     if (strcmp(name, OSSL_CIPHER_PARAM_IV) == 0 || strcmp(name, OSSL_CIPHER_PARAM_UPDATED_IV) == 0)
         return get_iv(ctx, param);
-    if (strcmp(name, OSSL_CIPHER_PARAM_AEAD_TAG) == 0)
-        return get_tag(ctx, param);
     if (strcmp(name, OSSL_CIPHER_PARAM_AEAD_TLS1_GET_IV_GEN) == 0)
         return get_next_iv(ctx, param);
     return true;
@@ -391,12 +392,12 @@ static const OSSL_PARAM *settable_ctx_params(void *ctx, void *provider)
     return table;
 }
 
-static bool set_tag(struct cipher_ctx *ctx, const OSSL_PARAM *param)
+static bool set_tag(struct cipher_ctx *ctx, const uint8_t *tag, size_t len)
 {
-    if (ctx->is_seal || param->data_size == 0 || param->data_size > TAG_LEN)
+    if (ctx->is_seal || len == 0 || len > TAG_LEN)
         return false;
-    memcpy(ctx->tag, param->data, param->data_size);
-    ctx->tag_len = param->data_size;
+    memcpy(ctx->tag, tag, len);
+    ctx->tag_len = len;
     return true;
 }
 
@@ -412,35 +413,32 @@ static bool set_iv_len(struct cipher_ctx *ctx, const OSSL_PARAM *param)
     return true;
 }
 
-static bool set_octets(struct cipher_ctx *ctx, const OSSL_PARAM *param)
+static bool set_octets(struct cipher_ctx *ctx, const OSSL_PARAM *param, bool (*set)(struct cipher_ctx *ctx, const uint8_t *in, size_t len))
 {
-    const char *name = param->key;
-    if (param->data_type != OSSL_PARAM_OCTET_STRING || !param->data)
-        return false;
-    if (strcmp(name, OSSL_CIPHER_PARAM_AEAD_TLS1_AAD) == 0)
-        return set_tls_aad(ctx, param->data, param->data_size);
-    if (strcmp(name, OSSL_CIPHER_PARAM_AEAD_TLS1_IV_FIXED) == 0)
-        return set_fixed_iv(ctx, param->data, param->data_size);
-    if (strcmp(name, OSSL_CIPHER_PARAM_AEAD_TLS1_SET_IV_INV) == 0)
-        return peer_iv(ctx, param->data, param->data_size);
-    return set_tag(ctx, param);
+    return param->data_type == OSSL_PARAM_OCTET_STRING && param->data && set(ctx, param->data, param->data_size);
 }
 
-static bool is_octets(const char *name)
+static bool set_key_len(struct cipher_ctx *ctx, const OSSL_PARAM *param)
 {
-    return strcmp(name, OSSL_CIPHER_PARAM_AEAD_TAG) == 0 || strcmp(name, OSSL_CIPHER_PARAM_AEAD_TLS1_AAD) == 0 ||
-           strcmp(name, OSSL_CIPHER_PARAM_AEAD_TLS1_IV_FIXED) == 0 || strcmp(name, OSSL_CIPHER_PARAM_AEAD_TLS1_SET_IV_INV) == 0;
+    size_t key_len;
+    return OSSL_PARAM_get_size_t(param, &key_len) && key_len == ctx->key_len;
 }
 
 static bool set_one(struct cipher_ctx *ctx, const OSSL_PARAM *param)
 {
-    size_t key_len;
-    if (is_octets(param->key))
-        return set_octets(ctx, param);
-    if (strcmp(param->key, OSSL_CIPHER_PARAM_IVLEN) == 0)
+    const char *name = param->key;
+    if (strcmp(name, OSSL_CIPHER_PARAM_AEAD_TAG) == 0)
+        return set_octets(ctx, param, set_tag);
+    if (strcmp(name, OSSL_CIPHER_PARAM_AEAD_TLS1_AAD) == 0)
+        return set_octets(ctx, param, set_tls_aad);
+    if (strcmp(name, OSSL_CIPHER_PARAM_IVLEN) == 0)
         return set_iv_len(ctx, param);
-    if (strcmp(param->key, OSSL_CIPHER_PARAM_KEYLEN) == 0)
-        return OSSL_PARAM_get_size_t(param, &key_len) && key_len == ctx->key_len;
+    if (strcmp(name, OSSL_CIPHER_PARAM_AEAD_TLS1_IV_FIXED) == 0)
+        return set_octets(ctx, param, set_fixed_iv);
+    if (strcmp(name, OSSL_CIPHER_PARAM_AEAD_TLS1_SET_IV_INV) == 0)
+        return set_octets(ctx, param, peer_iv);
+    if (strcmp(name, OSSL_CIPHER_PARAM_KEYLEN) == 0)
+        return set_key_len(ctx, param);
     return true;
 }
 
