@@ -258,7 +258,9 @@ static enum hpl_status open_and_prove(struct hpl_call *call, struct hpl_kms *kms
         return HPL_OK;
     hpl_attachment_unref(*out);
     *out = NULL;
-    return hpl_fail(call, status, "%s", hpl_detail(&sub, status));
+    /* Whatever keeps it from being reached, this request failed on the backend (500 by the documents), not on a service to come back to (503). */
+    enum hpl_status told = hpl_status_row(status)->class == HPL_CLASS_U ? HPL_BACKEND : status;
+    return hpl_fail(call, told, "the %s backend cannot be used: %s", settings->backend->name, hpl_detail(&sub, status));
 }
 
 static enum hpl_status answer_with(struct hpl_kms *kms, const char *message, json_t **answer)
