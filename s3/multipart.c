@@ -293,11 +293,12 @@ static enum hpl_status choose_parts(struct hpl_s3_request *request, struct compl
     completion->chosen = calloc(count, sizeof *completion->chosen);
     if (!completion->parts || !completion->files || !completion->chosen)
         return hpl_fail(request->call, HPL_NO_MEMORY, "out of memory");
+    for (size_t i = 1; i < count; i++)
+        if (completion->wanted[i].number <= completion->wanted[i - 1].number)
+            return HPL_INVALID_PART_ORDER;
     for (size_t i = 0; i < count; i++) {
         const struct wanted_part *wanted = &completion->wanted[i];
         const struct kept_part *kept = find_kept(&completion->kept, wanted->number);
-        if (i && wanted->number <= completion->wanted[i - 1].number)
-            return HPL_INVALID_PART_ORDER;
         if (!kept || strcmp(kept->sums.etag, wanted->etag) != 0)
             return hpl_fail(request->call, HPL_INVALID_PART, "part %u is not there or its ETag differs", wanted->number);
         for (int kind = HPL_SUM_CRC32; kind < HPL_NUM_SUMS; kind++)

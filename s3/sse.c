@@ -1,7 +1,6 @@
 /* Which encryption a request asks for. */
 #include "s3/internal.h"
 
-#include <stdio.h>
 #include <stdlib.h>
 
 #define PREFIX "x-amz-server-side-encryption"
@@ -15,7 +14,7 @@ void hpl_sse_wipe(struct hpl_sse *sse)
     *sse = (struct hpl_sse){0};
 }
 
-static enum hpl_status read_customer_key(struct hpl_s3_request *request, const char *base64, const char *md5)
+static enum hpl_status read_customer_key(struct hpl_s3_request *request, const char *base64, const char md5[static 25])
 {
     uint8_t digest[32], sent[16];
     struct hpl_hash hash;
@@ -34,14 +33,14 @@ static enum hpl_status read_customer_key(struct hpl_s3_request *request, const c
     hpl_wipe(digest, sizeof digest);
     if (!is_right)
         return HPL_SSEC_KEY_MISMATCH;
-    snprintf(sse->customer_md5, sizeof sse->customer_md5, "%s", md5);
+    memcpy(sse->customer_md5, md5, sizeof sse->customer_md5);
     sse->mode = HPL_MODE_SSE_C;
     return HPL_OK;
 }
 
 enum hpl_status hpl_sse_read_customer(struct hpl_s3_request *request)
 {
-    char algorithm[16], key[64], md5[40];
+    char algorithm[16], key[64], md5[25];
     bool has_algorithm, has_key, has_md5;
     HPL_TRY(hpl_s3_header(request, CUSTOMER "algorithm", algorithm, sizeof algorithm, &has_algorithm));
     HPL_TRY(hpl_s3_header(request, CUSTOMER "key", key, sizeof key, &has_key));

@@ -3,6 +3,7 @@
 import base64
 import json
 import unittest
+from urllib.parse import quote
 
 from hardplate import Daemon
 
@@ -127,7 +128,7 @@ class Keys(unittest.TestCase):
             self.ok("POST", "kms/keys", {"tags": {"name": name}})
         seen, marker = [], None
         while True:
-            page = self.ok("GET", "kms/keys?limit=5" + (f"&marker={marker}" if marker else ""))
+            page = self.ok("GET", "kms/keys?limit=5" + (f"&marker={quote(marker, safe='')}" if marker else ""))
             self.assertLessEqual(len(page["keys"]), 5)
             seen += [row["key_id"] for row in page["keys"]]
             marker = page["next_marker"]
@@ -153,7 +154,6 @@ class Keys(unittest.TestCase):
             code, answer, _ = self.daemon.admin("POST", "kms/keys", {"tags": {"name": name}})
             self.assertIn(code, (200, 400), name)
             if code == 200 and "/" not in name:
-                from urllib.parse import quote
                 self.assertEqual(self.ok("GET", "kms/keys/" + quote(name, safe=""))["key_metadata"]["key_id"], name)
 
     def test_data_keys_are_bound_to_their_context(self):

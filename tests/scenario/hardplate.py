@@ -43,9 +43,10 @@ class Daemon:
     def start(self, listen="127.0.0.1:0"):
         (self.folder / "pid").unlink(missing_ok=True)
         self.log = open(str(self.folder) + ".log", "ab")
-        self.process = subprocess.Popen(
-            [str(BIN / "hardplated"), "--dev", str(self.folder), "--listen", listen, "--backend", self.backend, *self.extra],
-            stdout=self.log, stderr=self.log, stdin=subprocess.DEVNULL)
+        with self.log:
+            self.process = subprocess.Popen(
+                [str(BIN / "hardplated"), "--dev", str(self.folder), "--listen", listen, "--backend", self.backend, *self.extra],
+                stdout=self.log, stderr=self.log, stdin=subprocess.DEVNULL)
         deadline = time.time() + 60
         while not (self.folder / "pid").exists():
             if self.process.poll() is not None or time.time() > deadline:
