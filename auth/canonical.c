@@ -21,19 +21,63 @@ bool hpl_bytes_is_name(struct hpl_bytes a, const char *name)
     return a.len == strlen(name) && strncasecmp((const char *)a.data, name, a.len) == 0;
 }
 
-/* Decoded and encoded again, so that every spelling of the same path is one. */
-static bool put_path(struct hpl_buf *out, struct hpl_bytes path, bool is_s3)
+static struct hpl_bytes next_part(struct hpl_bytes *rest, char separator)
 {
-    struct hpl_buf decoded = {0}, once = {0};
+    const uint8_t *end = rest->len ? memchr(rest->data, separator, rest->len) : NULL;
+    struct hpl_bytes part = {rest->data, end ? (size_t)(end - rest->data) : rest->len};
+    *rest = end ? hpl_bytes(end + 1, rest->len - part.len - 1) : hpl_bytes(NULL, 0);
+    return part;
+}
+
+/* --- the path ------------------------------------------------------------------------------------------------------------ */
+
+/* S3: decoded and encoded again, so that every spelling of the same key is one; nothing else is touched. */
+static bool put_s3_path(struct hpl_buf *out, struct hpl_bytes path)
+{
+    struct hpl_buf decoded = {0};
     bool is_right = hpl_uri_decode(&decoded, path, false);
-    hpl_uri_put(is_s3 ? out : &once, hpl_buf_bytes(&decoded), true);
-    if (!is_s3)
-        hpl_uri_put(out, hpl_buf_bytes(&once), true);
-    is_right = is_right && !decoded.is_failed && !once.is_failed;
+    hpl_uri_put(out, hpl_buf_bytes(&decoded), true);
     hpl_buf_wipe(&decoded);
-    hpl_buf_wipe(&once);
     return is_right;
 }
+
+static void drop_last_segment(struct hpl_buf *path)
+{
+    while (path->len > 1 && path->data[--path->len] != '/')
+        ;
+}
+
+/* Other services: "." and "" segments away, ".." with the one before it (RFC 3986, 5.2.4), then encoded as it was sent. */
+static bool put_plain_path(struct hpl_buf *out, struct hpl_bytes path)
+{
+    struct hpl_buf plain = {0};
+    bool ends_in_slash = path.len && path.data[path.len - 1] == '/';
+    while (path.len) {
+        struct hpl_bytes segment = next_part(&path, '/');
+        if (hpl_bytes_equal(segment, hpl_bytes_str("..")))
+            drop_last_segment(&plain);
+        else if (segment.len && !hpl_bytes_equal(segment, hpl_bytes_str("."))) {
+            hpl_buf_put_str(&plain, plain.len == 1 ? "" : "/");
+            hpl_buf_put_bytes(&plain, segment);
+        }
+    }
+    hpl_buf_put_str(&plain, plain.len == 0 || (ends_in_slash && plain.len > 1) ? "/" : "");
+    hpl_uri_put(out, hpl_buf_bytes(&plain), true);
+    bool is_right = !plain.is_failed;
+    hpl_buf_wipe(&plain);
+    return is_right;
+}
+
+static bool put_path(struct hpl_buf *out, struct hpl_bytes path, bool is_s3)
+{
+    if (path.len == 0)
+        path = hpl_bytes_str("/");
+    if (path.data[0] != '/')
+        return false;
+    return is_s3 ? put_s3_path(out, path) : put_plain_path(out, path);
+}
+
+/* --- the query ----------------------------------------------------------------------------------------------------------- */
 
 struct parameter {
     struct hpl_buf name, value; /* encoded */
@@ -46,40 +90,44 @@ static int compare_parameters(const void *a, const void *b)
     return order ? order : hpl_bytes_compare(hpl_buf_bytes(&x->value), hpl_buf_bytes(&y->value));
 }
 
+/* '+' is a space, as it is for whoever reads the parameters afterwards: what is signed and what is meant must be one. */
 static bool normalise(struct hpl_buf *out, struct hpl_bytes raw)
 {
     struct hpl_buf decoded = {0};
-    bool is_right = hpl_uri_decode(&decoded, raw, false);
+    bool is_right = hpl_uri_decode(&decoded, raw, true);
     hpl_uri_put(out, hpl_buf_bytes(&decoded), false);
     hpl_buf_wipe(&decoded);
     return is_right && !out->is_failed;
 }
 
-static struct hpl_bytes next_part(struct hpl_bytes *rest, char separator)
+/* How many came; MAX_PARAMETERS + 1 when something was wrong with them. */
+static size_t split_query(struct parameter parameters[static MAX_PARAMETERS], struct hpl_bytes query, struct hpl_bytes ignored)
 {
-    const uint8_t *end = rest->len ? memchr(rest->data, separator, rest->len) : NULL;
-    struct hpl_bytes part = {rest->data, end ? (size_t)(end - rest->data) : rest->len};
-    *rest = end ? hpl_bytes(end + 1, rest->len - part.len - 1) : hpl_bytes(NULL, 0);
-    return part;
+    size_t count = 0;
+    while (query.len) {
+        struct hpl_bytes value = next_part(&query, '&');
+        if (value.len == 0)
+            continue;
+        struct hpl_bytes name = next_part(&value, '=');
+        if (ignored.len && hpl_bytes_equal(name, ignored))
+            continue;
+        if (count == MAX_PARAMETERS || !normalise(&parameters[count].name, name) || !normalise(&parameters[count].value, value))
+            return MAX_PARAMETERS + 1;
+        count++;
+    }
+    return count;
 }
 
 static bool put_query(struct hpl_buf *out, struct hpl_bytes query, struct hpl_bytes ignored)
 {
+    if (query.len == 0)
+        return true;
     struct parameter *parameters = calloc(MAX_PARAMETERS, sizeof *parameters);
-    size_t count = 0;
-    bool is_right = parameters != NULL;
-    while (is_right && query.len) {
-        struct hpl_bytes value = next_part(&query, '&'), name = next_part(&value, '=');
-        if (name.len == 0 && value.len == 0)
-            continue;
-        if (ignored.len && hpl_bytes_equal(name, ignored))
-            continue;
-        is_right = count < MAX_PARAMETERS && normalise(&parameters[count].name, name) && normalise(&parameters[count].value, value);
-        count += is_right;
-    }
-    if (is_right && count)
+    size_t count = parameters ? split_query(parameters, query, ignored) : MAX_PARAMETERS + 1;
+    bool is_right = count <= MAX_PARAMETERS;
+    if (is_right)
         qsort(parameters, count, sizeof *parameters, compare_parameters);
-    for (size_t i = 0; i < count; i++) {
+    for (size_t i = 0; is_right && i < count; i++) {
         hpl_buf_put_str(out, i ? "&" : "");
         hpl_buf_put_bytes(out, hpl_buf_bytes(&parameters[i].name));
         hpl_buf_put_str(out, "=");
@@ -92,6 +140,8 @@ static bool put_query(struct hpl_buf *out, struct hpl_bytes query, struct hpl_by
     free(parameters);
     return is_right;
 }
+
+/* --- the headers --------------------------------------------------------------------------------------------------------- */
 
 /* The value trimmed, runs of spaces folded to one. */
 static void put_header_value(struct hpl_buf *out, struct hpl_bytes value)
@@ -132,6 +182,8 @@ static bool put_headers(struct hpl_buf *out, const struct hpl_canonical *canonic
     return true;
 }
 
+/* --- the whole ----------------------------------------------------------------------------------------------------------- */
+
 enum hpl_status hpl_canonical_hash(struct hpl_call *call, const struct hpl_canonical *canonical, uint8_t out[static 32])
 {
     struct hpl_buf text = {0};
@@ -142,7 +194,8 @@ enum hpl_status hpl_canonical_hash(struct hpl_call *call, const struct hpl_canon
         status = hpl_fail(call, HPL_AUTH_MALFORMED, "the path is not percent-encoded right");
     hpl_buf_put_u8(&text, '\n');
     if (status == HPL_OK && !put_query(&text, canonical->request->query, canonical->ignored_parameter))
-        status = hpl_fail(call, HPL_AUTH_MALFORMED, "the query is not percent-encoded right or has more than %u parameters", MAX_PARAMETERS);
+        status = hpl_fail(call, HPL_AUTH_MALFORMED, "the query is not percent-encoded right or has more than %u parameters",
+                          MAX_PARAMETERS);
     hpl_buf_put_u8(&text, '\n');
     if (status == HPL_OK && !put_headers(&text, canonical))
         status = hpl_fail(call, HPL_AUTH_MALFORMED, "SignedHeaders names a header that was not sent");
@@ -175,7 +228,8 @@ bool hpl_signing_key(uint8_t key[static 32], const struct hpl_secret *secret_key
     return hpl_bytes_equal(rest, hpl_bytes_str("aws4_request"));
 }
 
-void hpl_request_signature(char out[static 65], const uint8_t key[static 32], const char *timestamp, const char *scope, const uint8_t hash[static 32])
+void hpl_request_signature(char out[static 65], const uint8_t key[static 32], const char *timestamp, const char *scope,
+                           const uint8_t hash[static 32])
 {
     char hex[65];
     uint8_t mac[32];

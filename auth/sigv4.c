@@ -23,7 +23,8 @@ struct claim {
     struct hpl_buf signed_headers;
     char signature[65];
     int64_t expires_s;          /* presigned only */
-    bool has_token;
+    bool has_token, is_s3;
+    char payload_hash[65];      /* as it stands in the canonical request: hex or a word */
 };
 
 static enum hpl_status malformed(struct hpl_call *call, const char *why)
@@ -125,22 +126,35 @@ static enum hpl_status read_authorization(struct hpl_call *call, struct hpl_byte
     return seen == 7 ? HPL_OK : malformed(call, "the Authorization needs Credential, SignedHeaders and Signature");
 }
 
+/* The Date header as a SigV4 timestamp: RFC 9110's form with GMT, or with -0000 or +0000 as some clients write it, or the basic form. */
+static bool date_to_timestamp(struct hpl_bytes date, char timestamp[static 17])
+{
+    char text[40], basic[40];
+    int64_t when;
+    if (!copy_text(text, sizeof text, date))
+        return false;
+    size_t len = strlen(text);
+    if (len == 31 && (strcmp(text + 25, " -0000") == 0 || strcmp(text + 25, " +0000") == 0))
+        memcpy(text + 25, " GMT", 5);
+    if (!hpl_time_parse(&when, text, HPL_TIME_HTTP) && !hpl_time_parse(&when, text, HPL_TIME_BASIC))
+        return false;
+    hpl_time_text(basic, when, HPL_TIME_BASIC);
+    return copy_text(timestamp, 17, hpl_bytes_str(basic));
+}
+
 static enum hpl_status read_date(struct hpl_call *call, const struct hpl_sigv4_request *request, struct claim *claim)
 {
     struct hpl_bytes amz = {0}, date = {0};
-    char text[40];
     int64_t when;
     HPL_TRY(one_header(call, request, "x-amz-date", &amz));
     HPL_TRY(one_header(call, request, "date", &date));
-    if (amz.data)
-        return copy_text(claim->timestamp, sizeof claim->timestamp, amz) && hpl_time_parse(&when, claim->timestamp, HPL_TIME_BASIC)
-                   ? HPL_OK : malformed(call, "x-amz-date must look like 20240918T071042Z");
+    if (amz.data) {
+        bool is_right = copy_text(claim->timestamp, sizeof claim->timestamp, amz) && hpl_time_parse(&when, claim->timestamp, HPL_TIME_BASIC);
+        return is_right ? HPL_OK : malformed(call, "x-amz-date must look like 20240918T071042Z");
+    }
     if (!date.data)
         return malformed(call, "the request has neither x-amz-date nor Date");
-    if (!copy_text(text, sizeof text, date) || (!hpl_time_parse(&when, text, HPL_TIME_HTTP) && !hpl_time_parse(&when, text, HPL_TIME_BASIC)))
-        return malformed(call, "the Date header is not a date");
-    hpl_time_text(text, when, HPL_TIME_BASIC);
-    return copy_text(claim->timestamp, sizeof claim->timestamp, hpl_bytes_str(text)) ? HPL_OK : malformed(call, "the Date header is not a date");
+    return date_to_timestamp(date, claim->timestamp) ? HPL_OK : malformed(call, "the Date header is not a date");
 }
 
 /* --- the query form ------------------------------------------------------------------------------------------------------ */
@@ -157,7 +171,7 @@ static enum hpl_status query_value(struct hpl_call *call, struct hpl_bytes query
         size_t name_len = equals ? (size_t)(equals - pair.data) : pair.len;
         if (!hpl_bytes_equal(hpl_bytes(pair.data, name_len), hpl_bytes_str(name)))
             continue;
-        if ((*count)++ || !hpl_uri_decode(out, equals ? hpl_bytes(equals + 1, pair.len - name_len - 1) : hpl_bytes(NULL, 0), false))
+        if ((*count)++ || !hpl_uri_decode(out, equals ? hpl_bytes(equals + 1, pair.len - name_len - 1) : hpl_bytes(NULL, 0), true))
             return hpl_fail(call, HPL_AUTH_MALFORMED, "the query parameter %s is doubled or malformed", name);
     }
     return HPL_OK;
@@ -239,7 +253,7 @@ static enum hpl_status check_signed_headers(struct hpl_call *call, const struct 
         struct hpl_bytes name = {rest.data, end ? (size_t)(end - rest.data) : rest.len};
         rest = end ? hpl_bytes(end + 1, rest.len - name.len - 1) : hpl_bytes(NULL, 0);
         for (size_t i = 0; i < name.len; i++)
-            if (isupper(name.data[i]))
+            if (name.data[i] >= 'A' && name.data[i] <= 'Z')
                 return malformed(call, "SignedHeaders must be lower case");
         if (name.len == 0 || (previous.data && hpl_bytes_compare(previous, name) >= 0))
             return malformed(call, "SignedHeaders must be sorted and without doubles");
@@ -268,7 +282,7 @@ static bool is_in_list(const char *list, struct hpl_bytes word)
     return false;
 }
 
-static enum hpl_status check_scope(struct hpl_call *call, const struct claim *claim, const struct hpl_sigv4_options *options, bool *is_s3)
+static enum hpl_status check_scope(struct hpl_call *call, struct claim *claim, const struct hpl_sigv4_options *options)
 {
     struct hpl_bytes parts[4], rest = hpl_bytes_str(claim->scope);
     for (size_t i = 0; i < 4; i++) {
@@ -287,7 +301,7 @@ static enum hpl_status check_scope(struct hpl_call *call, const struct claim *cl
         return hpl_fail(call, HPL_AUTH_MALFORMED, "the service of the scope must be one of: %s", options->services);
     if (!hpl_bytes_equal(parts[3], hpl_bytes_str("aws4_request")))
         return malformed(call, "the Credential's scope must end in aws4_request");
-    *is_s3 = hpl_bytes_equal(parts[2], hpl_bytes_str("s3"));
+    claim->is_s3 = hpl_bytes_equal(parts[2], hpl_bytes_str("s3"));
     return HPL_OK;
 }
 
@@ -313,27 +327,62 @@ static const struct { const char *text; enum hpl_payload_mode mode; } payload_mo
     {"STREAMING-UNSIGNED-PAYLOAD-TRAILER", HPL_PAYLOAD_CHUNKED_UNSIGNED_TRAILER},
 };
 
-static enum hpl_status read_payload_mode(struct hpl_call *call, const struct hpl_sigv4_request *request, const struct claim *claim,
-                                         const struct hpl_sigv4_options *options, struct hpl_sigv4_payload *payload, struct hpl_bytes *hash)
+static bool announces_no_body(const struct hpl_sigv4_request *request)
 {
-    HPL_TRY(one_header(call, request, "x-amz-content-sha256", hash));
-    if (!hash->data && claim->is_presigned)
-        *hash = hpl_bytes_str("UNSIGNED-PAYLOAD");
-    if (!hash->data)
-        return malformed(call, "x-amz-content-sha256 is missing: send the SHA-256 of the body in hex");
-    bool is_known = false;
-    for (size_t i = 0; i < HPL_COUNT(payload_modes); i++)
-        if (hpl_bytes_equal(*hash, hpl_bytes_str(payload_modes[i].text))) {
-            payload->mode = payload_modes[i].mode;
-            is_known = true;
-        }
-    if (!is_known) {
-        payload->mode = HPL_PAYLOAD_HASHED;
-        if (!is_hex64(*hash) || !hpl_hex_decode(payload->sha256, 32, (const char *)hash->data, hash->len))
-            return malformed(call, "x-amz-content-sha256 must be 64 lower-case hex digits or one of the UNSIGNED and STREAMING words");
+    for (size_t i = 0; i < request->num_headers; i++) {
+        const struct hpl_sigv4_header *header = &request->headers[i];
+        if (hpl_bytes_is_name(header->name, "transfer-encoding"))
+            return false;
+        if (hpl_bytes_is_name(header->name, "content-length") && !hpl_bytes_equal(header->value, hpl_bytes_str("0")))
+            return false;
     }
+    return true;
+}
+
+/* The presigned form may carry it as a parameter. */
+static enum hpl_status read_presigned_hash(struct hpl_call *call, const struct hpl_sigv4_request *request, struct claim *claim)
+{
+    struct hpl_buf value = {0};
+    size_t count = 0;
+    enum hpl_status status = query_value(call, request->query, "X-Amz-Content-Sha256", &value, &count);
+    struct hpl_bytes hash = count ? hpl_buf_bytes(&value) : hpl_bytes_str("UNSIGNED-PAYLOAD");
+    if (status == HPL_OK && !copy_text(claim->payload_hash, sizeof claim->payload_hash, hash))
+        status = malformed(call, "X-Amz-Content-Sha256 is too long");
+    hpl_buf_wipe(&value);
+    return status;
+}
+
+/* What the client signed as the body's hash: sent, or known from elsewhere. */
+static enum hpl_status read_payload_hash(struct hpl_call *call, const struct hpl_sigv4_request *request,
+                                         const struct hpl_sigv4_options *options, struct claim *claim)
+{
+    uint8_t empty[32];
+    struct hpl_bytes sent = {0};
+    HPL_TRY(one_header(call, request, "x-amz-content-sha256", &sent));
+    if (sent.data)
+        return copy_text(claim->payload_hash, sizeof claim->payload_hash, sent) ? HPL_OK : malformed(call, "x-amz-content-sha256 is too long");
+    if (claim->is_presigned)
+        return read_presigned_hash(call, request, claim);
+    bool is_empty = options->require_hashed && announces_no_body(request);
+    if (!options->body_sha256 && !is_empty)
+        return malformed(call, "x-amz-content-sha256 is missing: send the SHA-256 of the body in hex, and sign it");
+    hpl_sha256(empty, "", 0);
+    hpl_hex_encode(claim->payload_hash, options->body_sha256 ? options->body_sha256 : empty, 32);
+    return HPL_OK;
+}
+
+static enum hpl_status read_payload_mode(struct hpl_call *call, const struct claim *claim, const struct hpl_sigv4_options *options,
+                                         struct hpl_sigv4_payload *payload)
+{
+    struct hpl_bytes hash = hpl_bytes_str(claim->payload_hash);
+    payload->mode = HPL_PAYLOAD_HASHED;
+    for (size_t i = 0; i < HPL_COUNT(payload_modes); i++)
+        if (strcmp(claim->payload_hash, payload_modes[i].text) == 0)
+            payload->mode = payload_modes[i].mode;
     if (options->require_hashed && payload->mode != HPL_PAYLOAD_HASHED)
         return malformed(call, "this route needs the body's SHA-256 in x-amz-content-sha256, signed");
+    if (payload->mode == HPL_PAYLOAD_HASHED && (!is_hex64(hash) || !hpl_hex_decode(payload->sha256, 32, claim->payload_hash, hash.len)))
+        return malformed(call, "x-amz-content-sha256 must be 64 lower-case hex digits or one of the UNSIGNED and STREAMING words");
     return HPL_OK;
 }
 
@@ -370,15 +419,16 @@ static enum hpl_status find_secret(struct hpl_call *call, struct hpl_auth *auth,
     return *secret ? HPL_OK : hpl_fail(call, HPL_NO_MEMORY, "the secret region is full");
 }
 
-static enum hpl_status check_signature(struct hpl_call *call, struct hpl_auth *auth, const struct hpl_sigv4_request *request, const struct claim *claim,
-                                       bool is_s3, struct hpl_bytes payload_hash, struct hpl_identity *identity, struct hpl_sigv4_payload *payload)
+static enum hpl_status check_signature(struct hpl_call *call, struct hpl_auth *auth, const struct hpl_sigv4_request *request,
+                                       const struct claim *claim, struct hpl_identity *identity, struct hpl_sigv4_payload *payload)
 {
     struct hpl_secret *HPL_SECRET_AUTO secret = NULL;
     bool is_known;
     char want[65];
     uint8_t hash[32], key[32];
-    const struct hpl_canonical canonical = {.request = request, .signed_headers = hpl_buf_bytes(&claim->signed_headers), .payload_hash = payload_hash,
-                                            .ignored_parameter = hpl_bytes_str(claim->is_presigned ? "X-Amz-Signature" : ""), .is_s3 = is_s3};
+    const struct hpl_canonical canonical = {.request = request, .signed_headers = hpl_buf_bytes(&claim->signed_headers),
+                                            .payload_hash = hpl_bytes_str(claim->payload_hash), .is_s3 = claim->is_s3,
+                                            .ignored_parameter = hpl_bytes_str(claim->is_presigned ? "X-Amz-Signature" : "")};
     HPL_TRY(find_secret(call, auth, claim, identity, &secret, &is_known));
     HPL_TRY(hpl_canonical_hash(call, &canonical, hash));
     bool is_right = hpl_signing_key(key, secret, claim->scope);
@@ -417,13 +467,12 @@ static enum hpl_status read_claim(struct hpl_call *call, const struct hpl_sigv4_
 static enum hpl_status verify(struct hpl_call *call, struct hpl_auth *auth, const struct hpl_sigv4_request *request, const struct hpl_sigv4_options *options,
                               struct claim *claim, struct hpl_identity *identity, struct hpl_sigv4_payload *payload)
 {
-    struct hpl_bytes payload_hash = {0};
-    bool is_s3 = false;
     HPL_TRY(read_claim(call, request, options, claim));
-    HPL_TRY(check_scope(call, claim, options, &is_s3));
+    HPL_TRY(check_scope(call, claim, options));
     HPL_TRY(check_signed_headers(call, request, claim));
-    HPL_TRY(read_payload_mode(call, request, claim, options, payload, &payload_hash));
-    HPL_TRY(check_signature(call, auth, request, claim, is_s3, payload_hash, identity, payload));
+    HPL_TRY(read_payload_hash(call, request, options, claim));
+    HPL_TRY(read_payload_mode(call, claim, options, payload));
+    HPL_TRY(check_signature(call, auth, request, claim, identity, payload));
     return check_time(call, claim);
 }
 
@@ -450,6 +499,7 @@ static enum hpl_status check_step(struct hpl_call *call, struct hpl_sigv4_payloa
     struct hpl_buf text = {0};
     uint8_t mac[32];
     char want[65], hex[65];
+    HPL_CHECK(payload->signing_key);
     hpl_hex_encode(hex, sha256, 32);
     hpl_buf_printf(&text, "%s\n%s\n%s\n%s\n%s%s", what, payload->timestamp, payload->scope, payload->previous, middle, hex);
     HPL_TRY(hpl_buf_check(&text));
@@ -457,8 +507,10 @@ static enum hpl_status check_step(struct hpl_call *call, struct hpl_sigv4_payloa
     hpl_hex_encode(want, mac, sizeof mac);
     hpl_buf_wipe(&text);
     bool is_right = signature.len == 64 && hpl_equal_secret(want, signature.data, 64);
+    if (!is_right)
+        return hpl_fail(call, HPL_AUTH_BAD_SIGNATURE, "the signature of a chunk or trailer of the body does not match");
     memcpy(payload->previous, want, sizeof want);
-    return is_right ? HPL_OK : hpl_fail(call, HPL_AUTH_BAD_SIGNATURE, "the signature of a chunk or trailer of the body does not match");
+    return HPL_OK;
 }
 
 enum hpl_status hpl_sigv4_check_chunk(struct hpl_call *call, struct hpl_sigv4_payload *payload, const uint8_t sha256[static 32], struct hpl_bytes signature)

@@ -40,11 +40,15 @@ struct hpl_sigv4_options {
     const char *region;     /* NULL: any */
     bool allow_presigned;   /* query form; never for admin and KMS routes */
     bool require_hashed;    /* admin and KMS routes: the payload must be HASHED (signed) */
+    const uint8_t *body_sha256; /* NULL, or the whole body's SHA-256 (32 bytes): stands in for x-amz-content-sha256 where a client
+                                 * signs the body's hash without sending it, as AWS's own do for services other than s3 */
 };
 
 /* Verifies the head. No signature at all: HPL_AUTH_REQUIRED. Others: HPL_AUTH_MALFORMED, _UNKNOWN_KEY, _BAD_SIGNATURE, _SKEWED
  * (15 minutes either way), _EXPIRED (presigned). Host and every x-amz-* header present must be signed; one Authorization, one
- * date. Where x-amz-content-sha256 is missing: presigned means UNSIGNED-PAYLOAD, anything else is HPL_AUTH_MALFORMED.
+ * date. Where x-amz-content-sha256 is missing: presigned means UNSIGNED-PAYLOAD; then body_sha256; then, with require_hashed and
+ * a head that announces no body, the hash of the empty body; anything else is HPL_AUTH_MALFORMED with the mend.
+ * A '+' in the query counts as a space: whoever reads parameters must read it so too. A session token: HPL_AUTH_TOKEN_INVALID.
  * On failure payload is zero. */
 enum hpl_status hpl_sigv4_verify(struct hpl_call *call, struct hpl_auth *auth, const struct hpl_sigv4_request *request,
                                  const struct hpl_sigv4_options *options, struct hpl_identity *identity,
