@@ -1,7 +1,8 @@
-/* Credentials and what they allow. Any thread; one mutex around the cache of unsealed secrets. */
+/* Credentials and what they allow. Any thread; one mutex around the cache of unsealed secrets, never held over the catalog. */
 #include "auth/auth.h"
 
 #include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <openssl/rand.h>
 
@@ -11,18 +12,20 @@
 
 #define ROW_TYPE "credential"
 #define NUM_CACHED 256u
+#define CACHED_FOR_NS UINT64_C(5000000000) /* how late a change made by another process is seen */
 
 struct cached {
-    char access_key[HPL_ACCESS_KEY_MAX + 1];
-    enum hpl_role role;
-    struct hpl_secret *secret_key;
+    struct hpl_identity identity;
+    struct hpl_secret *secret_key; /* NULL: free */
+    uint64_t until_ns;
 };
 
 struct hpl_auth {
     struct hpl_catalog *catalog;
     pthread_mutex_t lock;
     struct cached cache[NUM_CACHED];
-    size_t next; /* where the cache is overwritten next */
+    size_t next;          /* where the cache is overwritten next */
+    uint64_t num_changes; /* by this process: what was read before one is not remembered after it */
 };
 
 enum hpl_status hpl_auth_open(struct hpl_call *call, struct hpl_auth **out, struct hpl_catalog *catalog)
@@ -50,45 +53,61 @@ void hpl_auth_close(struct hpl_auth *auth)
 static struct cached *find_cached(struct hpl_auth *auth, const char *access_key)
 {
     for (size_t i = 0; i < NUM_CACHED; i++)
-        if (auth->cache[i].secret_key && strcmp(auth->cache[i].access_key, access_key) == 0)
+        if (auth->cache[i].secret_key && strcmp(auth->cache[i].identity.access_key, access_key) == 0)
             return &auth->cache[i];
     return NULL;
+}
+
+static void empty_entry(struct cached *entry)
+{
+    hpl_secret_free(entry->secret_key);
+    *entry = (struct cached){0};
 }
 
 static void forget(struct hpl_auth *auth, const char *access_key)
 {
     pthread_mutex_lock(&auth->lock);
     struct cached *entry = find_cached(auth, access_key);
-    if (entry) {
-        hpl_secret_free(entry->secret_key);
-        *entry = (struct cached){0};
-    }
+    if (entry)
+        empty_entry(entry);
+    auth->num_changes++;
     pthread_mutex_unlock(&auth->lock);
 }
 
-static void remember(struct hpl_auth *auth, const struct hpl_identity *identity, const struct hpl_secret *secret_key)
+static uint64_t changes_so_far(struct hpl_auth *auth)
 {
     pthread_mutex_lock(&auth->lock);
-    struct cached *entry = find_cached(auth, identity->access_key);
-    if (!entry)
-        entry = &auth->cache[auth->next++ % NUM_CACHED];
-    hpl_secret_free(entry->secret_key);
-    *entry = (struct cached){.role = identity->role, .secret_key = hpl_secret_from(secret_key->bytes, secret_key->len)};
-    memcpy(entry->access_key, identity->access_key, sizeof entry->access_key);
+    uint64_t count = auth->num_changes;
+    pthread_mutex_unlock(&auth->lock);
+    return count;
+}
+
+/* What was read when there had been so many changes; a full secret region only means that nothing is remembered. */
+static void remember(struct hpl_auth *auth, const struct hpl_identity *identity, const struct hpl_secret *secret_key, uint64_t changes)
+{
+    pthread_mutex_lock(&auth->lock);
+    if (auth->num_changes == changes) {
+        struct cached *entry = find_cached(auth, identity->access_key);
+        if (!entry)
+            entry = &auth->cache[auth->next++ % NUM_CACHED];
+        empty_entry(entry);
+        *entry = (struct cached){*identity, hpl_secret_from(secret_key->bytes, secret_key->len), hpl_clock_mono_ns() + CACHED_FOR_NS};
+    }
     pthread_mutex_unlock(&auth->lock);
 }
 
 static bool recall(struct hpl_auth *auth, const char *access_key, struct hpl_identity *identity, struct hpl_secret **secret_key)
 {
     pthread_mutex_lock(&auth->lock);
-    const struct cached *entry = find_cached(auth, access_key);
-    if (entry) {
-        *identity = (struct hpl_identity){.role = entry->role};
-        memcpy(identity->access_key, entry->access_key, sizeof identity->access_key);
+    struct cached *entry = find_cached(auth, access_key);
+    if (entry && entry->until_ns < hpl_clock_mono_ns())
+        empty_entry(entry);
+    else if (entry) {
+        *identity = entry->identity;
         *secret_key = hpl_secret_from(entry->secret_key->bytes, entry->secret_key->len);
     }
     pthread_mutex_unlock(&auth->lock);
-    return entry && *secret_key;
+    return *secret_key != NULL;
 }
 
 /* --- rows ---------------------------------------------------------------------------------------------------------------- */
@@ -108,35 +127,57 @@ static bool is_secret_key(const struct hpl_secret *secret)
     return secret->len >= 8 && secret->len <= 128;
 }
 
-static enum hpl_status encode_row(struct hpl_call *call, struct hpl_auth *auth, const char *access_key, const struct hpl_secret *secret_key,
-                                  enum hpl_role role, struct hpl_buf *row)
+/* Sealed secrets of other rooms have labels of their own. */
+static void label_of(char label[static HPL_ACCESS_KEY_MAX + 16], const char *access_key)
 {
+    snprintf(label, HPL_ACCESS_KEY_MAX + 16, ROW_TYPE "/%s", access_key);
+}
+
+static const char *const role_names[] = {[HPL_ROLE_OBJECTS] = "objects", [HPL_ROLE_ADMIN] = "admin"};
+
+static enum hpl_status encode_row(struct hpl_call *call, struct hpl_auth *auth, const char *access_key,
+                                  const struct hpl_secret *secret_key, enum hpl_role role, struct hpl_buf *row)
+{
+    char label[HPL_ACCESS_KEY_MAX + 16];
     struct hpl_buf sealed = {0}, text = {0};
-    enum hpl_status status = hpl_catalog_seal(call, auth->catalog, access_key, secret_key, &sealed);
+    label_of(label, access_key);
+    enum hpl_status status = hpl_catalog_seal(call, auth->catalog, label, secret_key, &sealed);
     if (status == HPL_OK) {
         hpl_base64_put(&text, sealed.data, sealed.len);
-        json_t *HPL_JSON_AUTO value = json_pack("{s:s, s:I, s:s%}", "role", role == HPL_ROLE_ADMIN ? "admin" : "objects", "created_ms",
+        json_t *HPL_JSON_AUTO value = json_pack("{s:s, s:I, s:s%}", "role", role_names[role], "created_ms",
                                                 (json_int_t)hpl_clock_unix_ms(), "secret", (const char *)text.data, text.len);
-        status = value ? hpl_json_put(row, value) : HPL_NO_MEMORY;
+        status = value ? hpl_json_put(row, value) : hpl_fail(call, HPL_NO_MEMORY, "out of memory");
     }
     hpl_buf_wipe(&sealed);
     hpl_buf_wipe(&text);
     return status;
 }
 
-static enum hpl_status decode_row(struct hpl_call *call, struct hpl_auth *auth, const char *access_key, struct hpl_bytes row,
-                                  enum hpl_role *role, struct hpl_secret **secret_key)
+/* False for a row that encode_row did not make. */
+static bool read_row(struct hpl_bytes row, enum hpl_role *role, struct hpl_buf *sealed)
 {
     json_t *HPL_JSON_AUTO value = NULL;
     const char *role_text = NULL, *secret_text = NULL;
+    if (hpl_json_object(NULL, &value, row, 65536, false) != HPL_OK || hpl_json_str(NULL, value, "role", &role_text) != HPL_OK ||
+        hpl_json_str(NULL, value, "secret", &secret_text) != HPL_OK || !role_text || !secret_text)
+        return false;
+    for (size_t i = 0; i < HPL_COUNT(role_names); i++)
+        if (strcmp(role_text, role_names[i]) == 0) {
+            *role = (enum hpl_role)i;
+            return hpl_base64_decode(sealed, secret_text, strlen(secret_text));
+        }
+    return false;
+}
+
+static enum hpl_status decode_row(struct hpl_call *call, struct hpl_auth *auth, const char *access_key, struct hpl_bytes row,
+                                  enum hpl_role *role, struct hpl_secret **secret_key)
+{
+    char label[HPL_ACCESS_KEY_MAX + 16];
     struct hpl_buf sealed = {0};
-    HPL_TRY(hpl_json_object(call, &value, row, 65536, false));
-    HPL_TRY(hpl_json_str(call, value, "role", &role_text));
-    HPL_TRY(hpl_json_str(call, value, "secret", &secret_text));
-    if (!role_text || !secret_text || !hpl_base64_decode(&sealed, secret_text, strlen(secret_text)))
-        return hpl_fail(call, HPL_INTEGRITY, "the credential '%s' in the catalog is damaged", access_key);
-    *role = strcmp(role_text, "admin") == 0 ? HPL_ROLE_ADMIN : HPL_ROLE_OBJECTS;
-    enum hpl_status status = hpl_catalog_unseal(call, auth->catalog, access_key, hpl_buf_bytes(&sealed), secret_key);
+    label_of(label, access_key);
+    enum hpl_status status = read_row(row, role, &sealed)
+                                 ? hpl_catalog_unseal(call, auth->catalog, label, hpl_buf_bytes(&sealed), secret_key)
+                                 : hpl_fail(call, HPL_INTEGRITY, "the credential '%s' in the catalog is damaged", access_key);
     hpl_buf_wipe(&sealed);
     return status;
 }
@@ -149,7 +190,8 @@ enum hpl_status hpl_auth_put_credential(struct hpl_call *call, struct hpl_auth *
     if (!is_access_key(access_key))
         return hpl_fail(call, HPL_INVALID_ARGUMENT, "an access key has 3 to 128 of A-Z a-z 0-9 . _ -");
     if (!is_secret_key(secret_key))
-        return hpl_fail(call, HPL_INVALID_ARGUMENT, "the secret key of '%s' must have 8 to 128 printable characters without spaces", access_key);
+        return hpl_fail(call, HPL_INVALID_ARGUMENT, "the secret key of '%s' must have 8 to 128 printable characters without spaces",
+                        access_key);
     enum hpl_status status = hpl_catalog_get(call, auth->catalog, ROW_TYPE, access_key, &old, &revision);
     if (status == HPL_OK || status == HPL_NOT_FOUND)
         status = encode_row(call, auth, access_key, secret_key, role, &row);
@@ -186,25 +228,32 @@ enum hpl_status hpl_auth_new_credential(struct hpl_call *call, struct hpl_auth *
     return status;
 }
 
-enum hpl_status hpl_auth_find(struct hpl_call *call, struct hpl_auth *auth, const char *access_key, struct hpl_identity *identity,
-                              struct hpl_secret **secret_key)
+static enum hpl_status load(struct hpl_call *call, struct hpl_auth *auth, const char *access_key, struct hpl_identity *identity,
+                            struct hpl_secret **secret_key)
 {
     struct hpl_buf row = {0};
     uint64_t revision;
+    *identity = (struct hpl_identity){0};
+    memcpy(identity->access_key, access_key, strlen(access_key) + 1);
+    enum hpl_status status = hpl_catalog_get(call, auth->catalog, ROW_TYPE, access_key, &row, &revision);
+    if (status == HPL_OK)
+        status = decode_row(call, auth, access_key, hpl_buf_bytes(&row), &identity->role, secret_key);
+    hpl_buf_wipe(&row);
+    return status == HPL_NOT_FOUND ? HPL_AUTH_UNKNOWN_KEY : status;
+}
+
+enum hpl_status hpl_auth_find(struct hpl_call *call, struct hpl_auth *auth, const char *access_key, struct hpl_identity *identity,
+                              struct hpl_secret **secret_key)
+{
     *secret_key = NULL;
     if (!is_access_key(access_key))
         return HPL_AUTH_UNKNOWN_KEY;
     if (recall(auth, access_key, identity, secret_key))
         return HPL_OK;
-    enum hpl_status status = hpl_catalog_get(call, auth->catalog, ROW_TYPE, access_key, &row, &revision);
-    *identity = (struct hpl_identity){0};
-    memcpy(identity->access_key, access_key, strlen(access_key) + 1);
-    if (status == HPL_OK)
-        status = decode_row(call, auth, access_key, hpl_buf_bytes(&row), &identity->role, secret_key);
-    if (status == HPL_OK)
-        remember(auth, identity, *secret_key);
-    hpl_buf_wipe(&row);
-    return status == HPL_NOT_FOUND ? HPL_AUTH_UNKNOWN_KEY : status;
+    uint64_t changes = changes_so_far(auth);
+    HPL_TRY(load(call, auth, access_key, identity, secret_key));
+    remember(auth, identity, *secret_key, changes);
+    return HPL_OK;
 }
 
 enum hpl_status hpl_auth_allows(struct hpl_call *call, const struct hpl_identity *identity, const char *action)
