@@ -15,9 +15,11 @@ struct hpl_canonical {
 
 /* The SHA-256 of the canonical request. HPL_AUTH_MALFORMED: a path or query that is not percent-encoded right, too many
  * parameters, or a signed header that was not sent. */
-enum hpl_status hpl_canonical_hash(struct hpl_call *call, const struct hpl_canonical *canonical, uint8_t out[static 32]) HPL_MUST_USE;
+enum hpl_status hpl_canonical_hash(struct hpl_call *call, const struct hpl_canonical *canonical,
+                                   uint8_t out[static 32]) HPL_MUST_USE;
 
-/* HMAC chain over date, region, service; scope is "date/region/service/aws4_request". key gets 32 bytes. False when scope has another shape. */
+/* HMAC chain over date, region, service; scope is "date/region/service/aws4_request". key gets 32 bytes. False when scope has
+ * another shape. */
 bool hpl_signing_key(uint8_t key[static 32], const struct hpl_secret *secret_key, const char *scope);
 
 /* "AWS4-HMAC-SHA256\ntimestamp\nscope\nhex(hash)" under key, as 64 hex digits. */

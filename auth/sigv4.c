@@ -33,7 +33,8 @@ static enum hpl_status malformed(struct hpl_call *call, const char *why)
 }
 
 /* The one header of that name; two are an error. */
-static enum hpl_status one_header(struct hpl_call *call, const struct hpl_sigv4_request *request, const char *name, struct hpl_bytes *value)
+static enum hpl_status one_header(struct hpl_call *call, const struct hpl_sigv4_request *request, const char *name,
+                                  struct hpl_bytes *value)
 {
     size_t found = 0;
     for (size_t i = 0; i < request->num_headers; i++)
@@ -126,7 +127,7 @@ static enum hpl_status read_authorization(struct hpl_call *call, struct hpl_byte
     return seen == 7 ? HPL_OK : malformed(call, "the Authorization needs Credential, SignedHeaders and Signature");
 }
 
-/* The Date header as a SigV4 timestamp: RFC 9110's form with GMT, or with -0000 or +0000 as some clients write it, or the basic form. */
+/* The Date header as a SigV4 timestamp: RFC 9110's form with GMT (or -0000 or +0000, as some clients write it), or the basic form. */
 static bool date_to_timestamp(struct hpl_bytes date, char timestamp[static 17])
 {
     char text[40], basic[40];
@@ -149,7 +150,8 @@ static enum hpl_status read_date(struct hpl_call *call, const struct hpl_sigv4_r
     HPL_TRY(one_header(call, request, "x-amz-date", &amz));
     HPL_TRY(one_header(call, request, "date", &date));
     if (amz.data) {
-        bool is_right = copy_text(claim->timestamp, sizeof claim->timestamp, amz) && hpl_time_parse(&when, claim->timestamp, HPL_TIME_BASIC);
+        bool is_right = copy_text(claim->timestamp, sizeof claim->timestamp, amz) &&
+                        hpl_time_parse(&when, claim->timestamp, HPL_TIME_BASIC);
         return is_right ? HPL_OK : malformed(call, "x-amz-date must look like 20240918T071042Z");
     }
     if (!date.data)
@@ -160,7 +162,8 @@ static enum hpl_status read_date(struct hpl_call *call, const struct hpl_sigv4_r
 /* --- the query form ------------------------------------------------------------------------------------------------------ */
 
 /* The decoded value of a query parameter into out; *count says how often it came. */
-static enum hpl_status query_value(struct hpl_call *call, struct hpl_bytes query, const char *name, struct hpl_buf *out, size_t *count)
+static enum hpl_status query_value(struct hpl_call *call, struct hpl_bytes query, const char *name, struct hpl_buf *out,
+                                   size_t *count)
 {
     *count = 0;
     while (query.len) {
@@ -171,7 +174,8 @@ static enum hpl_status query_value(struct hpl_call *call, struct hpl_bytes query
         size_t name_len = equals ? (size_t)(equals - pair.data) : pair.len;
         if (!hpl_bytes_equal(hpl_bytes(pair.data, name_len), hpl_bytes_str(name)))
             continue;
-        if ((*count)++ || !hpl_uri_decode(out, equals ? hpl_bytes(equals + 1, pair.len - name_len - 1) : hpl_bytes(NULL, 0), true))
+        struct hpl_bytes value = equals ? hpl_bytes(equals + 1, pair.len - name_len - 1) : hpl_bytes(NULL, 0);
+        if ((*count)++ || !hpl_uri_decode(out, value, true))
             return hpl_fail(call, HPL_AUTH_MALFORMED, "the query parameter %s is doubled or malformed", name);
     }
     return HPL_OK;
@@ -245,7 +249,8 @@ static bool list_has(struct hpl_bytes list, struct hpl_bytes name)
 }
 
 /* Lower case, sorted, no doubles, host among them, and every x-amz-* header that was sent. */
-static enum hpl_status check_signed_headers(struct hpl_call *call, const struct hpl_sigv4_request *request, const struct claim *claim)
+static enum hpl_status check_signed_headers(struct hpl_call *call, const struct hpl_sigv4_request *request,
+                                            const struct claim *claim)
 {
     struct hpl_bytes list = hpl_buf_bytes(&claim->signed_headers), rest = list, previous = {0};
     while (rest.len) {
@@ -264,7 +269,8 @@ static enum hpl_status check_signed_headers(struct hpl_call *call, const struct 
     for (size_t i = 0; i < request->num_headers; i++) {
         struct hpl_bytes name = request->headers[i].name;
         if (name.len > 6 && strncasecmp((const char *)name.data, "x-amz-", 6) == 0 && !list_has(list, name))
-            return hpl_fail(call, HPL_AUTH_MALFORMED, "the header %.*s was sent but is not signed", (int)(name.len > 60 ? 60 : name.len), (const char *)name.data);
+            return hpl_fail(call, HPL_AUTH_MALFORMED, "the header %.*s was sent but is not signed", (int)(name.len > 60 ? 60 : name.len),
+                            (const char *)name.data);
     }
     return HPL_OK;
 }
@@ -394,7 +400,8 @@ void hpl_sigv4_payload_wipe(struct hpl_sigv4_payload *payload)
     *payload = (struct hpl_sigv4_payload){0};
 }
 
-static enum hpl_status keep_chunk_state(struct hpl_call *call, const struct claim *claim, const uint8_t key[static 32], struct hpl_sigv4_payload *payload)
+static enum hpl_status keep_chunk_state(struct hpl_call *call, const struct claim *claim, const uint8_t key[static 32],
+                                        struct hpl_sigv4_payload *payload)
 {
     if (payload->mode != HPL_PAYLOAD_CHUNKED_SIGNED && payload->mode != HPL_PAYLOAD_CHUNKED_SIGNED_TRAILER)
         return HPL_OK;
@@ -434,13 +441,16 @@ static enum hpl_status check_signature(struct hpl_call *call, struct hpl_auth *a
     bool is_right = hpl_signing_key(key, secret, claim->scope);
     hpl_request_signature(want, key, claim->timestamp, claim->scope, hash);
     is_right = hpl_equal_secret(want, claim->signature, 64) && is_right;
-    enum hpl_status status = !is_known ? HPL_AUTH_UNKNOWN_KEY : !is_right ? HPL_AUTH_BAD_SIGNATURE : keep_chunk_state(call, claim, key, payload);
+    enum hpl_status status = !is_known ? HPL_AUTH_UNKNOWN_KEY
+                             : !is_right ? HPL_AUTH_BAD_SIGNATURE
+                                         : keep_chunk_state(call, claim, key, payload);
     hpl_wipe(key, sizeof key);
     hpl_wipe(want, sizeof want);
     return status;
 }
 
-static enum hpl_status read_claim(struct hpl_call *call, const struct hpl_sigv4_request *request, const struct hpl_sigv4_options *options, struct claim *claim)
+static enum hpl_status read_claim(struct hpl_call *call, const struct hpl_sigv4_request *request,
+                                  const struct hpl_sigv4_options *options, struct claim *claim)
 {
     struct hpl_bytes authorization = {0}, token = {0};
     HPL_TRY(one_header(call, request, "authorization", &authorization));
@@ -464,8 +474,8 @@ static enum hpl_status read_claim(struct hpl_call *call, const struct hpl_sigv4_
     return hpl_buf_check(&claim->signed_headers);
 }
 
-static enum hpl_status verify(struct hpl_call *call, struct hpl_auth *auth, const struct hpl_sigv4_request *request, const struct hpl_sigv4_options *options,
-                              struct claim *claim, struct hpl_identity *identity, struct hpl_sigv4_payload *payload)
+static enum hpl_status verify(struct hpl_call *call, struct hpl_auth *auth, const struct hpl_sigv4_request *request,
+                              const struct hpl_sigv4_options *options, struct claim *claim, struct hpl_identity *identity, struct hpl_sigv4_payload *payload)
 {
     HPL_TRY(read_claim(call, request, options, claim));
     HPL_TRY(check_scope(call, claim, options));
@@ -513,13 +523,15 @@ static enum hpl_status check_step(struct hpl_call *call, struct hpl_sigv4_payloa
     return HPL_OK;
 }
 
-enum hpl_status hpl_sigv4_check_chunk(struct hpl_call *call, struct hpl_sigv4_payload *payload, const uint8_t sha256[static 32], struct hpl_bytes signature)
+enum hpl_status hpl_sigv4_check_chunk(struct hpl_call *call, struct hpl_sigv4_payload *payload, const uint8_t sha256[static 32],
+                                      struct hpl_bytes signature)
 {
     static const char empty_hash[] = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855\n";
     return check_step(call, payload, "AWS4-HMAC-SHA256-PAYLOAD", empty_hash, sha256, signature);
 }
 
-enum hpl_status hpl_sigv4_check_trailer(struct hpl_call *call, struct hpl_sigv4_payload *payload, const uint8_t sha256[static 32], struct hpl_bytes signature)
+enum hpl_status hpl_sigv4_check_trailer(struct hpl_call *call, struct hpl_sigv4_payload *payload, const uint8_t sha256[static 32],
+                                        struct hpl_bytes signature)
 {
     return check_step(call, payload, "AWS4-HMAC-SHA256-TRAILER", "", sha256, signature);
 }

@@ -11,7 +11,8 @@ struct hpl_catalog;
 
 /* Opens or creates the catalog file (0600). Every row carries HMAC-SHA256 under an HKDF subkey of the root secret over type,
  * name, deployment, revision and content; the set of rows has a MACed head, so that a row taken away or rolled back alone is
- * found at open. HPL_INTEGRITY names the row. */
+ * found at open. HPL_INTEGRITY names the row, or how many. HPL_INVALID_CONFIGURATION: the root secret is not the one that the
+ * catalog was made with. HPL_UNAVAILABLE: another process held it for ten seconds. */
 enum hpl_status hpl_catalog_open(struct hpl_call *call, struct hpl_catalog **out, const char *path,
                                  const struct hpl_secret *root) HPL_MUST_USE;
 void hpl_catalog_close(struct hpl_catalog *catalog);
@@ -23,15 +24,17 @@ const uint8_t *hpl_catalog_deployment(const struct hpl_catalog *catalog);
 enum hpl_status hpl_catalog_get(struct hpl_call *call, struct hpl_catalog *catalog, const char *type, const char *name,
                                 struct hpl_buf *content, uint64_t *revision) HPL_MUST_USE;
 
-/* Writes the row if its revision still is expected (0: it must not exist). HPL_STALE when not, with nothing changed. Durable
- * when it returns. *revision (may be NULL) gets the new one. */
+/* Writes the row if its revision still is expected (0: it must not exist). HPL_STALE when not, HPL_NO_SPACE when the disk is full,
+ * HPL_INVALID_ARGUMENT for a name over 1024 bytes, with nothing changed. Durable when it returns. *revision (may be NULL) gets
+ * the new one, expected + 1. */
 enum hpl_status hpl_catalog_put(struct hpl_call *call, struct hpl_catalog *catalog, const char *type, const char *name,
                                 uint64_t expected, struct hpl_bytes content, uint64_t *revision) HPL_MUST_USE;
 enum hpl_status hpl_catalog_delete(struct hpl_call *call, struct hpl_catalog *catalog, const char *type, const char *name,
                                    uint64_t expected) HPL_MUST_USE;
 
 /* Rows of a type in byte order of their names, after (NULL: from the first), at most limit. Each row verified; the callback
- * returns false to stop and must not call the catalog. A row that does not verify is given with HPL_INTEGRITY and no content, so that it harms only itself. */
+ * returns false to stop and must not call the catalog. A row that does not verify is given with HPL_INTEGRITY and no content, so
+ * that it harms only itself. */
 typedef bool (*hpl_catalog_row_fn)(void *arg, const char *name, uint64_t revision, enum hpl_status status,
                                    struct hpl_bytes content);
 enum hpl_status hpl_catalog_list(struct hpl_call *call, struct hpl_catalog *catalog, const char *type, const char *after,
