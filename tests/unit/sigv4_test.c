@@ -4,12 +4,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <strings.h>
-#include <jansson.h>
 
 #include "auth/sigv4.h"
 #include "base/clock.h"
 #include "base/codec.h"
 #include "base/hash.h"
+#include "base/json.h"
 
 #define MAX_HEADERS 24
 #define EXAMPLE_KEY "AKIAIOSFODNN7EXAMPLE"
