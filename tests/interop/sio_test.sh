@@ -1,10 +1,10 @@
 #!/bin/bash
 # Does minio/sio open what we seal, and do we open what it seals, byte for byte the same? Usage: sio_test.sh SEAL_TOOL
-# Exits 77 where sio cannot be had, or 1 there with CI=true.
+# HPL_SIO_DIR is the part's folder where the caller has it already. Exits 77 where sio cannot be had, or 1 there with CI=true.
 set -eu
 tool=$1
 here=$(cd "$(dirname "$0")" && pwd)
-sio=$("$here/sio/build") || { [ "${CI:-}" = true ] && exit 1; exit 77; }
+sio=${HPL_SIO_DIR:-$("$here/../../scripts/part" sio)}/sio && [ -x "$sio" ] || { [ "${CI:-}" = true ] && exit 1; exit 77; }
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
 fail() { echo "FAILED: $1 at $size bytes"; exit 1; }

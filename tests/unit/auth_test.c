@@ -266,9 +266,9 @@ HPL_TEST(what_was_put_is_found_by_its_own_thread_while_others_read)
     should_stop = false;
     for (size_t i = 0; i < HPL_COUNT(threads); i++)
         EXPECT_NUM(pthread_create(&threads[i], NULL, find_for_ever, &house), 0);
-    for (int i = 0; i < 60; i++) {
-        char text[16];
-        snprintf(text, sizeof text, "secret-%05d", i);
+    for (unsigned i = 0; i < 60; i++) {
+        char text[24];
+        snprintf(text, sizeof text, "secret-%05u", i);
         HPL_CHECK(put(&house, "alice", text, HPL_ROLE_OBJECTS) == HPL_OK);
         HPL_CHECK(has(&house, "alice", text, HPL_ROLE_OBJECTS));
     }
