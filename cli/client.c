@@ -213,7 +213,8 @@ static enum hpl_exit perform(const struct hpl_client *client, struct asked *aske
     curl_easy_cleanup(curl);
     if (code == CURLE_OK)
         return read_answer(asked, http_status, answer);
-    fprintf(stderr, "hardplate: %s: %s\n", client->endpoint, why[0] ? why : curl_easy_strerror(code));
+    fprintf(stderr, "hardplate: %s: %s; is hardplated running there? HARDPLATE_ENDPOINT or --env FILE names another\n", client->endpoint,
+            why[0] ? why : curl_easy_strerror(code));
     return HPL_EXIT_UNAVAILABLE;
 }
 

@@ -116,22 +116,6 @@ enum hpl_status hpl_house_open(struct hpl_call *call, struct hpl_house *house, c
     return open_s3(call, house);
 }
 
-static bool is_configured(struct hpl_house *house)
-{
-    struct hpl_call call = {0};
-    return hpl_kms_ready(house->kms, &call) != HPL_NOT_CONFIGURED;
-}
-
-enum hpl_status hpl_house_configure(struct hpl_call *call, struct hpl_house *house, const json_t *body)
-{
-    json_t *HPL_JSON_AUTO configured = NULL;
-    json_t *HPL_JSON_AUTO started = NULL;
-    if (!body || is_configured(house))
-        return HPL_OK;
-    HPL_TRY(hpl_kms_configure(house->kms, call, body, &configured));
-    return hpl_kms_start(house->kms, call, &started);
-}
-
 enum hpl_status hpl_house_serve(struct hpl_call *call, struct hpl_house *house)
 {
     const struct hpl_config *config = house->config;

@@ -26,9 +26,6 @@ struct hpl_house {
  * hpl_house_close still has to be called. config outlives the house. is_dev is told to the backends. */
 enum hpl_status hpl_house_open(struct hpl_call *call, struct hpl_house *house, const struct hpl_config *config, bool is_dev) HPL_MUST_USE;
 
-/* Configures and starts the KMS from body if it was never configured. NULL: nothing. */
-enum hpl_status hpl_house_configure(struct hpl_call *call, struct hpl_house *house, const json_t *body) HPL_MUST_USE;
-
 /* Binds and serves. */
 enum hpl_status hpl_house_serve(struct hpl_call *call, struct hpl_house *house) HPL_MUST_USE;
 

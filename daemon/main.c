@@ -209,7 +209,7 @@ static void wait_for_end(struct hpl_house *house, const sigset_t *signals)
 static enum hpl_status first_configure(struct hpl_call *call, struct hpl_house *house, const struct hpl_dev *dev)
 {
     json_t *HPL_JSON_AUTO body = dev->dir ? hpl_dev_kms_json(dev) : hpl_config_kms_json(house->config->kms);
-    return hpl_house_configure(call, house, body);
+    return body ? hpl_kms_begin(house->kms, call, body) : HPL_OK;
 }
 
 static int run(struct hpl_house *house, const struct hpl_config *config, const struct hpl_dev *dev, const sigset_t *signals)

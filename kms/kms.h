@@ -49,6 +49,10 @@ typedef enum hpl_status (*hpl_census_fn)(void *arg, struct hpl_call *call, const
                                          uint32_t version, uint64_t *count);
 void hpl_kms_set_census(struct hpl_kms *kms, hpl_census_fn fn, void *arg);
 
+/* What a configuration file asks for at the first start: configures and starts in one move. A service that is configured stays as it is; when
+ * the backend cannot be used nothing is kept, so that the next start tries again. */
+enum hpl_status hpl_kms_begin(struct hpl_kms *kms, struct hpl_call *call, const json_t *body) HPL_MUST_USE;
+
 /* Lifecycle. Bodies and answers are those of docs/admin-api.md; *answer is the caller's to decref. */
 enum hpl_status hpl_kms_configure(struct hpl_kms *kms, struct hpl_call *call, const json_t *body, json_t **answer) HPL_MUST_USE;
 enum hpl_status hpl_kms_reconfigure(struct hpl_kms *kms, struct hpl_call *call, const json_t *body, json_t **answer) HPL_MUST_USE;

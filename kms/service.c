@@ -339,6 +339,21 @@ static enum hpl_status successor(struct hpl_call *call, struct hpl_kms *kms, con
     return status;
 }
 
+/* Keeps the configuration and makes attachment active (taken; NULL: the service does not run). A failure leaves all as it was. Under changing. */
+static enum hpl_status adopt(struct hpl_call *call, struct hpl_kms *kms, json_t *config, const struct hpl_kms_settings *settings,
+                             struct hpl_attachment *attachment)
+{
+    enum hpl_status status = persist(call, kms, config, attachment != NULL);
+    if (status != HPL_OK) {
+        hpl_attachment_unref(attachment);
+        return status;
+    }
+    set_config(kms, json_incref(config), settings);
+    if (attachment)
+        set_active(kms, attachment, HPL_KMS_RUNNING);
+    return HPL_OK;
+}
+
 static enum hpl_status reconfigure(struct hpl_kms *kms, struct hpl_call *call, const json_t *body, json_t **answer)
 {
     json_t *HPL_JSON_AUTO config = NULL;
@@ -351,14 +366,7 @@ static enum hpl_status reconfigure(struct hpl_kms *kms, struct hpl_call *call, c
         return answer_with(kms, "KMS reconfigured successfully; nothing changed", answer);
     if (runs)
         HPL_TRY(successor(call, kms, config, &settings, &attachment));
-    enum hpl_status status = persist(call, kms, config, runs);
-    if (status != HPL_OK) {
-        hpl_attachment_unref(attachment);
-        return status;
-    }
-    set_config(kms, json_incref(config), &settings);
-    if (runs)
-        set_active(kms, attachment, HPL_KMS_RUNNING);
+    HPL_TRY(adopt(call, kms, config, &settings, attachment));
     hpl_log(HPL_LOG_INFO, "kms.reconfigured", HPL_S("backend", settings.backend->name), HPL_S("default_key_id", hpl_kms_default_of(&settings)));
     return answer_with(kms, "KMS reconfigured successfully", answer);
 }
@@ -367,6 +375,30 @@ enum hpl_status hpl_kms_reconfigure(struct hpl_kms *kms, struct hpl_call *call, 
 {
     pthread_mutex_lock(&kms->changing);
     enum hpl_status status = reconfigure(kms, call, body, answer);
+    pthread_mutex_unlock(&kms->changing);
+    return status;
+}
+
+/* Under changing. */
+static enum hpl_status begin(struct hpl_kms *kms, struct hpl_call *call, const json_t *body)
+{
+    json_t *HPL_JSON_AUTO config = NULL;
+    struct hpl_kms_settings settings;
+    struct hpl_attachment *attachment = NULL;
+    if (kms->config)
+        return HPL_OK;
+    HPL_TRY(hpl_kms_normalise(call, &kms->options, body, NULL, &config));
+    HPL_TRY(hpl_kms_read_settings(call, &kms->options, config, &settings));
+    HPL_TRY(open_and_prove(call, kms, config, &settings, &attachment));
+    HPL_TRY(adopt(call, kms, config, &settings, attachment));
+    hpl_log(HPL_LOG_INFO, "kms.started", HPL_S("backend", settings.backend->name), HPL_S("default_key_id", hpl_kms_default_of(&settings)));
+    return HPL_OK;
+}
+
+enum hpl_status hpl_kms_begin(struct hpl_kms *kms, struct hpl_call *call, const json_t *body)
+{
+    pthread_mutex_lock(&kms->changing);
+    enum hpl_status status = begin(kms, call, body);
     pthread_mutex_unlock(&kms->changing);
     return status;
 }

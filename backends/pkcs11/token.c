@@ -145,9 +145,11 @@ static enum hpl_status look_through(struct search *search, CK_FUNCTION_LIST *fn)
 
 static enum hpl_status verdict(struct hpl_call *call, struct search *search, const char *uri)
 {
-    const char *there = search->there.len ? hpl_buf_text(&search->there) : "no token";
+    const char *there = hpl_buf_text(&search->there);
+    if (search->num_matches == 0 && search->there.len)
+        return hpl_fail(call, HPL_KEY_UNAVAILABLE, "no token matches %s; there is: %s; correct the URI, or attach that token", uri, there);
     if (search->num_matches == 0)
-        return hpl_fail(call, HPL_KEY_UNAVAILABLE, "no token matches %s; there is: %s", uri, there);
+        return hpl_fail(call, HPL_KEY_UNAVAILABLE, "no token matches %s, the module sees none at all: attach or initialise it, or correct the module's settings", uri);
     if (search->num_matches > 1)
         return hpl_fail(call, HPL_INVALID_CONFIGURATION, "%u tokens match %s: add serial= to the URI; there is: %s", search->num_matches, uri, there);
     return HPL_OK;

@@ -120,6 +120,20 @@ class FirstErrors(unittest.TestCase):
         self.assertEqual(daemon.admin("POST", "kms/start")[1]["status"], "Running")
         daemon.remove()
 
+    def test_a_wrong_pin_at_the_first_start_leaves_nothing_behind(self):
+        daemon = Daemon(folder=self.folder / "d", backend="none")
+        daemon.stop()
+        pin = self.folder / "d/token/pin"
+        right = pin.read_text()
+        pin.write_text("0000")
+        said = self.one_line(["--dev", self.folder / "d", "--listen", "127.0.0.1:0"], "PIN")
+        self.assertNotIn("0000", said)
+        pin.write_text(right)
+        daemon.backend = "pkcs11"
+        daemon.start()
+        self.assertEqual(daemon.admin("GET", "kms/status")[1]["status"], "Running", "mended, it runs")
+        daemon.remove()
+
     def test_no_memory_lock(self):
         if os.geteuid() == 0:
             prefix = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "prlimit", "--memlock=65536:65536")
