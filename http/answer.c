@@ -92,7 +92,7 @@ static void put_head(struct hpl_http_exchange *exchange, uint64_t len, bool has_
 {
     struct hpl_http_connection *connection = exchange->connection;
     struct hpl_buf *text = &connection->out.text;
-    HPL_CHECK(!exchange->is_answered && exchange->status >= 200);
+    HPL_CHECK(exchange->status >= 200);
     decide_last(exchange);
     put_status_line(text, exchange->status);
     hpl_buf_printf(text, "x-amz-request-id: %s\r\n", exchange->call.request_id);
@@ -104,9 +104,14 @@ static void put_head(struct hpl_http_exchange *exchange, uint64_t len, bool has_
     else if (exchange->head.is_http10)
         hpl_buf_put_str(text, "Connection: keep-alive\r\n");
     hpl_buf_put_str(text, "\r\n");
+    text->is_failed |= exchange->headers.is_failed;
+}
+
+static void answered(struct hpl_http_exchange *exchange)
+{
+    HPL_CHECK(!exchange->is_answered);
     exchange->is_answered = true;
     exchange->phase = HPL_PHASE_ANSWER;
-    text->is_failed |= exchange->headers.is_failed;
 }
 
 static bool may_have_body(int status)
@@ -124,6 +129,7 @@ void hpl_http_send(struct hpl_http_exchange *exchange, const char *content_type,
     if (content_type)
         hpl_http_add_header(exchange, "Content-Type", "%s", content_type);
     bool has_body = may_have_body(exchange->status);
+    answered(exchange);
     put_head(exchange, body.len, has_body);
     if (has_body && !is_head_request(exchange)) {
         hpl_buf_put_bytes(&exchange->connection->out.text, body);
@@ -139,9 +145,19 @@ void hpl_http_send_empty(struct hpl_http_exchange *exchange)
 void hpl_http_stream(struct hpl_http_exchange *exchange, uint64_t len, bool head_only)
 {
     bool has_body = may_have_body(exchange->status);
-    put_head(exchange, len, has_body);
-    if (has_body && !head_only && !is_head_request(exchange))
+    answered(exchange);
+    exchange->is_head_due = has_body && len && !head_only && !is_head_request(exchange);
+    if (exchange->is_head_due)
         exchange->num_left = len;
+    else
+        put_head(exchange, len, has_body);
+}
+
+void hpl_http_put_due_head(struct hpl_http_exchange *exchange)
+{
+    if (exchange->is_head_due)
+        put_head(exchange, exchange->num_left, true);
+    exchange->is_head_due = false;
 }
 
 bool hpl_http_is_answered(const struct hpl_http_exchange *exchange)

@@ -175,30 +175,46 @@ static void run_body(struct hpl_http_exchange *exchange)
 }
 
 /* Fills the block with the next bytes of the answer. */
-static bool produce(struct hpl_http_exchange *exchange)
+static enum hpl_status produce(struct hpl_http_exchange *exchange)
 {
     struct hpl_http_output *out = &exchange->connection->out;
     if (!out->block && !(out->block = hpl_http_block_take(&exchange->connection->io->server->blocks)))
-        return false;
-    size_t cap = exchange->num_left < HPL_HTTP_BLOCK ? (size_t)exchange->num_left : HPL_HTTP_BLOCK;
-    size_t len = exchange->route->handler->produce(exchange, out->block, cap);
-    HPL_CHECK(len <= cap);
+        return hpl_fail(&exchange->call, HPL_NO_MEMORY, "out of memory");
+    size_t cap = exchange->num_left < HPL_HTTP_BLOCK ? (size_t)exchange->num_left : HPL_HTTP_BLOCK, len = 0;
+    HPL_TRY(exchange->route->handler->produce(exchange, out->block, cap, &len));
+    HPL_CHECK(len > 0 && len <= cap);
+    hpl_http_put_due_head(exchange);
     out->block_at = 0;
     out->block_len = len;
     out->block_used = len > out->block_used ? len : out->block_used;
     exchange->num_left -= len;
     exchange->num_body += len;
-    return len > 0;
+    return HPL_OK;
+}
+
+/* Before anything was sent another answer takes the place of the stream; later only a broken connection tells the truth. */
+static void break_off(struct hpl_http_exchange *exchange, enum hpl_status status)
+{
+    if (!exchange->is_head_due) {
+        hpl_log(HPL_LOG_ERROR, "http.broken_off", HPL_S("request_id", exchange->call.request_id), HPL_S("failure", hpl_detail(&exchange->call, status)));
+        exchange->phase = HPL_PHASE_DEAD;
+        return;
+    }
+    exchange->is_answered = exchange->is_head_due = false;
+    exchange->num_left = 0;
+    exchange->failure = status;
+    hpl_http_exchange_fail(exchange);
 }
 
 /* Hands out what there is; at most one block a job, so that connections take turns. True when there is more at once. */
 static bool run_answer(struct hpl_http_exchange *exchange)
 {
     struct hpl_http_output *out = &exchange->connection->out;
-    if (exchange->num_left && out->block_at == out->block_len && !produce(exchange)) {
-        exchange->phase = HPL_PHASE_DEAD;
+    enum hpl_status produced = exchange->num_left && out->block_at == out->block_len ? produce(exchange) : HPL_OK;
+    if (produced != HPL_OK)
+        break_off(exchange, produced);
+    if (exchange->phase == HPL_PHASE_DEAD)
         return false;
-    }
     int result = hpl_http_flush(exchange->connection);
     if (result == HPL_LINK_BROKEN)
         exchange->phase = HPL_PHASE_DEAD;

@@ -36,9 +36,9 @@ struct hpl_http_handler {
     void (*body)(struct hpl_http_exchange *exchange, const uint8_t *data, size_t len);
     /* The body is complete; its length, x-amz-content-sha256, chunk signatures and trailer signature were right. Must answer. */
     void (*end)(struct hpl_http_exchange *exchange);
-    /* Writes up to cap (1 MiB) bytes of the answer's body, at least one; returns how many, or 0 to break the connection (never
-     * a clean end) after a failure in the middle. */
-    size_t (*produce)(struct hpl_http_exchange *exchange, uint8_t *to, size_t cap);
+    /* Writes up to cap (1 MiB) bytes of the answer's body, at least one, and says how many. A failure before anything was sent is
+     * answered by the route's fail; one in the middle breaks the connection, which never looks like a clean end. */
+    enum hpl_status (*produce)(struct hpl_http_exchange *exchange, uint8_t *to, size_t cap, size_t *len);
     /* Frees what hpl_http_data holds. is_sent: the whole answer was handed to the socket. Not called where begin never was. */
     void (*finish)(struct hpl_http_exchange *exchange, bool is_sent);
 };
@@ -69,7 +69,8 @@ void hpl_http_add_header(struct hpl_http_exchange *exchange, const char *name, c
 void hpl_http_add_header_bytes(struct hpl_http_exchange *exchange, const char *name, struct hpl_bytes value);
 void hpl_http_send(struct hpl_http_exchange *exchange, const char *content_type, struct hpl_bytes body); /* copied; wiped after */
 void hpl_http_send_empty(struct hpl_http_exchange *exchange);
-/* Content-Length len, then produce until len bytes were given; head_only sends the length without a body. */
+/* Content-Length len, then produce until len bytes were given; the head goes out with the first of them. head_only sends the length without a
+ * body. */
 void hpl_http_stream(struct hpl_http_exchange *exchange, uint64_t len, bool head_only);
 bool hpl_http_is_answered(const struct hpl_http_exchange *exchange);
 

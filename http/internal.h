@@ -95,7 +95,7 @@ struct hpl_http_exchange {
     struct hpl_body body;
     struct hpl_buf whole;
     int status;
-    bool is_answered;
+    bool is_answered, is_head_due;    /* head due: goes out with the first bytes of a stream */
     struct hpl_buf headers;
     uint64_t num_left;                /* bytes still to be produced */
     uint64_t num_body;                /* bytes of the answer's body, for the log */
@@ -160,6 +160,8 @@ void hpl_http_exchange_fail(struct hpl_http_exchange *exchange);
 
 /* answer.c: the owner */
 /* 1 when everything was handed to the socket, HPL_LINK_AGAIN or HPL_LINK_BROKEN. */
+/* Status line and headers into the output, where they are due. */
+void hpl_http_put_due_head(struct hpl_http_exchange *exchange);
 int hpl_http_flush(struct hpl_http_connection *connection);
 /* A core refusal before there is a route: a small plain answer. */
 void hpl_http_refusal(struct hpl_http_connection *connection, int status, const char *why);

@@ -122,7 +122,7 @@ void hpl_s3_sums_answer(struct hpl_s3_request *request, const struct hpl_sums_te
 
 /* --- object_get.c */
 hpl_s3_begin_fn hpl_s3_get_begin, hpl_s3_head_begin;
-size_t hpl_s3_get_produce(struct hpl_s3_request *request, uint8_t *to, size_t cap);
+enum hpl_status hpl_s3_get_produce(struct hpl_s3_request *request, uint8_t *to, size_t cap, size_t *len) HPL_MUST_USE;
 void hpl_get_free(struct hpl_s3_request *request);
 
 /* --- the others */

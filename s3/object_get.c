@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <strings.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/log.h"
@@ -310,6 +311,18 @@ enum hpl_status hpl_s3_head_begin(struct hpl_s3_request *request)
 
 /* --- the bytes ------------------------------------------------------------------------------------------------------------- */
 
+/* The part's file, which must be as long as its manifest says: what is missing or left over is refused before a byte leaves. */
+static enum hpl_status open_file(struct hpl_s3_request *request, const uint8_t id[static HPL_FILE_ID_LEN], uint64_t len)
+{
+    struct stat st;
+    HPL_TRY(hpl_store_open_file(request->call, request->s3->store, id, &request->get->fd));
+    if (fstat(request->get->fd, &st) != 0)
+        return hpl_fail(request->call, HPL_IO, "an object's file cannot be read: %s", strerror(errno));
+    if ((uint64_t)st.st_size != len)
+        return hpl_fail(request->call, HPL_INTEGRITY, "an object's file is not as long as its manifest says");
+    return HPL_OK;
+}
+
 /* Goes to the part that holds at; its key is bound to the place and its commitment must be the manifest's. */
 static enum hpl_status go_to_part(struct hpl_s3_request *request)
 {
@@ -325,7 +338,7 @@ static enum hpl_status go_to_part(struct hpl_s3_request *request)
     get->plain_at = get->plain_len = 0;
     get->part = i;
     get->part_start = start;
-    HPL_TRY(hpl_store_open_file(request->call, request->s3->store, get->files[i], &get->fd));
+    HPL_TRY(open_file(request, get->files[i], get->data_key ? hpl_sealed_len(get->manifest.parts[i].len) : get->manifest.parts[i].len));
     if (!get->data_key)
         return HPL_OK;
     const struct hpl_manifest_part *part = &get->manifest.parts[i];
@@ -408,14 +421,9 @@ static enum hpl_status next_bytes(struct hpl_s3_request *request, uint8_t *to, s
     return HPL_OK;
 }
 
-size_t hpl_s3_get_produce(struct hpl_s3_request *request, uint8_t *to, size_t cap)
+enum hpl_status hpl_s3_get_produce(struct hpl_s3_request *request, uint8_t *to, size_t cap, size_t *len)
 {
-    size_t len = 0;
-    enum hpl_status status = next_bytes(request, to, cap, &len);
-    if (status != HPL_OK) {
-        hpl_log(HPL_LOG_ERROR, "s3.get.broken", HPL_S("request_id", request->call->request_id), HPL_S("bucket", request->bucket), HPL_S("failure", hpl_detail(request->call, status)));
-        return 0;
-    }
-    request->get->at += len;
-    return len;
+    HPL_TRY(next_bytes(request, to, cap, len));
+    request->get->at += *len;
+    return HPL_OK;
 }

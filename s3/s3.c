@@ -111,9 +111,9 @@ static void end(struct hpl_http_exchange *exchange)
         hpl_s3_fail(exchange, status);
 }
 
-static size_t produce(struct hpl_http_exchange *exchange, uint8_t *to, size_t cap)
+static enum hpl_status produce(struct hpl_http_exchange *exchange, uint8_t *to, size_t cap, size_t *len)
 {
-    return hpl_s3_get_produce(hpl_http_data(exchange), to, cap);
+    return hpl_s3_get_produce(hpl_http_data(exchange), to, cap, len);
 }
 
 static void finish(struct hpl_http_exchange *exchange, bool is_sent)

@@ -92,7 +92,7 @@ class Daemon:
         return boto3.client(
             "s3", endpoint_url=self.endpoint, region_name=self.env["HARDPLATE_REGION"],
             aws_access_key_id=self.env[f"HARDPLATE_{who}ACCESS_KEY"], aws_secret_access_key=self.env[f"HARDPLATE_{who}SECRET_KEY"],
-            config=Config(retries={"max_attempts": 1}, s3={"addressing_style": "path"}, **config))
+            config=Config(retries={"total_max_attempts": 1}, s3={"addressing_style": "path"}, **config))
 
     def admin(self, method, path, body=None, access_key=None, secret_key=None, sign=True, raw=None, headers=None):
         """(status, parsed JSON or None, headers) of one admin request."""

@@ -118,15 +118,16 @@ static void begin_stream(struct hpl_http_exchange *exchange)
     hpl_http_stream(exchange, ((struct transfer *)hpl_http_data(exchange))->len, false);
 }
 
-static size_t produce_stream(struct hpl_http_exchange *exchange, uint8_t *to, size_t cap)
+static enum hpl_status produce_stream(struct hpl_http_exchange *exchange, uint8_t *to, size_t cap, size_t *len)
 {
     struct transfer *transfer = hpl_http_data(exchange);
-    if (strncmp((const char *)hpl_http_request(exchange)->path.data, "/break", 6) == 0 && transfer->at >= MIB)
-        return 0;
+    if (strncmp((const char *)hpl_http_request(exchange)->path.data, "/break", 6) == 0 && transfer->at >= (transfer->len > 9 ? MIB : 0))
+        return hpl_fail(hpl_http_call(exchange), HPL_INTEGRITY, "damaged");
     for (size_t i = 0; i < cap; i++)
         to[i] = (uint8_t)((transfer->at + i) * 7 >> 3);
     transfer->at += cap;
-    return cap;
+    *len = cap;
+    return HPL_OK;
 }
 
 static void begin_refuse(struct hpl_http_exchange *exchange)
@@ -495,6 +496,20 @@ HPL_TEST(a_failure_in_the_middle_of_an_answer_resets_the_connection)
     close(fd);
     stop(server);
     EXPECT_NUM(num_broken, 1);
+}
+
+HPL_TEST(a_failure_before_the_first_byte_of_an_answer_is_answered)
+{
+    struct hpl_http_server *server = start((struct hpl_http_options){0});
+    int fd = dial(server);
+    for (int i = 0; i < 2; i++) { /* and the connection goes on */
+        say(fd, "GET /break?9 HTTP/1.1\r\nHost: h\r\n\r\n");
+        const char *answer = hear_one(fd);
+        EXPECT(!has(answer, "HTTP/1.1 200") && has(answer, "\r\n\r\nInternalError"));
+    }
+    close(fd);
+    stop(server);
+    EXPECT_NUM(num_broken, 0);
 }
 
 HPL_TEST(an_early_answer_reaches_a_client_that_is_still_sending)
