@@ -75,7 +75,8 @@ void hpl_http_add_header(struct hpl_http_exchange *exchange, const char *name, c
     hpl_buf_wipe(&value);
 }
 
-/* The connection ends after this answer when anyone wants that, or when the request was not read to its end. */
+/* The connection ends after this answer when anyone wants that, when the request was not read to its end, or when a client that waits for "100" hears
+ * something else: some read the next answer on that connection wrongly. */
 static void decide_last(struct hpl_http_exchange *exchange)
 {
     struct hpl_http_connection *connection = exchange->connection;
@@ -83,7 +84,7 @@ static void decide_last(struct hpl_http_exchange *exchange)
     bool is_read = exchange->has_body ? exchange->body.is_done : !head->is_chunked && head->content_length <= 0;
     if (!is_read)
         connection->needs_drain = true;
-    if (!is_read || !head->is_keep_alive || atomic_load(&connection->io->server->is_stopping))
+    if (!is_read || !head->is_keep_alive || (head->expects_continue && !exchange->has_body) || atomic_load(&connection->io->server->is_stopping))
         connection->is_last = true;
 }
 

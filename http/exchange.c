@@ -169,7 +169,6 @@ static void run_body(struct hpl_http_exchange *exchange)
         exchange->failure = hpl_buf_check(&exchange->whole);
     if (exchange->failure != HPL_OK || exchange->is_answered || !exchange->body.is_done)
         return;
-    hpl_buf_wipe(&exchange->connection->out.text); /* a 100 that was not sent yet has become pointless */
     exchange->route->handler->end(exchange);
     must_answer(exchange);
 }

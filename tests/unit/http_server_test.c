@@ -358,6 +358,9 @@ HPL_TEST(continue_is_sent_only_when_a_body_is_wanted_and_none_has_come)
     EXPECT(has(hear_one(fd), "HTTP/1.1 200 OK"));
     say(fd, "PUT /sum HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\nhi");
     EXPECT(has(hear_one(fd), "HTTP/1.1 200 OK"));
+    say(fd, "PUT /sum HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 0\r\n\r\n");
+    EXPECT_TEXT(hear_one(fd), "HTTP/1.1 100 Continue\r\n\r\n");
+    EXPECT(has(hear_one(fd), "\r\n\r\n0 00000000"));
     say(fd, "PUT /refuse HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n");
     EXPECT(has(hear(fd, NULL), "HTTP/1.1 403 "));
     stop(server);
