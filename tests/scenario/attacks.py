@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """Who can write to the object store: does a GET give the exact bytes that were stored, or an error, whatever is changed under it?"""
-import hashlib
-import os
 import base64
+import hashlib
+import hmac
+import os
 import pathlib
 import sqlite3
 import struct
@@ -19,6 +20,12 @@ CUSTOMER_KEY = os.urandom(32)
 CUSTOMER = {"SSECustomerAlgorithm": "AES256", "SSECustomerKey": base64.b64encode(CUSTOMER_KEY).decode(),
             "SSECustomerKeyMD5": base64.b64encode(hashlib.md5(CUSTOMER_KEY).digest()).decode()}
 COLUMNS = "instance, size, modified_ms, manifest, envelope, key_instance, key_uid, key_version, key_id"
+
+
+def manifest_mac(key, manifest):
+    """HMAC under HKDF-SHA256(customer key, salt = instance, info = hpl-manifest-v1), as docs/formats.md says."""
+    extracted = hmac.digest(manifest[6:22], key, "sha256")
+    return hmac.digest(hmac.digest(extracted, b"hpl-manifest-v1\1", "sha256"), manifest, "sha256")
 
 
 class Attacks(unittest.TestCase):
@@ -208,6 +215,15 @@ class Attacks(unittest.TestCase):
             for at in range(len(right)):
                 self.with_row(key, f"byte {at} of the manifest of {key}", manifest=right[:at] + bytes([right[at] ^ 0x01]) + right[at + 1:])
             self.well(key)
+
+    def test_who_knows_the_customer_key_cannot_change_its_commitment(self):
+        stored = self.column("customer", "manifest")
+        mac, manifest = stored[:32], stored[32:]
+        self.assertEqual(manifest_mac(CUSTOMER_KEY, manifest), mac, "the MAC is what the format page says")
+        at = 22 + 2 + len("attacked") + 2 + len("customer") + 8 + 8 + 4 + 4 + 8 + 32
+        forged = manifest[:at] + bytes([manifest[at] ^ 1]) + manifest[at + 1:]
+        self.with_row("customer", "another commitment under a right MAC", manifest=manifest_mac(CUSTOMER_KEY, forged) + forged)
+        self.well("customer")
 
     def test_a_manifest_cut_short(self):
         right = self.column("short", "manifest")
