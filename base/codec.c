@@ -275,6 +275,9 @@ bool hpl_time_parse(int64_t *unix_ms, const char *text, enum hpl_time_form form)
     if (!ok || *at || month < 1 || month > 12 || day < 1 || day > 31 || hour > 23 || minute > 59 || second > 60)
         return false;
     struct tm tm = {.tm_year = year - 1900, .tm_mon = month - 1, .tm_mday = day, .tm_hour = hour, .tm_min = minute, .tm_sec = second};
-    *unix_ms = (int64_t)timegm(&tm) * 1000 + ms;
+    int64_t unix_s = (int64_t)timegm(&tm);
+    if (tm.tm_mday != day && second < 60) /* timegm makes 1 March of 30 February; of a leap second it may */
+        return false;
+    *unix_ms = unix_s * 1000 + ms;
     return true;
 }

@@ -52,6 +52,8 @@ static void XMLCALL end_element(void *arg, const XML_Char *name)
 {
     struct reading *reading = arg;
     (void)name;
+    if (reading->status != HPL_OK) /* expat ends an empty element whose start has stopped it */
+        return;
     const char *text = reading->has_children[reading->depth] ? "" : hpl_buf_text(&reading->text);
     enum hpl_status status = text ? reading->fn(reading->arg, reading->call, reading->path, text) : HPL_MALFORMED_XML;
     if (status != HPL_OK)
