@@ -42,6 +42,37 @@ enum hpl_status hpl_aead_key_new(struct hpl_call *call, struct hpl_aead_key **ou
     return HPL_OK;
 }
 
+/* A thread's own room for looked-up rounds, in secret memory, from its first long message to its end. NULL where that is full: then they lie on the stack. */
+static pthread_key_t table_key;
+static _Thread_local struct hpl_secret *table_home;
+
+static void free_table(void *home)
+{
+    hpl_secret_free(home);
+}
+
+static void make_table_key(void)
+{
+    HPL_CHECK(pthread_key_create(&table_key, free_table) == 0);
+}
+
+static uint8_t *table_for(size_t len)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    size_t from = kernel_in_use()->look_up_from;
+    if (!from || len < from)
+        return NULL;
+    if (!table_home) {
+        pthread_once(&once, make_table_key);
+        table_home = hpl_secret_new(HPL_GCM_TABLE_LEN);
+        if (table_home && pthread_setspecific(table_key, table_home) != 0) {
+            hpl_secret_free(table_home);
+            table_home = NULL;
+        }
+    }
+    return table_home ? table_home->bytes : NULL;
+}
+
 void hpl_aead_key_free(struct hpl_aead_key *key)
 {
     if (key)
@@ -51,7 +82,7 @@ void hpl_aead_key_free(struct hpl_aead_key *key)
 void hpl_aead_seal(const struct hpl_aead_key *key, const uint8_t nonce[static 12], struct hpl_bytes aad, const uint8_t *in, size_t len, uint8_t *out,
                    uint8_t tag[static 16])
 {
-    const struct hpl_gcm_message m = {nonce, aad.data, in, aad.len, len, out, tag};
+    const struct hpl_gcm_message m = {nonce, aad.data, in, aad.len, len, out, tag, table_for(len)};
     HPL_CHECK(hpl_gcm_run(&key->gcm, false, &m));
 }
 
@@ -59,7 +90,7 @@ enum hpl_status hpl_aead_open(const struct hpl_aead_key *key, const uint8_t nonc
                               uint8_t *out, const uint8_t tag[static 16])
 {
     uint8_t computed[HPL_AEAD_TAG_LEN];
-    const struct hpl_gcm_message m = {nonce, aad.data, in, aad.len, len, out, computed};
+    const struct hpl_gcm_message m = {nonce, aad.data, in, aad.len, len, out, computed, table_for(len)};
     HPL_CHECK(hpl_gcm_run(&key->gcm, true, &m));
     bool is_right = hpl_equal_secret(computed, tag, sizeof computed);
     hpl_wipe(computed, sizeof computed);

@@ -76,6 +76,7 @@ void hpl_gcm_start(struct hpl_gcm *gcm, const struct hpl_gcm_key *key, bool is_o
     gcm->aad_len = gcm->len = 0;
     gcm->num_partial = 0;
     memset(gcm->y, 0, sizeof gcm->y);
+    gcm->is_counter_public = nonce_len == 12;
     if (nonce_len == 12) { /* by pieces, twice: reading back what was just written in pieces would wait */
         memcpy(gcm->j0, nonce, 12);
         memcpy(gcm->j0 + 12, "\0\0\0\1", 4);
@@ -137,6 +138,19 @@ static size_t use_partial(struct hpl_gcm *gcm, const uint8_t *in, uint8_t *out, 
     return n;
 }
 
+static void crypt_blocks(struct hpl_gcm *gcm, const uint8_t *in, uint8_t *out, size_t num_blocks, uint8_t *table)
+{
+    const struct hpl_gcm_kernel *kernel = gcm->key->kernel;
+    (gcm->is_open ? kernel->open : kernel->seal)(gcm->key, gcm->counter, gcm->y, in, out, num_blocks, table);
+}
+
+/* Apart, so that a short piece does not carry the table on its stack. */
+__attribute__((noinline)) static void crypt_with_table(struct hpl_gcm *gcm, const uint8_t *in, uint8_t *out, size_t num_blocks)
+{
+    _Alignas(64) uint8_t table[HPL_GCM_TABLE_LEN];
+    crypt_blocks(gcm, in, out, num_blocks, table);
+}
+
 bool hpl_gcm_update(struct hpl_gcm *gcm, const uint8_t *in, uint8_t *out, size_t len)
 {
     const struct hpl_gcm_kernel *kernel = gcm->key->kernel;
@@ -150,7 +164,10 @@ bool hpl_gcm_update(struct hpl_gcm *gcm, const uint8_t *in, uint8_t *out, size_t
         in += n, out += n, len -= n;
     }
     if (len >= 16) {
-        (gcm->is_open ? kernel->open : kernel->seal)(gcm->key, gcm->counter, gcm->y, in, out, len / 16);
+        if (kernel->look_up_from && len >= kernel->look_up_from && gcm->is_counter_public)
+            crypt_with_table(gcm, in, out, len / 16);
+        else
+            crypt_blocks(gcm, in, out, len / 16, NULL);
         in += len / 16 * 16, out += len / 16 * 16, len %= 16;
     }
     if (len) {
@@ -191,13 +208,25 @@ void hpl_gcm_finish(struct hpl_gcm *gcm, uint8_t tag[16])
     gcm->num_partial = 0;
 }
 
+__attribute__((noinline)) static void message_with_table(const struct hpl_gcm_key *key, bool is_open, const struct hpl_gcm_message *m)
+{
+    _Alignas(64) uint8_t table[HPL_GCM_TABLE_LEN];
+    struct hpl_gcm_message with_table = *m;
+    if (!m->table)
+        with_table.table = table;
+    key->kernel->message(key, is_open, &with_table);
+}
+
 bool hpl_gcm_run(const struct hpl_gcm_key *key, bool is_open, const struct hpl_gcm_message *m)
 {
     struct hpl_gcm gcm;
     if (m->len > MAX_DATA || m->aad_len > MAX_AAD)
         return false;
     if (key->kernel->message) {
-        key->kernel->message(key, is_open, m);
+        if (key->kernel->look_up_from && m->len >= key->kernel->look_up_from)
+            message_with_table(key, is_open, m);
+        else
+            key->kernel->message(key, is_open, m);
         return true;
     }
     hpl_gcm_start(&gcm, key, is_open, m->nonce, 12);

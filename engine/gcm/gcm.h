@@ -10,11 +10,13 @@
 struct hpl_gcm_kernel;
 
 #define HPL_GCM_NUM_POWERS 44 /* 32, and room to read past them */
+#define HPL_GCM_TABLE_LEN 4608u
 
 /* An expanded key. 64-byte aligned storage is the caller's; wipe it after. */
 struct hpl_gcm_key {
     _Alignas(64) uint8_t round_keys[15][16];
     uint8_t powers[HPL_GCM_NUM_POWERS][16]; /* of the hash key, in the kernel's own form */
+    uint8_t middles[32][16];                /* the sums of their halves, where the kernel saves a product by them */
     const struct hpl_gcm_kernel *kernel;
     uint32_t rounds;        /* 10, 12, 14 */
 };
@@ -24,6 +26,7 @@ struct hpl_gcm_message {
     const uint8_t *nonce, *aad, *in;
     size_t aad_len, len;
     uint8_t *out, *tag; /* tag: 16 bytes, always written, never read */
+    uint8_t *table;     /* HPL_GCM_TABLE_LEN bytes, 64-byte aligned, for a kernel that looks rounds up, wiped by it. NULL: on the stack */
 };
 
 struct hpl_gcm_kernel {
@@ -35,9 +38,12 @@ struct hpl_gcm_kernel {
     void (*encrypt)(const struct hpl_gcm_key *key, const uint8_t in[16], uint8_t out[16]);
     /* Folds whole blocks into y. */
     void (*ghash)(const struct hpl_gcm_key *key, uint8_t y[16], const uint8_t *in, size_t num_blocks);
-    /* Whole blocks in counter mode, out may be in; counter is moved on; the ciphertext is folded into y. */
-    void (*seal)(const struct hpl_gcm_key *key, uint8_t counter[16], uint8_t y[16], const uint8_t *in, uint8_t *out, size_t num_blocks);
-    void (*open)(const struct hpl_gcm_key *key, uint8_t counter[16], uint8_t y[16], const uint8_t *in, uint8_t *out, size_t num_blocks);
+    /* Whole blocks in counter mode, out may be in; counter is moved on; the ciphertext is folded into y. table as in a message; NULL: no round is looked
+     * up, since the counter is secret or the kernel has none. */
+    void (*seal)(const struct hpl_gcm_key *key, uint8_t counter[16], uint8_t y[16], const uint8_t *in, uint8_t *out, size_t num_blocks, uint8_t *table);
+    void (*open)(const struct hpl_gcm_key *key, uint8_t counter[16], uint8_t y[16], const uint8_t *in, uint8_t *out, size_t num_blocks, uint8_t *table);
+    /* Bytes at once from which on looked-up rounds pay; 0: it looks none up. */
+    size_t look_up_from;
     /* Folds num_blocks into y and masks it with the cipher of j0: the tag. NULL: encrypt and ghash are as quick. */
     void (*finish)(const struct hpl_gcm_key *key, const uint8_t j0[16], const uint8_t y[16], const uint8_t *in, size_t num_blocks, uint8_t tag[16]);
     /* The message, quicker than piece by piece for a short one; NULL where the above is all there is. */
@@ -67,6 +73,7 @@ struct hpl_gcm {
     uint64_t aad_len, len;
     unsigned num_partial;   /* bytes used of it */
     bool is_open, has_data;
+    bool is_counter_public; /* 96-bit nonce: a table may be indexed by its last byte */
 };
 
 /* nonce_len at least 1; 12 is the common one. */

@@ -327,14 +327,16 @@ static void crypt_blocks(const struct hpl_gcm_key *key, uint8_t counter[16], con
     hpl_gcm_wipe(&schedule, sizeof schedule);
 }
 
-static void seal(const struct hpl_gcm_key *key, uint8_t counter[16], uint8_t y[16], const uint8_t *in, uint8_t *out, size_t num_blocks)
+static void seal(const struct hpl_gcm_key *key, uint8_t counter[16], uint8_t y[16], const uint8_t *in, uint8_t *out, size_t num_blocks, uint8_t *table)
 {
+    (void)table;
     crypt_blocks(key, counter, in, out, num_blocks);
     ghash(key, y, out, num_blocks);
 }
 
-static void open(const struct hpl_gcm_key *key, uint8_t counter[16], uint8_t y[16], const uint8_t *in, uint8_t *out, size_t num_blocks)
+static void open(const struct hpl_gcm_key *key, uint8_t counter[16], uint8_t y[16], const uint8_t *in, uint8_t *out, size_t num_blocks, uint8_t *table)
 {
+    (void)table;
     ghash(key, y, in, num_blocks);
     crypt_blocks(key, counter, in, out, num_blocks);
 }

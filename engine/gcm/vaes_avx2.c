@@ -289,13 +289,15 @@ INLINE void crypt_blocks(const struct hpl_gcm_key *key, bool is_open, uint8_t co
     clear_registers();
 }
 
-TARGET static void seal(const struct hpl_gcm_key *key, uint8_t counter[16], uint8_t y[16], const uint8_t *in, uint8_t *out, size_t num_blocks)
+TARGET static void seal(const struct hpl_gcm_key *key, uint8_t counter[16], uint8_t y[16], const uint8_t *in, uint8_t *out, size_t num_blocks, uint8_t *table)
 {
+    (void)table;
     crypt_blocks(key, false, counter, y, in, out, num_blocks);
 }
 
-TARGET static void open(const struct hpl_gcm_key *key, uint8_t counter[16], uint8_t y[16], const uint8_t *in, uint8_t *out, size_t num_blocks)
+TARGET static void open(const struct hpl_gcm_key *key, uint8_t counter[16], uint8_t y[16], const uint8_t *in, uint8_t *out, size_t num_blocks, uint8_t *table)
 {
+    (void)table;
     crypt_blocks(key, true, counter, y, in, out, num_blocks);
 }
 

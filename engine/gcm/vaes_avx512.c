@@ -20,7 +20,8 @@ enum {
     WIDE = 8,                    /* registers in a group */
     GROUP = 64 * WIDE,           /* its bytes */
     WINDOW = 4 * WIDE,           /* blocks that one reduction can take: H^32 to H^1 */
-    SHORT = 4                    /* registers in a run that is no whole group */
+    SHORT = 4,                   /* registers in a run that is no whole group */
+    LOOK_UP_FROM = 12288          /* bytes of a message from which on a table of looked-up rounds pays */
 };
 
 INLINE __m512i load(const void *at) { return _mm512_loadu_si512(at); }
@@ -71,6 +72,15 @@ INLINE void add_product(struct sum *sum, __m512i a, __m512i b)
     sum->low = _mm512_xor_si512(sum->low, _mm512_clmulepi64_epi128(a, b, 0x00));
     sum->high = _mm512_xor_si512(sum->high, _mm512_clmulepi64_epi128(a, b, 0x11));
     sum->middle = xor3(sum->middle, _mm512_clmulepi64_epi128(a, b, 0x01), _mm512_clmulepi64_epi128(a, b, 0x10));
+}
+
+/* The same with one product less (Karatsuba): middle_b holds the sum of b's halves; what middle then has too much is low and high, once for all products. */
+INLINE void add_product_of_halves(struct sum *sum, __m512i a, __m512i b, __m512i middle_b)
+{
+    __m512i middle_a = _mm512_xor_si512(a, _mm512_shuffle_epi32(a, 0x4e));
+    sum->low = _mm512_xor_si512(sum->low, _mm512_clmulepi64_epi128(a, b, 0x00));
+    sum->high = _mm512_xor_si512(sum->high, _mm512_clmulepi64_epi128(a, b, 0x11));
+    sum->middle = _mm512_xor_si512(sum->middle, _mm512_clmulepi64_epi128(middle_a, middle_b, 0x00));
 }
 
 /* Modulo x^128 + x^7 + x^2 + x + 1 in the reflected form: low into middle, middle into high, each by a product with 0xc2 << 56. */
@@ -189,22 +199,23 @@ INLINE __m512i counters_from(__m128i counter)
 
 /* --- bulk ----------------------------------------------------------------------------------------------------------------- */
 
-/* One group through the cipher, while the group of ciphertext at hashed (NULL: none) is folded into acc: the rounds and the products use different
- * units, or the gaps of the same. */
-INLINE void crypt_group(const struct hpl_gcm_key *key, __m512i *counters, __m128i *acc, const uint8_t *hashed, const uint8_t *in, uint8_t *out)
+/* What follows the first rounds of a group's states, while the group of ciphertext at hashed (NULL: none) is folded into acc: the rounds and the products
+ * use different units, or the gaps of the same. from: the first round that is still to be done. */
+INLINE void finish_group(const struct hpl_gcm_key *key, __m512i *state, uint32_t from, __m128i *acc, const uint8_t *hashed, const uint8_t *in, uint8_t *out)
 {
     struct sum sum = no_sum();
-    __m512i state[WIDE], block;
-    begin(key, counters, state, WIDE);
     UNROLLED for (uint32_t i = 0; i < WIDE; i++)
     {
-        one_round(key, i + 1, state, WIDE);
+        if (from + i < 10)
+            one_round(key, from + i, state, WIDE);
         if (hashed) {
-            block = swap(load(hashed + 64 * i));
-            add_product(&sum, i ? block : _mm512_xor_si512(block, _mm512_zextsi128_si512(*acc)), load(key->powers[4 * i]));
+            __m512i block = swap(load(hashed + 64 * i));
+            add_product_of_halves(&sum, i ? block : _mm512_xor_si512(block, _mm512_zextsi128_si512(*acc)), load(key->powers[4 * i]), load(key->middles[4 * i]));
         }
     }
-    one_round(key, 9, state, WIDE);
+    sum.middle = xor3(sum.middle, sum.low, sum.high);
+    if (from + WIDE < 10)
+        one_round(key, from + WIDE, state, WIDE);
     if (hashed)
         *acc = reduce(sum);
     late_rounds(key, state, WIDE);
@@ -215,22 +226,57 @@ INLINE void crypt_group(const struct hpl_gcm_key *key, __m512i *counters, __m128
         _mm512_storeu_si512(out + 64 * i, state[i]);
 }
 
-/* Whole groups. What was sealed is hashed one group later; what is opened is hashed before it is overwritten. */
-INLINE void crypt_groups(const struct hpl_gcm_key *key, bool is_open, __m512i *counters, __m128i *acc, const uint8_t *in, uint8_t *out, size_t num_groups)
+/* Where a group's states come from: counters through all the rounds, or a table of what two rounds make of a counter's last byte (below). */
+struct source {
+    enum { COUNTERS, TABLE, BORDER } kind;
+    __m512i counters;
+    const uint8_t *row;        /* of the group's first block */
+    __m512i constant, next;    /* of the window, and of the one after it */
+    uint64_t is_next;          /* half lanes of the group that belong to the next window */
+};
+
+INLINE void begin_group(const struct hpl_gcm_key *key, struct source *source, __m512i *state)
+{
+    if (source->kind == COUNTERS) {
+        begin(key, &source->counters, state, WIDE);
+        return;
+    }
+    UNROLLED for (int i = 0; i < WIDE; i++)
+    {
+        __m512i constant = source->constant;
+        if (source->kind == BORDER)
+            constant = _mm512_mask_mov_epi64(constant, (__mmask8)(source->is_next >> 8 * i), source->next);
+        state[i] = _mm512_xor_si512(constant, load(source->row + 64 * i));
+    }
+    source->row += GROUP;
+}
+
+INLINE void crypt_group(const struct hpl_gcm_key *key, struct source *source, __m128i *acc, const uint8_t *hashed, const uint8_t *in, uint8_t *out)
+{
+    __m512i state[WIDE];
+    begin_group(key, source, state);
+    finish_group(key, state, source->kind == COUNTERS ? 1 : 3, acc, hashed, in, out);
+}
+
+/* Whole groups; hashed is the group of ciphertext before them, which is not folded yet (NULL: there is none). What was sealed is hashed one group later,
+ * and the last group is left to the caller; what is opened is hashed before it is overwritten. */
+INLINE void crypt_groups(const struct hpl_gcm_key *key, bool is_open, struct source *source, __m128i *acc, const uint8_t **hashed, const uint8_t *in,
+                         uint8_t *out, size_t num_groups)
 {
     if (is_open) {
         for (; num_groups; num_groups--, in += GROUP, out += GROUP)
-            crypt_group(key, counters, acc, in, in, out);
+            crypt_group(key, source, acc, in, in, out);
         return;
     }
-    if (num_groups == 0)
-        return;
-    crypt_group(key, counters, acc, NULL, in, out);
-    while (--num_groups) {
-        in += GROUP, out += GROUP;
-        crypt_group(key, counters, acc, out - GROUP, in, out);
+    if (num_groups && !*hashed) {
+        crypt_group(key, source, acc, NULL, in, out);
+        *hashed = out;
+        in += GROUP, out += GROUP, num_groups--;
     }
-    *acc = hash_bytes(key, *acc, out, GROUP);
+    for (; num_groups; num_groups--, in += GROUP, out += GROUP) {
+        crypt_group(key, source, acc, *hashed, in, out);
+        *hashed = out;
+    }
 }
 
 /* Up to n registers of text, any number of bytes, added to the sum like add_bytes. */
@@ -268,6 +314,78 @@ INLINE const uint8_t *crypt_rest(const struct hpl_gcm_key *key, bool is_open, __
     return len ? crypt_short(key, is_open, counters, sum, before, power, in, out, len, 1) : power;
 }
 
+/* --- looked-up rounds: between two counters that differ in their last byte alone, the first two rounds differ by what that byte makes of one column, and
+ * the byte is public: 256 such differences are laid out once a message, and every later block begins at its third round. AddRoundKey and the linear part of a
+ * round commute with the difference. Only for 96-bit nonces: of any other, the counter is secret. ------------------------------------------------------- */
+
+enum { NUM_BYTES = 256, TABLE_LEN = 16 * (NUM_BYTES + WINDOW) }; /* the first entries again behind the last: a group may run over the border */
+_Static_assert(TABLE_LEN == HPL_GCM_TABLE_LEN, "the room that callers give");
+
+/* The counter's last byte reaches, in the first round, column 0 alone, together with nonce and key; the other columns are left out here and come with the
+ * window's constant. */
+INLINE void fill_table(const struct hpl_gcm_key *key, __m128i block, uint8_t *table)
+{
+    const __m512i column0 = _mm512_broadcast_i32x4(_mm_set_epi32(0, 0, 0, -1)), four = _mm512_broadcast_i32x4(_mm_set_epi32(4 << 24, 0, 0, 0));
+    const __m512i k0 = spread(key->round_keys[0]), k1 = spread(key->round_keys[1]);
+    __m512i blocks = _mm512_add_epi32(_mm512_broadcast_i32x4(block), _mm512_set_epi32(3 << 24, 0, 0, 0, 2 << 24, 0, 0, 0, 1 << 24, 0, 0, 0, 0, 0, 0, 0));
+    for (size_t i = 0; i < TABLE_LEN; i += 64) {
+        __m512i state = _mm512_and_si512(_mm512_aesenc_epi128(_mm512_xor_si512(blocks, k0), k1), column0);
+        _mm512_store_si512(table + i, _mm512_aesenc_epi128(state, _mm512_setzero_si512()));
+        blocks = _mm512_add_epi32(blocks, four);
+    }
+}
+
+INLINE void wipe_table(uint8_t *table)
+{
+    for (size_t i = 0; i < TABLE_LEN; i += 64)
+        _mm512_store_si512(table + i, _mm512_setzero_si512());
+    __asm__ volatile("" ::"r"(table) : "memory"); /* the compiler must believe that somebody looks */
+}
+
+/* The block whose last byte is 0 in the window of a byte-swapped counter. */
+INLINE __m128i window_start(__m128i counter)
+{
+    return swap128(_mm_and_si128(counter, _mm_set_epi32(-1, -1, -1, ~0xff)));
+}
+
+/* Two rounds of the window's first counter, less its entry. */
+INLINE __m512i window_constant(const struct hpl_gcm_key *key, __m128i counter, const uint8_t *table)
+{
+    __m128i block = _mm_aesenc_si128(_mm_xor_si128(window_start(counter), load128(key->round_keys[0])), load128(key->round_keys[1]));
+    block = _mm_aesenc_si128(block, load128(key->round_keys[2]));
+    return _mm512_broadcast_i32x4(_mm_xor_si128(block, load128(table)));
+}
+
+INLINE __m128i add_blocks(__m128i counter, size_t num_blocks)
+{
+    return _mm_add_epi32(counter, _mm_cvtsi32_si128((int)(uint32_t)num_blocks));
+}
+
+/* Whole groups, window by window, and over the borders between them. */
+INLINE void crypt_windows(const struct hpl_gcm_key *key, bool is_open, __m128i counter, __m128i *acc, const uint8_t **hashed, const uint8_t *in, uint8_t *out,
+                          size_t num_groups, uint8_t *table)
+{
+    fill_table(key, window_start(counter), table);
+    struct source source = {.next = window_constant(key, counter, table)};
+    while (num_groups) {
+        size_t at = (uint32_t)_mm_cvtsi128_si32(counter) % NUM_BYTES, n = (NUM_BYTES - at) / WINDOW < num_groups ? (NUM_BYTES - at) / WINDOW : num_groups;
+        source = (struct source){.kind = TABLE, .row = table + 16 * at, .constant = source.next};
+        crypt_groups(key, is_open, &source, acc, hashed, in, out, n);
+        in += GROUP * n, out += GROUP * n, num_groups -= n;
+        at += WINDOW * n;
+        counter = add_blocks(counter, WINDOW * n);
+        source.next = window_constant(key, add_blocks(counter, WINDOW - 1), table);
+        if (num_groups == 0 || at == NUM_BYTES)
+            continue;
+        source.kind = BORDER;
+        source.is_next = ~0ull << 2 * (NUM_BYTES - at);
+        crypt_groups(key, is_open, &source, acc, hashed, in, out, 1);
+        in += GROUP, out += GROUP, num_groups--;
+        counter = add_blocks(counter, WINDOW);
+    }
+    wipe_table(table);
+}
+
 /* --- the kernel ----------------------------------------------------------------------------------------------------------- */
 
 TARGET static void set_key(struct hpl_gcm_key *key, const uint8_t *bytes, size_t key_len)
@@ -278,7 +396,9 @@ TARGET static void set_key(struct hpl_gcm_key *key, const uint8_t *bytes, size_t
     /* Lanes H^4, H^3, H^2, H^1. */
     __m512i powers = _mm512_mask_mov_epi64(_mm512_mask_mov_epi64(_mm512_mask_mov_epi64(h, 0x30, h2), 0x0c, h3), 0x03, h4);
     for (int i = WIDE - 1; i >= 0; i--) {
-        _mm512_storeu_si512(key->powers[4 * i], times_x(powers));
+        __m512i row = times_x(powers);
+        _mm512_storeu_si512(key->powers[4 * i], row);
+        _mm512_storeu_si512(key->middles[4 * i], _mm512_xor_si512(row, _mm512_shuffle_epi32(row, 0x4e)));
         powers = multiply(powers, h4_times_x);
     }
     for (int i = WINDOW; i < HPL_GCM_NUM_POWERS; i++) /* read past the last power, times zero */
@@ -305,30 +425,48 @@ TARGET static void finish(const struct hpl_gcm_key *key, const uint8_t j0[16], c
     clear_registers();
 }
 
-INLINE void crypt_blocks(const struct hpl_gcm_key *key, bool is_open, uint8_t counter[16], uint8_t y[16], const uint8_t *in, uint8_t *out, size_t num_blocks)
+/* Whole groups; table: NULL, or room to look rounds up. Counter is byte-swapped and moved on. Returns the bytes done. */
+INLINE size_t crypt_bulk(const struct hpl_gcm_key *key, bool is_open, __m128i *counter, __m128i *acc, const uint8_t *in, uint8_t *out, size_t len, uint8_t *table)
 {
-    __m128i start = swap128(load128(counter)), acc = swap128(load128(y));
-    __m512i counters = counters_from(start);
-    size_t num_groups = num_blocks / WINDOW, rest = num_blocks % WINDOW;
-    _mm_storeu_si128((__m128i *)(void *)counter, swap128(_mm_add_epi32(start, _mm_set_epi32(0, 0, 0, (int)(uint32_t)num_blocks))));
-    crypt_groups(key, is_open, &counters, &acc, in, out, num_groups);
+    size_t num_groups = len / GROUP;
+    const uint8_t *hashed = NULL;
+    if (table) {
+        crypt_windows(key, is_open, *counter, acc, &hashed, in, out, num_groups, table);
+    } else {
+        struct source source = {.kind = COUNTERS, .counters = counters_from(*counter)};
+        crypt_groups(key, is_open, &source, acc, &hashed, in, out, num_groups);
+    }
+    if (hashed)
+        *acc = hash_bytes(key, *acc, hashed, GROUP);
+    *counter = add_blocks(*counter, WINDOW * num_groups);
+    return GROUP * num_groups;
+}
+
+INLINE void crypt_blocks(const struct hpl_gcm_key *key, bool is_open, uint8_t counter_bytes[16], uint8_t y[16], const uint8_t *in, uint8_t *out, size_t num_blocks,
+                         uint8_t *table)
+{
+    __m128i counter = swap128(load128(counter_bytes)), acc = swap128(load128(y));
+    size_t len = 16 * num_blocks, done = crypt_bulk(key, is_open, &counter, &acc, in, out, len, table), rest = len - done;
     if (rest) {
         struct sum sum = no_sum();
-        crypt_rest(key, is_open, &counters, &sum, acc, powers_of(key, rest), in + GROUP * num_groups, out + GROUP * num_groups, 16 * rest);
+        __m512i counters = counters_from(counter);
+        crypt_rest(key, is_open, &counters, &sum, acc, powers_of(key, rest / 16), in + done, out + done, rest);
         acc = reduce(sum);
+        counter = add_blocks(counter, rest / 16);
     }
+    _mm_storeu_si128((__m128i *)(void *)counter_bytes, swap128(counter));
     _mm_storeu_si128((__m128i *)(void *)y, swap128(acc));
     clear_registers();
 }
 
-TARGET static void seal(const struct hpl_gcm_key *key, uint8_t counter[16], uint8_t y[16], const uint8_t *in, uint8_t *out, size_t num_blocks)
+TARGET static void seal(const struct hpl_gcm_key *key, uint8_t counter[16], uint8_t y[16], const uint8_t *in, uint8_t *out, size_t num_blocks, uint8_t *table)
 {
-    crypt_blocks(key, false, counter, y, in, out, num_blocks);
+    crypt_blocks(key, false, counter, y, in, out, num_blocks, table);
 }
 
-TARGET static void open(const struct hpl_gcm_key *key, uint8_t counter[16], uint8_t y[16], const uint8_t *in, uint8_t *out, size_t num_blocks)
+TARGET static void open(const struct hpl_gcm_key *key, uint8_t counter[16], uint8_t y[16], const uint8_t *in, uint8_t *out, size_t num_blocks, uint8_t *table)
 {
-    crypt_blocks(key, true, counter, y, in, out, num_blocks);
+    crypt_blocks(key, true, counter, y, in, out, num_blocks, table);
 }
 
 /* What is left of a message, less than a group of text, and the lengths: one reduction if they fit a window, as all but 497 to 511 bytes do. */
@@ -369,15 +507,14 @@ INLINE __m128i load_nonce(const uint8_t nonce[12])
 INLINE void crypt_message(const struct hpl_gcm_key *key, bool is_open, const struct hpl_gcm_message *m)
 {
     const __m128i nonce = load_nonce(m->nonce), e_j0 = encrypt_block(key, swap128(_mm_or_si128(nonce, _mm_set_epi32(0, 0, 0, 1))));
-    __m512i counters = counters_from(_mm_or_si128(nonce, _mm_set_epi32(0, 0, 0, 2)));
-    __m128i acc = _mm_setzero_si128();
+    __m128i acc = _mm_setzero_si128(), counter = _mm_or_si128(nonce, _mm_set_epi32(0, 0, 0, 2));
     size_t aad_len = m->aad_len, done = 0;
     if (aad_len >= GROUP || m->len >= GROUP || blocks_of(aad_len) + blocks_of(m->len) >= WINDOW) { /* all at once would not fit */
         acc = hash_bytes(key, acc, m->aad, aad_len);
         aad_len = 0;
-        done = m->len / GROUP * GROUP;
-        crypt_groups(key, is_open, &counters, &acc, m->in, m->out, done / GROUP);
+        done = crypt_bulk(key, is_open, &counter, &acc, m->in, m->out, m->len, m->len >= LOOK_UP_FROM ? m->table : NULL);
     }
+    __m512i counters = counters_from(counter);
     acc = end_message(key, is_open, &counters, acc, aad_len, done, m);
     _mm_storeu_si128((__m128i *)(void *)m->tag, _mm_xor_si128(swap128(acc), e_j0));
     clear_registers();
@@ -392,5 +529,5 @@ TARGET static void message(const struct hpl_gcm_key *key, bool is_open, const st
 }
 
 const struct hpl_gcm_kernel hpl_gcm_vaes_avx512 = {.name = "vaes-avx512", .needs = HPL_CPU_AESNI | HPL_CPU_VAES_AVX512, .set_key = set_key,
-    .encrypt = encrypt, .ghash = ghash, .seal = seal, .open = open, .finish = finish, .message = message};
+    .encrypt = encrypt, .ghash = ghash, .seal = seal, .open = open, .finish = finish, .message = message, .look_up_from = LOOK_UP_FROM};
 #endif

@@ -151,13 +151,123 @@ HPL_TEST(the_counter_wraps_at_32_bits_and_carries_no_further)
             counter[12] = counter[13] = counter[14] = 0xff;
             counter[15] = (uint8_t)(0xff - before);
             memcpy(slow_counter, counter, 16);
-            kernel->seal(&key, counter, y, m.in, out, 40);
-            hpl_gcm_portable.seal(&reference, slow_counter, slow_y, m.in, slow_out, 40);
+            kernel->seal(&key, counter, y, m.in, out, 40, NULL);
+            hpl_gcm_portable.seal(&reference, slow_counter, slow_y, m.in, slow_out, 40, NULL);
             EXPECT_BYTES(out, slow_out, sizeof out);
             EXPECT_BYTES(y, slow_y, 16);
             EXPECT_BYTES(counter, slow_counter, 16);
             EXPECT_BYTES(counter, m.nonce, 12);
         }
+    }
+}
+
+static uint8_t long_in[150000], long_out[150000], long_want[150000];
+
+static void fill_long(void)
+{
+    RAND_bytes(long_in, sizeof long_in);
+    memset(long_out, 0, sizeof long_out);
+}
+
+/* Blocks from a counter on, with rounds looked up and without: text, hash and counter must be the same. */
+static void compare_look_up(const struct hpl_gcm_key *key, bool is_open, uint32_t from, size_t num_blocks)
+{
+    static _Alignas(64) uint8_t table[HPL_GCM_TABLE_LEN];
+    uint8_t counters[2][16] = {{0}}, y[2][16] = {{1}, {1}};
+    for (int i = 0; i < 2; i++) {
+        memcpy(counters[i], "nonce of 12b", 12);
+        for (int j = 0; j < 4; j++)
+            counters[i][12 + j] = (uint8_t)(from >> (24 - 8 * j));
+        memset(table, 0xee, sizeof table);
+        (is_open ? key->kernel->open : key->kernel->seal)(key, counters[i], y[i], long_in, i ? long_want : long_out, num_blocks, i ? NULL : table);
+        for (size_t j = 0; i == 0 && num_blocks >= 32 && j < sizeof table; j++)
+            EXPECT_NUM(table[j], 0); /* key material, wiped */
+    }
+    EXPECT_BYTES(long_out, long_want, 16 * num_blocks);
+    EXPECT_BYTES(y[0], y[1], 16);
+    EXPECT_BYTES(counters[0], counters[1], 16);
+}
+
+HPL_TEST(looked_up_rounds_are_the_plain_ones_from_any_counter)
+{
+    FOR_EACH_KERNEL(kernel)
+    {
+        if (!kernel->look_up_from)
+            continue;
+        fill_long();
+        for (size_t key_len = 16; key_len <= 32; key_len += 8) {
+            struct hpl_gcm_key key;
+            hpl_gcm_set_key(&key, kernel, long_in, key_len);
+            for (uint32_t from = 0; from < 260; from++)
+                compare_look_up(&key, from % 2, from, 290 + from % 40);
+            for (uint32_t before = 0; before < 300; before += 7)
+                compare_look_up(&key, before % 2, 0u - before, 700);
+            compare_look_up(&key, false, 0x00fffff0, 9000);
+            compare_look_up(&key, true, 0x0000ff01, 9001);
+            for (size_t num_blocks = 0; num_blocks < 100; num_blocks++)
+                compare_look_up(&key, num_blocks % 2, 200, num_blocks);
+        }
+    }
+}
+
+HPL_TEST(long_messages_equal_openssl_around_every_threshold)
+{
+    static const size_t around[] = {4096, 8192, 12288, 16384, 65536, 131072};
+    FOR_EACH_KERNEL(kernel)
+    {
+        for (size_t i = 0; i < 9 * HPL_COUNT(around); i++) {
+            struct message m = random_message();
+            struct hpl_gcm_key key;
+            uint8_t tag[16];
+            size_t len = around[i / 9] + i % 9 * 8 - 32, offset = i % 3 * 5, key_len = 16 + 8 * (i % 3);
+            fill_long();
+            openssl_seal(m.key, key_len, m.nonce, 12, m.aad, 33, long_in + offset, len, long_want, m.want_tag);
+            hpl_gcm_set_key(&key, kernel, m.key, key_len);
+            struct hpl_gcm_message whole = {m.nonce, m.aad, long_in + offset, 33, len, long_out, tag, NULL};
+            EXPECT(hpl_gcm_run(&key, false, &whole));
+            EXPECT_BYTES(long_out, long_want, len);
+            EXPECT_BYTES(tag, m.want_tag, 16);
+            whole.in = long_out;
+            EXPECT(hpl_gcm_run(&key, true, &whole));
+            EXPECT_BYTES(long_out, long_in + offset, len);
+            EXPECT_BYTES(tag, m.want_tag, 16);
+            struct hpl_gcm gcm; /* and in pieces */
+            size_t split = len / 3 + i;
+            hpl_gcm_start(&gcm, &key, false, m.nonce, 12);
+            EXPECT(hpl_gcm_aad(&gcm, m.aad, 33) && hpl_gcm_update(&gcm, long_in + offset, long_out, split) &&
+                   hpl_gcm_update(&gcm, long_in + offset + split, long_out + split, len - split));
+            hpl_gcm_finish(&gcm, tag);
+            EXPECT_BYTES(long_out, long_want, len);
+            EXPECT_BYTES(tag, m.want_tag, 16);
+        }
+    }
+}
+
+static size_t num_with_table, num_without;
+
+static void watched_seal(const struct hpl_gcm_key *key, uint8_t counter[16], uint8_t y[16], const uint8_t *in, uint8_t *out, size_t num_blocks, uint8_t *table)
+{
+    *(table ? &num_with_table : &num_without) += 1;
+    hpl_gcm_portable.seal(key, counter, y, in, out, num_blocks, NULL);
+}
+
+HPL_TEST(a_table_is_never_indexed_by_the_counter_of_another_nonce_than_96_bits)
+{
+    struct hpl_gcm_kernel watched = hpl_gcm_portable;
+    struct hpl_gcm_key key;
+    struct hpl_gcm gcm;
+    uint8_t tag[16];
+    watched.seal = watched_seal;
+    watched.look_up_from = 1024;
+    fill_long();
+    hpl_gcm_set_key(&key, &watched, long_in, 32);
+    for (size_t nonce_len = 1; nonce_len <= 20; nonce_len++) {
+        num_with_table = num_without = 0;
+        hpl_gcm_start(&gcm, &key, false, long_in, nonce_len);
+        EXPECT(hpl_gcm_update(&gcm, long_in, long_out, 1024) && hpl_gcm_update(&gcm, long_in, long_out, 1008));
+        hpl_gcm_finish(&gcm, tag);
+        EXPECT_NUM(num_with_table, nonce_len == 12 ? 1 : 0);
+        EXPECT_NUM(num_without, nonce_len == 12 ? 1 : 2);
     }
 }
 
@@ -248,16 +358,16 @@ static void wrong_ghash(const struct hpl_gcm_key *key, uint8_t y[16], const uint
     y[15] ^= num_blocks > 0;
 }
 
-static void wrong_seal(const struct hpl_gcm_key *key, uint8_t counter[16], uint8_t y[16], const uint8_t *in, uint8_t *out, size_t num_blocks)
+static void wrong_seal(const struct hpl_gcm_key *key, uint8_t counter[16], uint8_t y[16], const uint8_t *in, uint8_t *out, size_t num_blocks, uint8_t *table)
 {
-    hpl_gcm_portable.seal(key, counter, y, in, out, num_blocks);
+    hpl_gcm_portable.seal(key, counter, y, in, out, num_blocks, table);
     if (num_blocks > 32)
         out[16 * 32] ^= 1;
 }
 
-static void wrong_open(const struct hpl_gcm_key *key, uint8_t counter[16], uint8_t y[16], const uint8_t *in, uint8_t *out, size_t num_blocks)
+static void wrong_open(const struct hpl_gcm_key *key, uint8_t counter[16], uint8_t y[16], const uint8_t *in, uint8_t *out, size_t num_blocks, uint8_t *table)
 {
-    hpl_gcm_portable.open(key, counter, y, in, out, num_blocks);
+    hpl_gcm_portable.open(key, counter, y, in, out, num_blocks, table);
     if (num_blocks > 32)
         out[16 * 32] ^= 1;
 }
