@@ -479,6 +479,7 @@ HPL_TEST(a_forked_child_is_turned_away)
 struct load {
     struct hpl_keystore *keystore;
     uint8_t uid[HPL_KEY_UID_LEN];
+    struct hpl_wrapped good; /* wrapped before anything happens to the token */
     _Atomic bool *should_stop;
     unsigned counts[HPL_NUM_STATUSES];
 };
@@ -486,11 +487,10 @@ struct load {
 static void *work(void *arg)
 {
     struct load *load = arg;
-    struct hpl_wrapped good, wrapped;
-    HPL_CHECK(try_wrap(load->keystore, load->uid, &good) == HPL_OK);
+    struct hpl_wrapped wrapped;
     do {
         load->counts[try_wrap(load->keystore, load->uid, &wrapped)]++;
-        load->counts[try_unwrap(load->keystore, load->uid, &good)]++;
+        load->counts[try_unwrap(load->keystore, load->uid, &load->good)]++;
     } while (!*load->should_stop);
     return NULL;
 }
@@ -517,6 +517,7 @@ HPL_TEST(a_token_taken_away_under_load_is_unavailable_and_works_when_it_is_back)
     for (size_t i = 0; i < HPL_COUNT(loads); i++) {
         loads[i] = (struct load){.keystore = keystores[i % 2], .should_stop = &should_stop};
         new_key(loads[i].keystore, loads[i].uid);
+        EXPECT_OK(try_wrap(loads[i].keystore, loads[i].uid, &loads[i].good));
     }
     for (size_t i = 0; i < HPL_COUNT(loads); i++)
         EXPECT_NUM(pthread_create(&threads[i], NULL, work, &loads[i]), 0);
@@ -563,6 +564,7 @@ HPL_TEST(one_session_serves_many_threads)
     for (size_t i = 0; i < HPL_COUNT(loads); i++) {
         loads[i] = (struct load){.keystore = keystore, .should_stop = &should_stop};
         new_key(keystore, loads[i].uid);
+        EXPECT_OK(try_wrap(keystore, loads[i].uid, &loads[i].good));
         EXPECT_NUM(pthread_create(&threads[i], NULL, work, &loads[i]), 0);
     }
     usleep(200000);
