@@ -235,3 +235,19 @@ bool hpl_gcm_run(const struct hpl_gcm_key *key, bool is_open, const struct hpl_g
     hpl_gcm_finish(&gcm, m->tag);
     return true;
 }
+
+bool hpl_gcm_run_many(const struct hpl_gcm_key *key, bool is_open, const struct hpl_gcm_message *messages, size_t count)
+{
+    const struct hpl_gcm_kernel *kernel = key->kernel;
+    bool is_many = kernel->seal_many && !is_open;
+    for (size_t i = 0; i < count; i++) {
+        if (messages[i].len > MAX_DATA || messages[i].aad_len > MAX_AAD)
+            return false;
+        is_many = is_many && (!kernel->look_up_from || messages[i].len < kernel->look_up_from); /* long ones gain more by themselves */
+    }
+    if (is_many)
+        kernel->seal_many(key, messages, count);
+    for (size_t i = 0; !is_many && i < count; i++)
+        hpl_gcm_run(key, is_open, &messages[i]);
+    return true;
+}

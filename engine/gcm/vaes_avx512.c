@@ -504,9 +504,14 @@ INLINE __m128i load_nonce(const uint8_t nonce[12])
     return swap128(_mm_set_epi64x((long long)high, (long long)low));
 }
 
+INLINE __m128i encrypt_j0(const struct hpl_gcm_key *key, __m128i nonce)
+{
+    return encrypt_block(key, swap128(_mm_or_si128(nonce, _mm_set_epi32(0, 0, 0, 1))));
+}
+
 INLINE void crypt_message(const struct hpl_gcm_key *key, bool is_open, const struct hpl_gcm_message *m)
 {
-    const __m128i nonce = load_nonce(m->nonce), e_j0 = encrypt_block(key, swap128(_mm_or_si128(nonce, _mm_set_epi32(0, 0, 0, 1))));
+    const __m128i nonce = load_nonce(m->nonce), e_j0 = encrypt_j0(key, nonce);
     __m128i acc = _mm_setzero_si128(), counter = _mm_or_si128(nonce, _mm_set_epi32(0, 0, 0, 2));
     size_t aad_len = m->aad_len, done = 0;
     if (aad_len >= GROUP || m->len >= GROUP || blocks_of(aad_len) + blocks_of(m->len) >= WINDOW) { /* all at once would not fit */
@@ -528,6 +533,54 @@ TARGET static void message(const struct hpl_gcm_key *key, bool is_open, const st
         crypt_message(key, false, m);
 }
 
+/* A message that is sealed but for the hash of its last group, its rest and its tag. */
+struct pending {
+    const struct hpl_gcm_message *m; /* NULL: none */
+    const uint8_t *hashed;
+    __m128i acc, e_j0, counter;
+};
+
+INLINE void end_pending(const struct hpl_gcm_key *key, struct pending *pending)
+{
+    const struct hpl_gcm_message *m = pending->m;
+    __m512i counters = counters_from(pending->counter);
+    __m128i acc = end_message(key, false, &counters, pending->acc, 0, m->len / GROUP * GROUP, m);
+    _mm_storeu_si128((__m128i *)(void *)m->tag, _mm_xor_si128(swap128(acc), pending->e_j0));
+    pending->m = NULL;
+}
+
+/* The first group of a message is sealed while the last one of the message before is hashed: no product runs alone but the batch's last. */
+INLINE void seal_next(const struct hpl_gcm_key *key, const struct hpl_gcm_message *m, struct pending *pending)
+{
+    const __m128i nonce = load_nonce(m->nonce), counter = _mm_or_si128(nonce, _mm_set_epi32(0, 0, 0, 2));
+    struct source source = {.kind = COUNTERS, .counters = counters_from(counter)};
+    struct pending own = {.m = m, .hashed = m->out, .e_j0 = encrypt_j0(key, nonce), .counter = add_blocks(counter, m->len / GROUP * WINDOW)};
+    if (pending->m) {
+        crypt_group(key, &source, &pending->acc, pending->hashed, m->in, m->out);
+        end_pending(key, pending);
+    } else {
+        crypt_group(key, &source, &pending->acc, NULL, m->in, m->out);
+    }
+    own.acc = hash_bytes(key, _mm_setzero_si128(), m->aad, m->aad_len);
+    crypt_groups(key, false, &source, &own.acc, &own.hashed, m->in + GROUP, m->out + GROUP, m->len / GROUP - 1);
+    *pending = own;
+}
+
+TARGET static void seal_many(const struct hpl_gcm_key *key, const struct hpl_gcm_message *messages, size_t count)
+{
+    struct pending pending = {0};
+    for (const struct hpl_gcm_message *m = messages; m < messages + count; m++)
+        if (m->len >= GROUP && m->len < LOOK_UP_FROM)
+            seal_next(key, m, &pending);
+        else
+            crypt_message(key, false, m);
+    if (pending.m) {
+        pending.acc = hash_bytes(key, pending.acc, pending.hashed, GROUP);
+        end_pending(key, &pending);
+    }
+    clear_registers();
+}
+
 const struct hpl_gcm_kernel hpl_gcm_vaes_avx512 = {.name = "vaes-avx512", .needs = HPL_CPU_AESNI | HPL_CPU_VAES_AVX512, .set_key = set_key,
-    .encrypt = encrypt, .ghash = ghash, .seal = seal, .open = open, .finish = finish, .message = message, .look_up_from = LOOK_UP_FROM};
+    .encrypt = encrypt, .ghash = ghash, .seal = seal, .open = open, .finish = finish, .message = message, .seal_many = seal_many, .look_up_from = LOOK_UP_FROM};
 #endif

@@ -243,6 +243,41 @@ HPL_TEST(long_messages_equal_openssl_around_every_threshold)
     }
 }
 
+HPL_TEST(many_messages_at_once_are_each_what_they_are_alone)
+{
+    enum { COUNT = 24 };
+    static const size_t lens[] = {0, 1, 16, 100, 511, 512, 513, 1024, 1040, 1500, 2048, 4096, 4097, 8192, 12287, 12288, 20000};
+    static uint8_t text[COUNT][20000], out[COUNT][20000], want[20000];
+    FOR_EACH_KERNEL(kernel)
+    {
+        for (size_t round = 0; round < 40; round++) {
+            struct message m = random_message();
+            struct hpl_gcm_message many[COUNT];
+            struct hpl_gcm_key key;
+            uint8_t tags[COUNT][16], tag[16];
+            size_t count = round % (COUNT + 1), key_len = 16 + 8 * (round % 3);
+            RAND_bytes(text[0], sizeof text);
+            hpl_gcm_set_key(&key, kernel, m.key, key_len);
+            for (size_t i = 0; i < count; i++) {
+                size_t len = round < 20 ? lens[(i * 7 + round) % HPL_COUNT(lens)] : 512 + (i * 511 + round * 97) % 8000;
+                many[i] = (struct hpl_gcm_message){m.in + 12 * i, m.aad, text[i], (i * 37 + round) % 600, len, i % 2 ? out[i] : text[i], tags[i], NULL};
+            }
+            static uint8_t before[COUNT][20000];
+            memcpy(before, text, sizeof before);
+            EXPECT(hpl_gcm_run_many(&key, false, many, count));
+            for (size_t i = 0; i < count; i++) {
+                openssl_seal(m.key, key_len, many[i].nonce, 12, many[i].aad, many[i].aad_len, before[i], many[i].len, want, tag);
+                EXPECT_BYTES(many[i].out, want, many[i].len);
+                EXPECT_BYTES(tags[i], tag, 16);
+                many[i].in = many[i].out;
+            }
+            EXPECT(hpl_gcm_run_many(&key, true, many, count));
+            for (size_t i = 0; i < count; i++)
+                EXPECT_BYTES(many[i].out, before[i], many[i].len);
+        }
+    }
+}
+
 static size_t num_with_table, num_without;
 
 static void watched_seal(const struct hpl_gcm_key *key, uint8_t counter[16], uint8_t y[16], const uint8_t *in, uint8_t *out, size_t num_blocks, uint8_t *table)
