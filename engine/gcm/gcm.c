@@ -46,13 +46,6 @@ void hpl_gcm_set_key(struct hpl_gcm_key *key, const struct hpl_gcm_kernel *kerne
     kernel->set_key(key, bytes, key_len);
 }
 
-static void increment(uint8_t counter[16])
-{
-    for (int i = 15; i >= 12 && ++counter[i] == 0; i--) {
-        /* Carry into the next byte; the upper 96 bits stay (SP 800-38D §6.2). */
-    }
-}
-
 /* J0 from a nonce that is not 96 bits long (SP 800-38D §7.1, step 2). */
 static void hash_nonce(const struct hpl_gcm_key *key, uint8_t j0[16], const uint8_t *nonce, size_t nonce_len)
 {
@@ -85,7 +78,7 @@ void hpl_gcm_start(struct hpl_gcm *gcm, const struct hpl_gcm_key *key, bool is_o
     } else {
         hash_nonce(key, gcm->j0, nonce, nonce_len);
         memcpy(gcm->counter, gcm->j0, 16);
-        increment(gcm->counter);
+        hpl_gcm_increment(gcm->counter);
     }
 }
 
@@ -172,7 +165,7 @@ bool hpl_gcm_update(struct hpl_gcm *gcm, const uint8_t *in, uint8_t *out, size_t
     }
     if (len) {
         kernel->encrypt(gcm->key, gcm->counter, gcm->partial);
-        increment(gcm->counter);
+        hpl_gcm_increment(gcm->counter);
         use_partial(gcm, in, out, len);
     }
     return true;

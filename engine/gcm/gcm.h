@@ -95,6 +95,17 @@ void hpl_gcm_wipe(void *data, size_t len);
 
 extern const struct hpl_gcm_kernel hpl_gcm_portable, hpl_gcm_aesni, hpl_gcm_vaes_avx2, hpl_gcm_vaes_avx512;
 
+/* The last 32 bits count, the upper 96 stay (SP 800-38D §6.2). Without a branch: of a nonce that is not 96 bits long the counter is secret. */
+static inline void hpl_gcm_increment(uint8_t counter[16])
+{
+    uint32_t carry = 1;
+    for (int i = 15; i >= 12; i--) {
+        carry += counter[i];
+        counter[i] = (uint8_t)carry;
+        carry >>= 8;
+    }
+}
+
 /* Key expansion (FIPS 197 §5.2) over a kernel's own S-box on four bytes. */
 void hpl_gcm_expand(struct hpl_gcm_key *key, const uint8_t *bytes, size_t key_len, uint32_t (*sub_word)(uint32_t word));
 

@@ -299,13 +299,6 @@ static void set_key(struct hpl_gcm_key *key, const uint8_t *bytes, size_t key_le
     encrypt(key, zero, key->powers[0]);
 }
 
-static void next_counter(uint8_t counter[16])
-{
-    for (int i = 15; i >= 12 && ++counter[i] == 0; i--) {
-        /* Carry. */
-    }
-}
-
 static void crypt_blocks(const struct hpl_gcm_key *key, uint8_t counter[16], const uint8_t *in, uint8_t *out, size_t num_blocks)
 {
     struct schedule schedule;
@@ -316,7 +309,7 @@ static void crypt_blocks(const struct hpl_gcm_key *key, uint8_t counter[16], con
         for (size_t i = 0; i < WIDE; i++) {
             memcpy(stream + 16 * i, counter, 16);
             if (i < n)
-                next_counter(counter);
+                hpl_gcm_increment(counter);
         }
         encrypt_wide(&schedule, stream);
         for (size_t i = 0; i < 16 * n; i++)
