@@ -3,11 +3,13 @@
 #include "base/secret.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 #include <openssl/crypto.h>
 #include <openssl/rand.h>
@@ -33,14 +35,58 @@ static bool is_locked;
 static struct block *free_lists[NUM_CLASSES];
 static uint8_t canary[16];
 
-struct region_head {
-    _Atomic uint32_t liveness; /* zero in a child: MADV_WIPEONFORK */
-    uint8_t pad[60];
-};
+static _Atomic uint32_t *liveness; /* on a page of its own, which is zero in a child: MADV_WIPEONFORK */
 
 void hpl_wipe(void *data, size_t len)
 {
     OPENSSL_cleanse(data, len);
+}
+
+/* Memory that not even the kernel maps: locked, undumped, out of reach of /proc/PID/mem. False where there is none (Linux 5.14, secretmem.enable) or the limit
+ * is too low. A child has no such memory at all. */
+static bool map_hidden(uint8_t *at, size_t size)
+{
+    int fd = (int)syscall(SYS_memfd_secret, O_CLOEXEC);
+    if (fd < 0)
+        return false;
+    bool is_there = ftruncate(fd, (off_t)size) == 0 &&
+                    mmap(at, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0) != MAP_FAILED && madvise(at, size, MADV_DONTFORK) == 0;
+    close(fd);
+    if (!is_there) /* whatever was mapped gives way to the reservation again */
+        HPL_CHECK(mmap(at, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) != MAP_FAILED);
+    return is_there;
+}
+
+static bool map_liveness(size_t page)
+{
+    void *at = mmap(NULL, page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (at == MAP_FAILED || madvise(at, page, MADV_WIPEONFORK) != 0)
+        return false;
+    liveness = at;
+    atomic_store(liveness, LIVE);
+    return true;
+}
+
+/* Turns the reservation into memory for secrets. */
+static enum hpl_status open_region(struct hpl_call *call, uint8_t *at, size_t size, enum hpl_secret_policy policy)
+{
+    struct rlimit limit = {0};
+    is_locked = map_hidden(at, size);
+    if (is_locked)
+        return HPL_OK;
+    if (mprotect(at, size, PROT_READ | PROT_WRITE) != 0)
+        return hpl_fail(call, HPL_NO_MEMORY, "cannot open the secret region: %s", strerror(errno));
+    is_locked = mlock(at, size) == 0;
+    int why = errno;
+    getrlimit(RLIMIT_MEMLOCK, &limit);
+    if (!is_locked && policy == HPL_SECRET_MUST_LOCK)
+        return hpl_fail(call, HPL_UNAVAILABLE,
+                        "cannot lock %zu KiB of memory for keys (%s; the limit is %llu KiB): raise it with "
+                        "'ulimit -l 8192' or LimitMEMLOCK=8M",
+                        size / 1024, strerror(why), (unsigned long long)limit.rlim_cur / 1024);
+    madvise(at, size, MADV_DONTDUMP);
+    madvise(at, size, MADV_WIPEONFORK);
+    return HPL_OK;
 }
 
 static enum hpl_status map_region(struct hpl_call *call, size_t size, enum hpl_secret_policy policy)
@@ -50,35 +96,17 @@ static enum hpl_status map_region(struct hpl_call *call, size_t size, enum hpl_s
     uint8_t *map = mmap(NULL, size + 2 * page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (map == MAP_FAILED)
         return hpl_fail(call, HPL_NO_MEMORY, "cannot map %zu bytes for secrets: %s", size, strerror(errno));
-    if (mprotect(map + page, size, PROT_READ | PROT_WRITE) != 0) {
+    enum hpl_status status = open_region(call, map + page, size, policy);
+    if (status == HPL_OK && (!map_liveness(page) && policy == HPL_SECRET_MUST_LOCK))
+        status = hpl_fail(call, HPL_UNAVAILABLE, "the kernel lacks MADV_WIPEONFORK (Linux 4.14 or newer is needed)");
+    if (status == HPL_OK && RAND_bytes(canary, sizeof canary) != 1)
+        status = hpl_fail(call, HPL_INTERNAL, "no random numbers for the secret region");
+    if (status != HPL_OK) {
         munmap(map, size + 2 * page);
-        return hpl_fail(call, HPL_NO_MEMORY, "cannot open the secret region: %s", strerror(errno));
-    }
-    is_locked = mlock(map + page, size) == 0;
-    if (!is_locked && policy == HPL_SECRET_MUST_LOCK) {
-        struct rlimit limit = {0};
-        int why = errno;
-        getrlimit(RLIMIT_MEMLOCK, &limit);
-        munmap(map, size + 2 * page);
-        return hpl_fail(call, HPL_UNAVAILABLE,
-                        "cannot lock %zu KiB of memory for keys (%s; the limit is %llu KiB): raise it with "
-                        "'ulimit -l 8192' or LimitMEMLOCK=8M",
-                        size / 1024, strerror(why), (unsigned long long)limit.rlim_cur / 1024);
-    }
-    madvise(map + page, size, MADV_DONTDUMP);
-    bool wipes_on_fork = madvise(map + page, size, MADV_WIPEONFORK) == 0;
-    if (!wipes_on_fork && policy == HPL_SECRET_MUST_LOCK) {
-        munmap(map, size + 2 * page);
-        return hpl_fail(call, HPL_UNAVAILABLE, "the kernel lacks MADV_WIPEONFORK (Linux 4.14 or newer is needed)");
-    }
-    if (RAND_bytes(canary, sizeof canary) != 1) {
-        munmap(map, size + 2 * page);
-        return hpl_fail(call, HPL_INTERNAL, "no random numbers for the secret region");
+        return status;
     }
     region = map + page;
     region_size = size;
-    region_used = sizeof(struct region_head);
-    atomic_store(&((struct region_head *)region)->liveness, LIVE);
     return HPL_OK;
 }
 
@@ -112,7 +140,7 @@ static size_t class_size(uint32_t class)
 
 static void check_alive(void)
 {
-    HPL_CHECK(region && atomic_load_explicit(&((struct region_head *)region)->liveness, memory_order_relaxed) == LIVE);
+    HPL_CHECK(region && (!liveness || atomic_load_explicit(liveness, memory_order_relaxed) == LIVE));
 }
 
 static struct block *take_block(uint32_t class)

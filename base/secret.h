@@ -1,5 +1,5 @@
-/* Secret memory: one region, mapped once, locked, left out of core dumps, zeroed in a forked child, with
- * guard pages at both ends and a canary behind every secret. Key bytes live here, in an expanded key that
+/* Secret memory: one region, mapped once, hidden from the kernel too where it can be (memfd_secret), otherwise locked
+ * and left out of core dumps; gone in a forked child; with guard pages at both ends and a canary behind every secret. Key bytes live here, in an expanded key that
  * lives here, or in a token; nowhere else. */
 #ifndef HPL_BASE_SECRET_H
 #define HPL_BASE_SECRET_H
