@@ -5,13 +5,7 @@
 
 #include "base/log.h"
 #include "base/secret.h"
-#include "engine/gcm/gcm.h"
-
-/* The expanded key is the secret's content: 64-byte aligned there. */
-struct hpl_aead_key {
-    struct hpl_gcm_key gcm;
-    struct hpl_secret *home;
-};
+#include "engine/aead_key.h"
 
 /* A kernel that this processor should run but computes wrongly is a broken machine or a bug: said once, and done without. */
 static void report_failed(void)

@@ -5,7 +5,6 @@
 #include <string.h>
 #include <openssl/crypto.h>
 
-#define MAX_DATA ((1ull << 36) - 32)
 #define MAX_AAD ((1ull << 61) - 1)
 
 void hpl_gcm_wipe(void *data, size_t len)
@@ -147,7 +146,7 @@ __attribute__((noinline)) static void crypt_with_table(struct hpl_gcm *gcm, cons
 bool hpl_gcm_update(struct hpl_gcm *gcm, const uint8_t *in, uint8_t *out, size_t len)
 {
     const struct hpl_gcm_kernel *kernel = gcm->key->kernel;
-    if (len > MAX_DATA - gcm->len)
+    if (len > HPL_GCM_MAX_DATA - gcm->len)
         return false;
     if (!gcm->has_data)
         close_aad(gcm);
@@ -213,7 +212,7 @@ __attribute__((noinline)) static void message_with_table(const struct hpl_gcm_ke
 bool hpl_gcm_run(const struct hpl_gcm_key *key, bool is_open, const struct hpl_gcm_message *m)
 {
     struct hpl_gcm gcm;
-    if (m->len > MAX_DATA || m->aad_len > MAX_AAD)
+    if (m->len > HPL_GCM_MAX_DATA || m->aad_len > MAX_AAD)
         return false;
     if (key->kernel->message) {
         if (key->kernel->look_up_from && m->len >= key->kernel->look_up_from)

@@ -9,6 +9,8 @@
 
 struct hpl_gcm_kernel;
 
+#define HPL_GCM_MAX_DATA ((1ull << 36) - 32) /* bytes of a message, SP 800-38D §5.2.1.1 */
+#define HPL_GCM_SPLIT_MIN (1u << 20)         /* from here on two threads are quicker than one; measured: engine/work/README.md */
 #define HPL_GCM_NUM_POWERS 44 /* 32, and room to read past them */
 #define HPL_GCM_TABLE_LEN 4608u
 
@@ -92,6 +94,23 @@ bool hpl_gcm_run(const struct hpl_gcm_key *key, bool is_open, const struct hpl_g
  * past the limits. */
 bool hpl_gcm_run_many(const struct hpl_gcm_key *key, bool is_open, const struct hpl_gcm_message *messages, size_t count);
 void hpl_gcm_wipe(void *data, size_t len);
+
+/* Threads that the caller has. run calls fn(arg, i) once for every i below count, on any threads, and returns when all are done. */
+struct hpl_gcm_crew {
+    void (*run)(void *self, void (*fn)(void *arg, size_t index), void *arg, size_t count);
+    void *self;
+    size_t slice_blocks; /* blocks a slice, unless that makes too many slices; 0: what was measured to be good */
+};
+
+/* As hpl_gcm_update, the whole blocks cut into slices for the crew; at most one slice: no crew. */
+bool hpl_gcm_update_split(struct hpl_gcm *gcm, const struct hpl_gcm_crew *crew, const uint8_t *in, uint8_t *out, size_t len);
+/* Whole blocks of a message from block first_block behind counter on; y goes on from what it holds (zero: the slice's own sum). Any thread. */
+void hpl_gcm_slice(const struct hpl_gcm_key *key, bool is_open, const uint8_t counter[16], uint64_t first_block, const uint8_t *in, uint8_t *out,
+                   size_t num_blocks, uint8_t y[16]);
+/* H^n for the key's hash key H, in O(log n) multiplications of constant time; n is public. */
+void hpl_gcm_power(const struct hpl_gcm_key *key, uint64_t n, uint8_t power[16]);
+/* y * power + y_after: with power = H^n, y joined to the sum of the n blocks behind it. Constant time. */
+void hpl_gcm_join(const uint8_t power[16], uint8_t y[16], const uint8_t y_after[16]);
 
 extern const struct hpl_gcm_kernel hpl_gcm_portable, hpl_gcm_aesni, hpl_gcm_vaes_avx2, hpl_gcm_vaes_avx512;
 
