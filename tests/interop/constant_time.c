@@ -1,8 +1,7 @@
 /* Does any branch or address depend on a secret? Keys, texts and hash states are marked undefined, and valgrind names every jump and every address that was made
  * of them. One thread.
  *   constant_time KERNEL    sets keys, seals, opens and compares tags with that kernel
- *   constant_time broken    branches on a secret, so that the caller sees whether anybody looks
- *   constant_time kernels   names the kernels that this processor has */
+ *   constant_time broken    branches on a secret, so that the caller sees whether anybody looks */
 #include <stdio.h>
 #include <stdlib.h>
 #include <valgrind/memcheck.h>
@@ -68,12 +67,10 @@ int main(int argc, char **argv)
         return 0;
     }
     for (size_t i = 0; i < count; i++) {
-        if (strcmp(asked, "kernels") == 0)
-            puts(kernels[i]->name);
         if (strcmp(asked, kernels[i]->name) == 0) {
             run(kernels[i]);
             return 0;
         }
     }
-    return strcmp(asked, "kernels") != 0;
+    return 1;
 }
