@@ -233,7 +233,7 @@ bool hpl_gcm_run_many(const struct hpl_gcm_key *key, bool is_open, const struct 
     const struct hpl_gcm_kernel *kernel = key->kernel;
     bool is_many = kernel->seal_many && !is_open;
     for (size_t i = 0; i < count; i++) {
-        if (messages[i].len > MAX_DATA || messages[i].aad_len > MAX_AAD)
+        if (messages[i].len > HPL_GCM_MAX_DATA || messages[i].aad_len > MAX_AAD)
             return false;
         is_many = is_many && (!kernel->look_up_from || messages[i].len < kernel->look_up_from); /* long ones gain more by themselves */
     }

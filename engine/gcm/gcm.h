@@ -104,9 +104,9 @@ struct hpl_gcm_crew {
 
 /* As hpl_gcm_update, the whole blocks cut into slices for the crew; at most one slice: no crew. */
 bool hpl_gcm_update_split(struct hpl_gcm *gcm, const struct hpl_gcm_crew *crew, const uint8_t *in, uint8_t *out, size_t len);
-/* Whole blocks of a message from block first_block behind counter on; y goes on from what it holds (zero: the slice's own sum). Any thread. */
-void hpl_gcm_slice(const struct hpl_gcm_key *key, bool is_open, const uint8_t counter[16], uint64_t first_block, const uint8_t *in, uint8_t *out,
-                   size_t num_blocks, uint8_t y[16]);
+/* Whole blocks of a message that stands where a block begins, its AAD ended, from first_block blocks further on; y goes on from what it holds (zero: the
+ * slice's own sum). The message itself is only read: any number of threads at once. */
+void hpl_gcm_slice(const struct hpl_gcm *gcm, uint64_t first_block, const uint8_t *in, uint8_t *out, size_t num_blocks, uint8_t y[16]);
 /* H^n for the key's hash key H, in O(log n) multiplications of constant time; n is public. */
 void hpl_gcm_power(const struct hpl_gcm_key *key, uint64_t n, uint8_t power[16]);
 /* y * power + y_after: with power = H^n, y joined to the sum of the n blocks behind it. Constant time. */

@@ -85,14 +85,15 @@ static void advance(uint8_t counter[16], uint64_t num_blocks)
         counter[12 + i] = (uint8_t)(low >> (24 - 8 * i));
 }
 
-void hpl_gcm_slice(const struct hpl_gcm_key *key, bool is_open, const uint8_t counter[16], uint64_t first_block, const uint8_t *in, uint8_t *out,
-                   size_t num_blocks, uint8_t y[16])
+void hpl_gcm_slice(const struct hpl_gcm *gcm, uint64_t first_block, const uint8_t *in, uint8_t *out, size_t num_blocks, uint8_t y[16])
 {
-    uint8_t own[16];
-    memcpy(own, counter, 16);
-    advance(own, first_block);
-    (is_open ? key->kernel->open : key->kernel->seal)(key, own, y, in, out, num_blocks);
-    hpl_gcm_wipe(own, sizeof own);
+    struct hpl_gcm slice = *gcm;
+    slice.len = 0;
+    advance(slice.counter, first_block);
+    memcpy(slice.y, y, 16);
+    hpl_gcm_update(&slice, in, out, num_blocks * 16);
+    memcpy(y, slice.y, 16);
+    hpl_gcm_wipe(&slice, sizeof slice);
 }
 
 struct split {
@@ -106,9 +107,8 @@ struct split {
 static void run_slice(void *arg, size_t index)
 {
     struct split *split = arg;
-    const struct hpl_gcm *gcm = split->gcm;
     size_t at = index ? split->first_len + (index - 1) * split->len : 0;
-    hpl_gcm_slice(gcm->key, gcm->is_open, gcm->counter, at, split->in + 16 * at, split->out + 16 * at, index ? split->len : split->first_len, split->y[index]);
+    hpl_gcm_slice(split->gcm, at, split->in + 16 * at, split->out + 16 * at, index ? split->len : split->first_len, split->y[index]);
 }
 
 /* The first slice is the one of another length, and starts from the y so far: so one power joins them all. */

@@ -41,7 +41,7 @@ static void run(struct hpl_work *work, const struct hpl_aead_key *key, bool is_o
 void hpl_aead_seal_split(struct hpl_work *work, const struct hpl_aead_key *key, const uint8_t nonce[static 12], struct hpl_bytes aad, const uint8_t *in,
                          size_t len, uint8_t *out, uint8_t tag[static 16])
 {
-    const struct hpl_gcm_message m = {nonce, aad.data, in, aad.len, len, out, tag};
+    const struct hpl_gcm_message m = {nonce, aad.data, in, aad.len, len, out, tag, NULL};
     if (is_worth_it(work, len))
         run(work, key, false, &m);
     else
@@ -52,7 +52,7 @@ enum hpl_status hpl_aead_open_split(struct hpl_work *work, const struct hpl_aead
                                     const uint8_t *in, size_t len, uint8_t *out, const uint8_t tag[static 16])
 {
     uint8_t computed[HPL_AEAD_TAG_LEN];
-    const struct hpl_gcm_message m = {nonce, aad.data, in, aad.len, len, out, computed};
+    const struct hpl_gcm_message m = {nonce, aad.data, in, aad.len, len, out, computed, NULL};
     if (!is_worth_it(work, len))
         return hpl_aead_open(key, nonce, aad, in, len, out, tag);
     run(work, key, true, &m);
