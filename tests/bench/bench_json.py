@@ -1,0 +1,34 @@
+"""Does a sub-command of hardplate-bench write one JSON object with the promised fields, and a plot that is XML? Never how fast.
+Usage: bench_json.py PROGRAM SUB-COMMAND"""
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import xml.etree.ElementTree
+
+FIELDS = {"op": str, "impl": str, "size": int, "threads": int, "gbps": float, "cycles_per_64b": float, "ns_per_op": float}
+OPS = {"hash": {"md5", "sha256", "crc32", "crc32c", "crc64nvme"}}
+
+
+def main():
+    program, command = sys.argv[1:]
+    plot = os.path.join(tempfile.mkdtemp(), "plot.svg")
+    out = subprocess.run([program, command, "--quick", "--json", "--plot", plot], check=True, stdout=subprocess.PIPE, timeout=120).stdout
+    told = json.loads(out)
+    assert told["command"] == command and told["cpu"] and told["kernel"], told
+    assert told["limit_cycles_per_64b"] is None or told["limit_cycles_per_64b"] > 0, told
+    assert {row["op"] for row in told["rows"]} == OPS.get(command, {"seal", "open"}), told
+    for row in told["rows"]:
+        assert {name: type(value) for name, value in row.items()} == FIELDS, row
+        assert row["size"] > 0 and row["threads"] > 0 and row["gbps"] >= 0 and row["ns_per_op"] > 0, row
+    assert any(row["impl"].split(":")[0].startswith("hardplate") for row in told["rows"]), told
+    keys = [(row["op"], row["impl"], row["size"], row["threads"]) for row in told["rows"]]
+    assert len(keys) == len(set(keys)), "a row came twice"
+    svg = xml.etree.ElementTree.parse(plot).getroot()
+    text = " ".join(node.text or "" for node in svg.iter("{http://www.w3.org/2000/svg}text"))
+    for impl in {row["impl"] for row in told["rows"]}:
+        assert impl in text, f"the plot has no line named {impl}"
+
+
+main()
