@@ -458,10 +458,22 @@ static int set_ctx_params(void *ctx, const OSSL_PARAM params[])
     return 1;
 }
 
+/* By words and in constant time: CRYPTO_memcmp goes by bytes, a tenth of a short message. */
+static bool is_same_key(const struct cipher_ctx *ctx, const uint8_t *bytes)
+{
+    uint64_t differing = 0, a, b;
+    for (size_t i = 0; i < ctx->key_len; i += 8) {
+        memcpy(&a, bytes + i, 8);
+        memcpy(&b, ctx->key_bytes + i, 8);
+        differing |= a ^ b;
+    }
+    return differing == 0;
+}
+
 /* A program that gives the same key before every message has it expanded once. */
 static void set_key(struct cipher_ctx *ctx, const uint8_t *bytes)
 {
-    if (ctx->has_key && CRYPTO_memcmp(bytes, ctx->key_bytes, ctx->key_len) == 0)
+    if (ctx->has_key && is_same_key(ctx, bytes))
         return;
     memcpy(ctx->key_bytes, bytes, ctx->key_len);
     hpl_gcm_set_key(&ctx->key, hpl_gcm_kernel(), bytes, ctx->key_len);

@@ -184,6 +184,39 @@ HPL_TEST(a_message_that_ended_takes_nothing_more_until_another_iv_comes)
     EVP_CIPHER_CTX_free(ctx);
 }
 
+/* A zero block sealed under the message's key, in a context that may have another key already. */
+static void seal_block(EVP_CIPHER_CTX *ctx, const EVP_CIPHER *cipher, const struct message *message, uint8_t block[16])
+{
+    int len;
+    memset(block, 0, 16);
+    EXPECT_NUM(EVP_CipherInit_ex(ctx, cipher, NULL, message->key, message->iv, 1), 1);
+    EXPECT_NUM(EVP_CipherUpdate(ctx, block, &len, block, 16), 1);
+    EXPECT_NUM(EVP_CipherFinal_ex(ctx, NULL, &len), 1);
+}
+
+HPL_TEST(another_key_in_the_same_context_counts_whichever_byte_of_it_changed)
+{
+    static const char *const names[] = {"AES-128-GCM", "AES-192-GCM", "AES-256-GCM"};
+    static struct message message;
+    uint8_t ours[16], theirs[16];
+    make_message(&message);
+    for (size_t i = 0; i < 3; i++) {
+        EVP_CIPHER *cipher = fetch(hpl_provider_libctx(), names[i]), *other = fetch(NULL, names[i]);
+        EVP_CIPHER_CTX *ctx = EVP_CIPHER_CTX_new(), *fresh;
+        for (size_t changed = 0; changed < 16 + 8 * i; changed++)
+            for (int times = 0; times < 2; times++) { /* the second time it is the same key again */
+                message.key[changed] ^= times ? 0 : 1u << changed % 8;
+                seal_block(ctx, changed ? NULL : cipher, &message, ours);
+                seal_block(fresh = EVP_CIPHER_CTX_new(), other, &message, theirs);
+                EXPECT_BYTES(ours, theirs, 16);
+                EVP_CIPHER_CTX_free(fresh);
+            }
+        EVP_CIPHER_CTX_free(ctx);
+        EVP_CIPHER_free(cipher);
+        EVP_CIPHER_free(other);
+    }
+}
+
 HPL_TEST(the_module_loads_into_a_fresh_context)
 {
     OSSL_LIB_CTX *libctx = OSSL_LIB_CTX_new();
