@@ -11,7 +11,8 @@ enum hpl_exit { HPL_EXIT_DONE = 0, HPL_EXIT_FAILED = 1, HPL_EXIT_USAGE = 2, HPL_
 struct hpl_client {
     char *endpoint, *region, *access_key, *ca_file;
     struct hpl_secret *secret_key;
-    bool is_json; /* print answers as they came */
+    const char *env_file; /* as given with --env; NULL: none */
+    bool is_json;         /* print answers as they came */
 };
 
 /* From the environment (HARDPLATE_ENDPOINT, _REGION, _ACCESS_KEY, _SECRET_KEY, _CA_FILE) and, when env_file is given, from its NAME='value' lines,

@@ -8,7 +8,7 @@
 
 #include "base/codec.h"
 
-static enum hpl_exit usage_error(const char *what)
+enum hpl_exit hpl_cli_usage_error(const char *what)
 {
     fprintf(stderr, "hardplate: %s; see hardplate --help\n", what);
     return HPL_EXIT_USAGE;
@@ -62,7 +62,7 @@ enum hpl_exit hpl_cli_status(const struct hpl_client *client, int argc, char **a
     json_t *answer = NULL;
     (void)argv;
     if (argc > 1)
-        return usage_error("status takes no arguments");
+        return hpl_cli_usage_error("status takes no arguments");
     enum hpl_exit code = hpl_client_ask(client, "GET", "kms/status", "", NULL, &answer);
     return code == HPL_EXIT_DONE ? print(client, answer, show_status) : code;
 }
@@ -91,10 +91,10 @@ enum hpl_exit hpl_cli_keys_create(const struct hpl_client *client, int argc, cha
         switch (option) {
         case 'n': json_object_set_new(body, "Tags", json_pack("{s:s}", "name", optarg)); break;
         case 'd': json_object_set_new(body, "Description", json_string(optarg)); break;
-        default: return usage_error("keys create takes [--name ID] [--description TEXT]");
+        default: return hpl_cli_usage_error("keys create takes [--name ID] [--description TEXT]");
         }
     if (optind < argc)
-        return usage_error("keys create takes [--name ID] [--description TEXT]");
+        return hpl_cli_usage_error("keys create takes [--name ID] [--description TEXT]");
     enum hpl_exit code = hpl_client_ask(client, "POST", "kms/keys", "", body, &answer);
     return code == HPL_EXIT_DONE ? print(client, answer, show_key) : code;
 }
@@ -116,7 +116,7 @@ enum hpl_exit hpl_cli_keys_list(const struct hpl_client *client, int argc, char 
     enum hpl_exit code = HPL_EXIT_DONE;
     (void)argv;
     if (argc > 1)
-        return usage_error("keys list takes no arguments");
+        return hpl_cli_usage_error("keys list takes no arguments");
     hpl_buf_put_str(&query, "limit=1000");
     for (bool is_more = true; is_more && code == HPL_EXIT_DONE;) {
         json_t *HPL_JSON_AUTO page = NULL;
@@ -138,7 +138,7 @@ enum hpl_exit hpl_cli_keys_describe(const struct hpl_client *client, int argc, c
     json_t *answer = NULL;
     struct hpl_buf path = {0};
     if (argc != 2)
-        return usage_error("keys describe takes one key id");
+        return hpl_cli_usage_error("keys describe takes one key id");
     hpl_buf_put_str(&path, "kms/keys/");
     hpl_uri_put(&path, hpl_bytes_str(argv[1]), false);
     enum hpl_exit code = hpl_client_ask(client, "GET", hpl_buf_text(&path), "", NULL, &answer);
@@ -146,8 +146,7 @@ enum hpl_exit hpl_cli_keys_describe(const struct hpl_client *client, int argc, c
     return code == HPL_EXIT_DONE ? print(client, answer, show_key) : code;
 }
 
-/* name=value into the body's encryption_context. */
-static bool add_context(json_t *body, const char *pair)
+bool hpl_cli_add_context(json_t *body, const char *pair)
 {
     const char *equals = strchr(pair, '=');
     json_t *context = json_object_get(body, "encryption_context");
@@ -185,10 +184,10 @@ enum hpl_exit hpl_cli_data_key(const struct hpl_client *client, int argc, char *
             json_object_set_new(body, "key_id", json_string(optarg));
         else if (option == 's')
             json_object_set_new(body, "key_spec", json_string(optarg));
-        else if (option != 'c' || !add_context(body, optarg))
-            return usage_error(wanted);
+        else if (option != 'c' || !hpl_cli_add_context(body, optarg))
+            return hpl_cli_usage_error(wanted);
     if (optind < argc)
-        return usage_error(wanted);
+        return hpl_cli_usage_error(wanted);
     enum hpl_exit code = hpl_client_ask(client, "POST", "kms/generate-data-key", "", body, &answer);
     return code == HPL_EXIT_DONE ? print(client, answer, show_data_key) : code;
 }
@@ -214,11 +213,11 @@ enum hpl_exit hpl_cli_decrypt(const struct hpl_client *client, int argc, char **
     int option;
     optind = 0;
     while ((option = getopt_long(argc, argv, "", longs, NULL)) != -1)
-        if (option != 'c' || !add_context(body, optarg))
-            return usage_error(wanted);
+        if (option != 'c' || !hpl_cli_add_context(body, optarg))
+            return hpl_cli_usage_error(wanted);
     json_t *blob = optind + 1 == argc ? read_blob(argv[optind]) : NULL;
     if (!blob)
-        return usage_error(wanted);
+        return hpl_cli_usage_error(wanted);
     json_object_set_new(body, "ciphertext_blob", blob);
     enum hpl_exit code = hpl_client_ask(client, "POST", "kms/decrypt", "", body, &answer);
     return code == HPL_EXIT_DONE ? print(client, answer, show_data_key) : code;

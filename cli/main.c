@@ -11,29 +11,33 @@
 struct command {
     const char *first, *second; /* second: NULL for one-word commands */
     hpl_command_fn *run;
+    bool is_local; /* may do without a daemon: its function sets up the client */
     const char *arguments, *help;
 };
 
 static const struct command commands[] = {
-    {"status", NULL, hpl_cli_status, "", "what the key service does and how it is"},
-    {"keys", "create", hpl_cli_keys_create, "[--name ID] [--description TEXT]", "make a master key"},
-    {"keys", "list", hpl_cli_keys_list, "", "all master keys"},
-    {"keys", "describe", hpl_cli_keys_describe, "ID", "one master key"},
-    {"data-key", NULL, hpl_cli_data_key, "[--key ID] [--spec SPEC] [--context N=V]...", "a new data key, in the clear and wrapped"},
-    {"decrypt", NULL, hpl_cli_decrypt, "[--context N=V]... BLOB|-", "unwrap a data key"},
+    {"status", NULL, hpl_cli_status, false, "", "what the key service does and how it is"},
+    {"keys", "create", hpl_cli_keys_create, false, "[--name ID] [--description TEXT]", "make a master key"},
+    {"keys", "list", hpl_cli_keys_list, false, "", "all master keys"},
+    {"keys", "describe", hpl_cli_keys_describe, false, "ID", "one master key"},
+    {"data-key", NULL, hpl_cli_data_key, false, "[--key ID] [--spec SPEC] [--context N=V]...", "a new data key, in the clear and wrapped"},
+    {"decrypt", NULL, hpl_cli_decrypt, false, "[--context N=V]... BLOB|-", "unwrap a data key"},
+    {"seal", NULL, hpl_cli_seal, true, "[--key ID|--key-file F] [--context N=V]... [-o OUT] FILE|-", "seal a file, to FILE.hpl unless said"},
+    {"open", NULL, hpl_cli_open, true, "[--key-file F] [--context N=V]... [-o OUT] FILE|-", "open a sealed file"},
 };
 
 static void print_help(void)
 {
     puts("Usage: hardplate [--env FILE] [--json] COMMAND ...\n");
     for (size_t i = 0; i < HPL_COUNT(commands); i++) {
-        char left[80];
+        char left[96];
         snprintf(left, sizeof left, "%s%s%s %s", commands[i].first, commands[i].second ? " " : "", commands[i].second ? commands[i].second : "", commands[i].arguments);
-        printf("  %-56s %s\n", left, commands[i].help);
+        printf("  %-64s %s\n", left, commands[i].help);
     }
     puts("\n  --env FILE   endpoint and credentials from a file of NAME='value' lines (hardplated --dev DIR writes DIR/env);\n"
          "               otherwise HARDPLATE_ENDPOINT, HARDPLATE_ACCESS_KEY, HARDPLATE_SECRET_KEY, HARDPLATE_REGION, HARDPLATE_CA_FILE\n"
          "  --json       the daemon's answer as it came\n"
+         "  -o OUT       where to; - is standard output. --force replaces a file that is there\n"
          "  --version, --help\n\n"
          "Exit status: 0 done, 1 failed, 2 usage, 3 denied, 4 unavailable.");
 }
@@ -58,9 +62,9 @@ static const struct command *find_command(int argc, char **argv)
 static int run_command(const struct command *command, const char *env_file, bool is_json, int argc, char **argv)
 {
     struct hpl_call call = {0};
-    struct hpl_client client = {.is_json = is_json};
+    struct hpl_client client = {.env_file = env_file, .is_json = is_json};
     int words = command->second ? 1 : 0;
-    enum hpl_status status = hpl_client_init(&call, &client, env_file);
+    enum hpl_status status = command->is_local ? HPL_OK : hpl_client_init(&call, &client, env_file);
     int code = HPL_EXIT_USAGE;
     if (status == HPL_OK)
         code = (int)command->run(&client, argc - words, argv + words);
