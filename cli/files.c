@@ -27,6 +27,7 @@
 struct job {
     const struct hpl_client *client;
     const char *key_id, *key_file, *in_path, *out_path;
+    const char *in_name;     /* in_path as messages call it */
     bool is_seal, is_forced;
     json_t *body;            /* of the question for the daemon; holds the context */
     struct hpl_buf context;  /* in canonical form */
@@ -47,8 +48,6 @@ static enum hpl_exit failed(const struct hpl_call *call, enum hpl_status status)
     fprintf(stderr, "hardplate: %s\n", hpl_detail(call, status));
     return HPL_EXIT_FAILED;
 }
-
-/* ---- what was asked for ---- */
 
 static int by_bytes(const void *a, const void *b)
 {
@@ -123,14 +122,13 @@ static const char *read_options(struct job *job, int argc, char **argv)
     if (optind + 1 != argc || (job->key_id && (job->key_file || !job->is_seal)) || !*argv[optind] || (job->out_path && !*job->out_path))
         return wanted;
     job->in_path = argv[optind];
+    job->in_name = is_pipe(job->in_path) ? "standard input" : job->in_path;
     if (!pick_output(job))
         return "the output has no name yet: give -o OUT, or a FILE that ends in " SUFFIX " to open";
     if (job->is_seal && is_pipe(job->out_path) && isatty(STDOUT_FILENO))
         return "sealed bytes are not for a terminal: redirect standard output or give -o OUT";
     return NULL;
 }
-
-/* ---- the data key ---- */
 
 /* 32 bytes as they are, or 64 hex digits and perhaps a newline. */
 static enum hpl_status read_key_file(struct hpl_call *call, struct job *job)
@@ -202,7 +200,7 @@ static enum hpl_exit key_of_header(struct job *job)
     bool is_key_file = job->header.source == HPL_FILE_KEY_FILE;
     if (is_key_file != (job->key_file != NULL)) {
         fprintf(stderr, is_key_file ? "hardplate: %s was sealed under a key file: give --key-file FILE\n"
-                                    : "hardplate: %s was sealed under a key of the daemon's: leave out --key-file\n", job->in_path);
+                                    : "hardplate: %s was sealed under a key of the daemon's: leave out --key-file\n", job->in_name);
         return HPL_EXIT_USAGE;
     }
     if (is_key_file) {
@@ -215,15 +213,13 @@ static enum hpl_exit key_of_header(struct job *job)
     return ask_daemon(job, "kms/decrypt");
 }
 
-/* ---- the bytes ---- */
-
 static enum hpl_status open_input(struct hpl_call *call, struct job *job)
 {
     job->in = is_pipe(job->in_path) ? STDIN_FILENO : open(job->in_path, O_RDONLY | O_CLOEXEC | O_NOCTTY);
     if (job->in < 0 || fstat(job->in, &job->in_stat) != 0)
-        return hpl_file_error(call, "cannot open", job->in_path);
+        return hpl_file_error(call, "cannot open", job->in_name);
     if (S_ISDIR(job->in_stat.st_mode))
-        return hpl_fail(call, HPL_INVALID_ARGUMENT, "%s is a folder: tar it into %s -", job->in_path, job->is_seal ? "hardplate seal" : "hardplate open");
+        return hpl_fail(call, HPL_INVALID_ARGUMENT, "%s is a folder: tar it into %s -", job->in_name, job->is_seal ? "hardplate seal" : "hardplate open");
     posix_fadvise(job->in, 0, 0, POSIX_FADV_SEQUENTIAL);
     return HPL_OK;
 }
@@ -239,9 +235,9 @@ static enum hpl_status read_exactly(struct hpl_call *call, const struct job *job
         if (n < 0 && errno == EINTR)
             continue;
         if (n < 0)
-            return hpl_file_error(call, "cannot read", job->in_path);
+            return hpl_file_error(call, "cannot read", job->in_name);
         if (n == 0)
-            return hpl_fail(call, HPL_INTEGRITY, "%s is not a file that hardplate seal wrote, or it was cut short", job->in_path);
+            return hpl_fail(call, HPL_INTEGRITY, "%s is not a file that hardplate seal wrote, or it was cut short", job->in_name);
         at += n;
         len -= (size_t)n;
     }
@@ -253,7 +249,7 @@ static enum hpl_status read_header(struct hpl_call *call, struct job *job)
     HPL_TRY(read_exactly(call, job, &job->header_bytes, HPL_FILE_START_LEN));
     size_t len = hpl_file_header_len(job->header_bytes.data);
     if (!len)
-        return hpl_fail(call, HPL_INTEGRITY, "%s is not a file that hardplate seal wrote", job->in_path);
+        return hpl_fail(call, HPL_INTEGRITY, "%s is not a file that hardplate seal wrote", job->in_name);
     HPL_TRY(read_exactly(call, job, &job->header_bytes, len - HPL_FILE_START_LEN));
     return hpl_file_header_decode(call, hpl_buf_bytes(&job->header_bytes), &job->header);
 }
@@ -261,7 +257,7 @@ static enum hpl_status read_header(struct hpl_call *call, struct job *job)
 static enum hpl_status count(struct hpl_call *call, struct job *job, size_t num_packages)
 {
     if (job->num_packages + num_packages >= UINT32_MAX)
-        return hpl_fail(call, HPL_TOO_LARGE, "%s is larger than the 256 TiB that a sealed file holds", job->in_path);
+        return hpl_fail(call, HPL_TOO_LARGE, "%s is larger than the 256 TiB that a sealed file holds", job->in_name);
     job->num_packages += num_packages;
     return HPL_OK;
 }
@@ -282,7 +278,7 @@ static enum hpl_status seal_chunk(struct hpl_call *call, void *arg, const uint8_
 
 static enum hpl_status damaged(struct hpl_call *call, const struct job *job)
 {
-    return hpl_fail(call, HPL_INTEGRITY, "%s is damaged or was cut short behind its first %llu bytes of content: take another copy", job->in_path,
+    return hpl_fail(call, HPL_INTEGRITY, "%s is damaged or was cut short behind its first %llu bytes of content: take another copy", job->in_name,
                     (unsigned long long)job->len);
 }
 
@@ -312,11 +308,16 @@ static enum hpl_status open_chunk(struct hpl_call *call, void *arg, const uint8_
     return HPL_OK;
 }
 
+static const char *out_name(const struct job *job)
+{
+    return is_pipe(job->out_path) ? "standard output" : job->out_path;
+}
+
 static enum hpl_status run_stream(struct hpl_call *call, struct job *job)
 {
     size_t plain_len = CHUNK_PACKAGES * (size_t)HPL_PACKAGE_LEN, sealed_len = CHUNK_PACKAGES * (size_t)SEALED_PACKAGE_LEN;
     const struct hpl_stream stream = {
-        .in = job->in, .out = job->out.fd, .in_name = job->in_path, .out_name = job->out_path,
+        .in = job->in, .out = job->out.fd, .in_name = job->in_name, .out_name = out_name(job),
         .chunk_len = job->is_seal ? plain_len : sealed_len,
         .ahead_len = job->is_seal ? 1 : HPL_FILE_TRAILER_LEN + 1,
         .out_max = job->is_seal ? sealed_len + HPL_FILE_TRAILER_LEN : plain_len,
@@ -340,7 +341,7 @@ static enum hpl_status write_sealed(struct hpl_call *call, struct job *job)
     job->header.envelope = hpl_buf_bytes(&job->envelope);
     HPL_TRY(hpl_file_header_new(call, &job->header, job->data_key, hpl_buf_bytes(&job->context), &job->header_bytes, &job->keys));
     HPL_TRY(open_output(call, job));
-    HPL_TRY(hpl_file_write_all(call, job->out.fd, job->header_bytes.data, job->header_bytes.len, job->out_path));
+    HPL_TRY(hpl_file_write_all(call, job->out.fd, job->header_bytes.data, job->header_bytes.len, out_name(job)));
     HPL_TRY(run_stream(call, job));
     return hpl_output_finish(call, &job->out);
 }
@@ -348,7 +349,7 @@ static enum hpl_status write_sealed(struct hpl_call *call, struct job *job)
 static enum hpl_status write_opened(struct hpl_call *call, struct job *job)
 {
     if (hpl_file_header_verify(NULL, &job->header, hpl_buf_bytes(&job->header_bytes), job->data_key, hpl_buf_bytes(&job->context), &job->keys) != HPL_OK)
-        return hpl_fail(call, HPL_INTEGRITY, "the key or the context is not the one that %s was sealed with, or its header is damaged", job->in_path);
+        return hpl_fail(call, HPL_INTEGRITY, "the key or the context is not the one that %s was sealed with, or its header is damaged", job->in_name);
     HPL_TRY(open_output(call, job));
     HPL_TRY(run_stream(call, job));
     return hpl_output_finish(call, &job->out);

@@ -3,6 +3,7 @@
 
 read_stored.py vectors DIR     checks every DIR/*.json
 read_stored.py open KEY SALT BUCKET OBJECT INSTANCE PART LEN   (hex but BUCKET, OBJECT, PART, LEN) opens stdin to stdout
+read_stored.py file KEY [NAME=VALUE]...   (KEY hex: the data key) opens a sealed file from stdin to stdout
 """
 import ctypes, ctypes.util, glob, hashlib, hmac, json, struct, sys
 
@@ -95,6 +96,24 @@ def read_manifest(data):
     return m
 
 
+def open_file(key, data, context=()):
+    """What `hardplate seal` wrote, opened under its data key (32 bytes) and context (pairs of text)."""
+    r = Reader(data)
+    assert r.take(4) == b"HPF1", "not a sealed file"
+    source, envelope = r.num(">B"), r.take(r.num(">H"))
+    assert (source, bool(envelope)) in ((1, False), (2, True))
+    instance, salt, commitment = r.take(16), r.take(32), r.take(32)
+    mac_key, header_mac = hkdf(key, instance, b"hpl-manifest-v1", 32), mac(hkdf(key, instance, b"hpl-manifest-v1", 32), data[:len(data) - len(r.data)])
+    assert r.take(32) == header_mac, "the header's MAC is not right"
+    name = b"".join(struct.pack(">I", len(part)) + part for pair in sorted((n.encode(), v.encode()) for n, v in context) for part in pair)
+    package_key, right, nonce = part_secrets(key, salt, b"", name, instance, 1)
+    assert commitment == right, "the commitment is not right"
+    stored, trailer = r.data[:-32], r.data[-32:]
+    length = len(stored) - 32 * ((len(stored) + 65567) // 65568)
+    assert trailer == mac(mac_key, b"hpl-file-end-v1" + header_mac + struct.pack(">Q", length)), "the trailer is not right"
+    return open_part(package_key, nonce, stored, length)
+
+
 def test_plain(number, length):
     return bytes((7 * i + number) & 0xFF for i in range(length))
 
@@ -130,6 +149,9 @@ if __name__ == "__main__":
         for path in paths:
             check_vector(json.load(open(path)))
         print("%d vectors read" % len(paths))
+    elif sys.argv[1] == "file":
+        context = [tuple(pair.split("=", 1)) for pair in sys.argv[3:]]
+        sys.stdout.buffer.write(open_file(bytes.fromhex(sys.argv[2]), sys.stdin.buffer.read(), context))
     else:
         data_key, salt, instance = (bytes.fromhex(sys.argv[i]) for i in (2, 3, 6))
         key, _, nonce = part_secrets(data_key, salt, sys.argv[4].encode(), sys.argv[5].encode(), instance, int(sys.argv[7]))
