@@ -32,6 +32,8 @@ struct hpl_bench_options {
  * status, and all was said. */
 int hpl_bench_parse(struct hpl_bench_options *options, int argc, char **argv, const char *sizes, const char *quick_sizes);
 
+size_t hpl_bench_max_size(const struct hpl_bench_options *options);
+
 /* One implementation at one piece of work. */
 struct hpl_bench_task {
     char impl[64];

@@ -220,9 +220,9 @@ static bool measure_all(const struct hpl_bench_options *options, const char *com
 
 static bool allocate(struct text *text, const struct hpl_bench_options *options)
 {
-    size_t most = MAX_BATCH_SIZE * BATCH;
-    for (size_t i = 0; i < options->num_sizes; i++)
-        most = options->sizes[i] > most ? options->sizes[i] : most;
+    size_t most = hpl_bench_max_size(options);
+    if (most < MAX_BATCH_SIZE * BATCH)
+        most = MAX_BATCH_SIZE * BATCH;
     most = (most + 16 + 63) / 64 * 64;
     text->in = aligned_alloc(64, most);
     text->out = aligned_alloc(64, most);

@@ -13,6 +13,9 @@ struct command {
 static const struct command commands[] = {
     {"gcm", "AES-256-GCM: our kernels, our provider, OpenSSL's, peers", hpl_bench_gcm},
     {"provider", "AES-256-GCM through EVP: our provider, OpenSSL's", hpl_bench_provider},
+    {"seal", "the stored format on one core, beside others", hpl_bench_seal},
+    {"workers", "the stored format and one message, by number of threads", hpl_bench_workers},
+    {"hash", "the checksums of S3", hpl_bench_hash},
 };
 
 static void print_usage(FILE *to)

@@ -75,3 +75,11 @@ int hpl_bench_parse(struct hpl_bench_options *options, int argc, char **argv, co
     print_usage(stderr, argv[0], sizes);
     return HPL_BENCH_USAGE;
 }
+
+size_t hpl_bench_max_size(const struct hpl_bench_options *options)
+{
+    size_t most = 1;
+    for (size_t i = 0; i < options->num_sizes; i++)
+        most = options->sizes[i] > most ? options->sizes[i] : most;
+    return most;
+}

@@ -1,5 +1,6 @@
 """Does a sub-command of hardplate-bench write one JSON object with the promised fields, and a plot that is XML? Never how fast.
-Usage: bench_json.py PROGRAM SUB-COMMAND"""
+Is a peer that lies left out, and is another stored format given its turn? Usage: bench_json.py PROGRAM SUB-COMMAND, with HPL_BENCH_PEERS and
+HPL_BENCH_STORED naming the two fakes."""
 import json
 import os
 import subprocess
@@ -14,8 +15,8 @@ OPS = {"hash": {"md5", "sha256", "crc32", "crc32c", "crc64nvme"}}
 def main():
     program, command = sys.argv[1:]
     plot = os.path.join(tempfile.mkdtemp(), "plot.svg")
-    out = subprocess.run([program, command, "--quick", "--json", "--plot", plot], check=True, stdout=subprocess.PIPE, timeout=120).stdout
-    told = json.loads(out)
+    ran = subprocess.run([program, command, "--quick", "--json", "--plot", plot], check=True, capture_output=True, text=True, timeout=120)
+    told = json.loads(ran.stdout)
     assert told["command"] == command and told["cpu"] and told["kernel"], told
     assert told["limit_cycles_per_64b"] is None or told["limit_cycles_per_64b"] > 0, told
     assert {row["op"] for row in told["rows"]} == OPS.get(command, {"seal", "open"}), told
@@ -25,6 +26,11 @@ def main():
     assert any(row["impl"].split(":")[0].startswith("hardplate") for row in told["rows"]), told
     keys = [(row["op"], row["impl"], row["size"], row["threads"]) for row in told["rows"]]
     assert len(keys) == len(set(keys)), "a row came twice"
+    if command == "gcm":
+        assert "liar:1" not in {row["impl"] for row in told["rows"]} and "fails its known answer" in ran.stderr, "a peer that lies is believed"
+    if command == "seal":
+        assert all(row["gbps"] == 1 for row in told["rows"] if row["impl"] == "slow:1"), told
+        assert "slow:1" in {row["impl"] for row in told["rows"]}, told
     svg = xml.etree.ElementTree.parse(plot).getroot()
     text = " ".join(node.text or "" for node in svg.iter("{http://www.w3.org/2000/svg}text"))
     for impl in {row["impl"] for row in told["rows"]}:
