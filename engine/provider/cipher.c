@@ -14,6 +14,8 @@
 #include <openssl/rand.h>
 
 #include "engine/gcm/gcm.h"
+#include "engine/provider/provider.h"
+#include "engine/provider/threads.h"
 
 #define TAG_LEN 16u
 #define IV_LEN 12u
@@ -33,6 +35,7 @@ struct cipher_ctx {
     struct hpl_gcm_key key;
     struct hpl_gcm gcm; /* its key is the one above */
     uint8_t key_bytes[32]; /* what that key was made of */
+    struct hpl_threads *threads; /* the provider's, which outlives its contexts; NULL: none */
     uint8_t iv[MAX_IV_LEN];
     uint8_t tag[TAG_LEN];
     uint8_t tls_aad[TLS_AAD_LEN];
@@ -51,7 +54,7 @@ static int refuse(int reason)
     return 0;
 }
 
-static void *new_ctx(size_t key_len)
+static void *new_ctx(struct hpl_threads *threads, size_t key_len)
 {
     struct cipher_ctx *ctx = aligned_alloc(_Alignof(struct cipher_ctx), sizeof *ctx);
     if (!ctx) {
@@ -59,6 +62,7 @@ static void *new_ctx(size_t key_len)
         return NULL;
     }
     memset(ctx, 0, sizeof *ctx);
+    ctx->threads = threads;
     ctx->key_len = key_len;
     ctx->iv_len = IV_LEN;
     return ctx;
@@ -75,7 +79,7 @@ static void free_ctx(void *vctx)
 static OSSL_FUNC_cipher_dupctx_fn dup_ctx;
 static void *dup_ctx(void *vctx)
 {
-    struct cipher_ctx *from = vctx, *ctx = new_ctx(from->key_len);
+    struct cipher_ctx *from = vctx, *ctx = new_ctx(from->threads, from->key_len);
     if (!ctx)
         return NULL;
     memcpy(ctx, from, sizeof *ctx);
@@ -234,7 +238,7 @@ static int run(struct cipher_ctx *ctx, uint8_t *out, size_t *out_len, const uint
         return finish(ctx);
     if (!is_begun(ctx))
         return 0;
-    if (!(out ? hpl_gcm_update(&ctx->gcm, in, out, len) : hpl_gcm_aad(&ctx->gcm, in, len)))
+    if (!(out ? hpl_threads_update(ctx->threads, &ctx->gcm, in, out, len) : hpl_gcm_aad(&ctx->gcm, in, len)))
         return refuse(PROV_R_CIPHER_OPERATION_FAILED);
     *out_len = len;
     return 1;
@@ -518,8 +522,7 @@ static int decrypt_init(void *ctx, const unsigned char *key, size_t key_len, con
     static OSSL_FUNC_cipher_newctx_fn new_##bits;                                                  \
     static void *new_##bits(void *provider)                                                        \
     {                                                                                              \
-        (void)provider;                                                                            \
-        return new_ctx(bits / 8);                                                                  \
+        return new_ctx(((struct hpl_provider *)provider)->threads, bits / 8);                      \
     }                                                                                              \
     static OSSL_FUNC_cipher_get_params_fn get_params_##bits;                                       \
     static int get_params_##bits(OSSL_PARAM params[])                                              \

@@ -1,19 +1,33 @@
-/* The OpenSSL 3 provider "hardplate": AES-GCM by the best kernel of this processor. No threads, no locks, no state: it works after fork. */
+/* The OpenSSL 3 provider "hardplate": AES-GCM by the best kernel of this processor. Unless it is told to
+ * have threads: no threads, no locks, no state. Works after fork. */
 #include "engine/provider/provider.h"
 
 #include <stdbool.h>
-#include <stdint.h>
+#include <stdatomic.h>
+#include <stdlib.h>
 #include <openssl/core_dispatch.h>
 #include <openssl/core_names.h>
+#include <openssl/err.h>
 #include <openssl/params.h>
+#include <openssl/proverr.h>
 
 #include "engine/gcm/gcm.h"
 #include "engine/provider/cipher.h"
+#include "engine/provider/threads.h"
+
+static _Atomic(unsigned) default_threads;
+
+void hpl_provider_set_threads(unsigned count)
+{
+    atomic_store(&default_threads, count < HPL_THREADS_MAX ? count : HPL_THREADS_MAX);
+}
 
 static OSSL_FUNC_provider_teardown_fn teardown;
-static void teardown(void *provider)
+static void teardown(void *vprovider)
 {
-    (void)provider;
+    struct hpl_provider *provider = vprovider;
+    hpl_threads_free(provider->threads);
+    free(provider);
 }
 
 static OSSL_FUNC_provider_gettable_params_fn gettable_params;
@@ -62,6 +76,40 @@ static int self_test(void *provider)
     return hpl_gcm_kernel() != NULL;
 }
 
+/* Decimal digits alone, at most HPL_THREADS_MAX. */
+static bool parse_threads(const char *text, unsigned *count)
+{
+    unsigned value = 0;
+    const char *at = text;
+    for (; *at >= '0' && *at <= '9' && value <= HPL_THREADS_MAX; at++)
+        value = value * 10 + (unsigned)(*at - '0');
+    *count = value;
+    return at != text && *at == '\0' && value <= HPL_THREADS_MAX;
+}
+
+/* "threads = N" in the provider's section of openssl.cnf; what the program set where there is none. False when it is no number we can serve. */
+static bool find_threads(const OSSL_CORE_HANDLE *core, const OSSL_DISPATCH *from_core, unsigned *count)
+{
+    char *text = NULL;
+    OSSL_PARAM params[] = {OSSL_PARAM_utf8_ptr("threads", &text, 0), OSSL_PARAM_END};
+    OSSL_FUNC_core_get_params_fn *get = NULL;
+    for (; from_core->function_id; from_core++)
+        if (from_core->function_id == OSSL_FUNC_CORE_GET_PARAMS)
+            get = OSSL_FUNC_core_get_params(from_core);
+    *count = atomic_load(&default_threads);
+    return !get || !get(core, params) || !text || parse_threads(text, count);
+}
+
+static struct hpl_provider *new_provider(unsigned num_threads)
+{
+    struct hpl_provider *provider = calloc(1, sizeof *provider);
+    if (provider && num_threads > 1 && !(provider->threads = hpl_threads_new(num_threads))) {
+        free(provider);
+        return NULL;
+    }
+    return provider;
+}
+
 int hpl_provider_init(const OSSL_CORE_HANDLE *core, const OSSL_DISPATCH *from_core, const OSSL_DISPATCH **functions, void **provider)
 {
     static const OSSL_DISPATCH table[] = {
@@ -72,8 +120,15 @@ int hpl_provider_init(const OSSL_CORE_HANDLE *core, const OSSL_DISPATCH *from_co
         {OSSL_FUNC_PROVIDER_SELF_TEST, (void (*)(void))self_test},
         {0, NULL},
     };
-    (void)from_core;
-    *provider = (void *)(uintptr_t)core; /* only to be non-NULL */
+    unsigned num_threads;
+    if (!find_threads(core, from_core, &num_threads)) {
+        ERR_raise_data(ERR_LIB_PROV, PROV_R_INVALID_DATA, "threads must be a number from 0 to %u", HPL_THREADS_MAX);
+        return 0;
+    }
+    if (!(*provider = new_provider(num_threads))) {
+        ERR_raise(ERR_LIB_PROV, ERR_R_MALLOC_FAILURE);
+        return 0;
+    }
     *functions = table;
     return 1;
 }
