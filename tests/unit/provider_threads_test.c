@@ -3,6 +3,7 @@
 
 #include <dirent.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/wait.h>
@@ -209,6 +210,51 @@ HPL_TEST(a_child_forked_after_use_works_alone_and_the_parent_goes_on)
         EXPECT(seals_rightly(libctx, &t, t.out, 5));
         EXPECT_NUM(num_tasks(), before + 2);
     }
+    OSSL_LIB_CTX_free(libctx);
+    free_texts(&t);
+}
+
+static atomic_bool is_over;
+
+/* Keeps the threads in the middle of something. Only updates: a fork must not find OpenSSL's own locks taken. */
+static void *update_without_end(void *arg)
+{
+    uint8_t *text = calloc(1, MIN);
+    int n;
+    while (text && !atomic_load(&is_over))
+        EVP_CipherUpdate(arg, text, &n, text, (int)MIN);
+    free(text);
+    return NULL;
+}
+
+/* In a child that cannot hang for ever. */
+static int finish_in_child(EVP_CIPHER_CTX *ctx, const struct texts *t)
+{
+    int n;
+    alarm(20);
+    return EVP_CipherUpdate(ctx, t->out, &n, t->in, (int)t->len) && memcmp(t->out, t->want, t->len) == 0 ? 0 : 1;
+}
+
+HPL_TEST(a_child_forked_while_the_threads_are_at_work_does_not_wait_for_them)
+{
+    struct texts t = new_texts(2 * MIN);
+    pthread_t busy;
+    int status;
+    OSSL_LIB_CTX *libctx = configured("threads = 2");
+    EVP_CIPHER_CTX *ctx = start(libctx, "provider=hardplate", 1), *other = start(libctx, "provider=hardplate", 1);
+    atomic_store(&is_over, false);
+    EXPECT_NUM(pthread_create(&busy, NULL, update_without_end, other), 0);
+    for (int i = 0; i < 30; i++) {
+        usleep(1000);
+        pid_t pid = fork();
+        if (pid == 0)
+            _exit(finish_in_child(ctx, &t));
+        EXPECT(pid > 0 && waitpid(pid, &status, 0) == pid && WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    }
+    atomic_store(&is_over, true);
+    pthread_join(busy, NULL);
+    EVP_CIPHER_CTX_free(ctx);
+    EVP_CIPHER_CTX_free(other);
     OSSL_LIB_CTX_free(libctx);
     free_texts(&t);
 }
