@@ -11,7 +11,7 @@
 enum { HPL_BENCH_USAGE = 2 };
 #define HPL_BENCH_MAX_TASKS 24
 #define HPL_BENCH_MAX_SIZES 32
-#define HPL_BENCH_MAX_SAMPLES 9
+#define HPL_BENCH_MAX_SAMPLES 41
 
 /* Each returns the program's exit status. */
 int hpl_bench_gcm(int argc, char **argv);
@@ -52,7 +52,8 @@ struct hpl_bench_row {
     double gbps, cycles, ns; /* 10^9 bytes a second; clock-normalised, for 64 bytes; for one operation */
 };
 
-/* Measures all tasks in turn, sample by sample, so that all see the same machine, and writes a row of medians for each. */
+/* Measures all tasks in turn, sample by sample, so that all see the same machine, and writes a row for each: of
+ * its samples the lower quartile, which is what it takes when nobody else has the core, and still not the luckiest. */
 void hpl_bench_measure(const struct hpl_bench_options *options, const struct hpl_bench_task *tasks, size_t num_tasks, const char *op, size_t size,
                        struct hpl_bench_row *rows);
 
@@ -72,14 +73,14 @@ void hpl_bench_report_add(struct hpl_bench_report *report, const struct hpl_benc
 /* Writes JSON and plot where asked for, frees. False: could not be written, and why was said. */
 bool hpl_bench_report_end(struct hpl_bench_report *report);
 
-/* Throughput by size (by threads, where there is one size): a panel for each op, a line for each implementation. */
+/* Throughput by size, a panel for each op; where rows differ in threads: by threads, a panel for each op and size. A line for each implementation. */
 bool hpl_bench_plot(const char *path, const char *title, const struct hpl_bench_row *rows, size_t num_rows);
 
 /* This core's clock now, in GHz: a chain of additions, each one cycle, against the wall clock. Some 30 microseconds. */
 double hpl_bench_ghz(void);
 /* Cycles that AESENC alone, on the widest registers there are, takes for four blocks of AES-256; below 0 where there is no AES-NI. */
 double hpl_bench_aes_wall(void);
-/* Sorts; count at least 1. */
-double hpl_bench_median(double *values, size_t count);
+/* Sorts, and gives the value that a share of the others, 0 to 1, is below; count at least 1. */
+double hpl_bench_quantile(double *values, size_t count, double share);
 
 #endif

@@ -39,11 +39,11 @@ void hpl_bench_measure(const struct hpl_bench_options *options, const struct hpl
         for (size_t i = 0; i < num_tasks; i++) {
             double before = hpl_bench_ghz();
             ns[i][sample] = time_runs(&tasks[i], counts[i]) / ((double)counts[i] * tasks[i].num_ops);
-            cycles[i][sample] = ns[i][sample] * (before + hpl_bench_ghz()) / 2 * 64 / (double)size;
+            cycles[i][sample] = ns[i][sample] * fmax(before, hpl_bench_ghz()) * 64 / (double)size; /* the slower probe may have lost its core */
         }
     for (size_t i = 0; i < num_tasks; i++) {
-        rows[i] = (struct hpl_bench_row){.op = op, .size = size, .threads = tasks[i].threads, .ns = hpl_bench_median(ns[i], options->num_samples),
-                                         .cycles = hpl_bench_median(cycles[i], options->num_samples)};
+        rows[i] = (struct hpl_bench_row){.op = op, .size = size, .threads = tasks[i].threads, .ns = hpl_bench_quantile(ns[i], options->num_samples, 0.25),
+                                         .cycles = hpl_bench_quantile(cycles[i], options->num_samples, 0.25)};
         snprintf(rows[i].impl, sizeof rows[i].impl, "%s", tasks[i].impl);
         rows[i].gbps = (double)size / rows[i].ns;
     }

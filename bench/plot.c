@@ -1,4 +1,4 @@
-/* A plot as SVG, by hand: panels side by side, a line for each implementation, a legend below. */
+/* A plot as SVG, by hand: panels two in a row, a line for each implementation, a legend below. */
 #include "bench/bench.h"
 
 #include <math.h>
@@ -17,23 +17,43 @@
 static const char *const colours[] = {"#d7301f", "#08519c", "#238b45", "#6a51a3", "#cc4c02", "#016c59", "#ae017e", "#525252", "#807dba", "#41ab5d", "#2b8cbe", "#8c510a"};
 #define NUM_COLOURS (sizeof colours / sizeof colours[0])
 
+struct panel {
+    const char *op;
+    size_t size; /* 0: of all sizes */
+};
+
 struct plot {
     FILE *file;
     const struct hpl_bench_row *rows;
     size_t num_rows;
-    const char *ops[MAX_NAMES], *impls[MAX_NAMES];
-    size_t num_ops, num_impls;
+    struct panel panels[MAX_NAMES];
+    const char *impls[MAX_NAMES];
+    size_t num_panels, num_impls, columns, lines; /* lines: of panels */
     bool is_by_threads;
     double x_min, x_max, y_max;
 };
 
-static void note(const char **names, size_t *count, const char *name)
+static bool is_in(const struct plot *plot, const struct panel *panel, const struct hpl_bench_row *row)
 {
-    for (size_t i = 0; i < *count; i++)
-        if (strcmp(names[i], name) == 0)
+    return strcmp(panel->op, row->op) == 0 && (!plot->is_by_threads || panel->size == row->size);
+}
+
+static void note_panel(struct plot *plot, const struct hpl_bench_row *row)
+{
+    for (size_t i = 0; i < plot->num_panels; i++)
+        if (is_in(plot, &plot->panels[i], row))
             return;
-    if (*count < MAX_NAMES)
-        names[(*count)++] = name;
+    if (plot->num_panels < MAX_NAMES)
+        plot->panels[plot->num_panels++] = (struct panel){row->op, plot->is_by_threads ? row->size : 0};
+}
+
+static void note_impl(struct plot *plot, const char *name)
+{
+    for (size_t i = 0; i < plot->num_impls; i++)
+        if (strcmp(plot->impls[i], name) == 0)
+            return;
+    if (plot->num_impls < MAX_NAMES)
+        plot->impls[plot->num_impls++] = name;
 }
 
 static double x_of(const struct plot *plot, const struct hpl_bench_row *row)
@@ -43,30 +63,30 @@ static double x_of(const struct plot *plot, const struct hpl_bench_row *row)
 
 static void survey(struct plot *plot)
 {
-    plot->is_by_threads = true;
-    for (size_t i = 0; i < plot->num_rows; i++) {
-        note(plot->ops, &plot->num_ops, plot->rows[i].op);
-        note(plot->impls, &plot->num_impls, plot->rows[i].impl);
-        plot->is_by_threads &= plot->rows[i].size == plot->rows[0].size;
-    }
+    for (size_t i = 0; i < plot->num_rows; i++)
+        plot->is_by_threads |= plot->rows[i].threads != plot->rows[0].threads;
     plot->x_min = INFINITY;
     for (size_t i = 0; i < plot->num_rows; i++) {
+        note_panel(plot, &plot->rows[i]);
+        note_impl(plot, plot->rows[i].impl);
         plot->x_min = fmin(plot->x_min, x_of(plot, &plot->rows[i]));
         plot->x_max = fmax(plot->x_max, x_of(plot, &plot->rows[i]));
         plot->y_max = fmax(plot->y_max, plot->rows[i].gbps);
     }
     if (plot->x_max <= plot->x_min)
         plot->x_max = plot->x_min + 1;
+    plot->columns = plot->num_panels > 1 ? 2 : 1;
+    plot->lines = (plot->num_panels + 1) / 2;
 }
 
 static double px(const struct plot *plot, size_t panel, double x)
 {
-    return LEFT + (double)panel * (PANEL_W + GAP) + (x - plot->x_min) / (plot->x_max - plot->x_min) * PANEL_W;
+    return LEFT + (double)(panel % plot->columns) * (PANEL_W + GAP) + (x - plot->x_min) / (plot->x_max - plot->x_min) * PANEL_W;
 }
 
-static double py(const struct plot *plot, double y)
+static double py(const struct plot *plot, size_t panel, double y)
 {
-    return TOP + PANEL_H * (1 - y / plot->y_max);
+    return TOP + (double)(panel / plot->columns) * (PANEL_H + GAP) + PANEL_H * (1 - y / plot->y_max);
 }
 
 static void put_text(const struct plot *plot, double x, double y, const char *anchor, const char *text)
@@ -91,24 +111,33 @@ static void put_size(char *out, size_t out_size, double log_size)
     snprintf(out, out_size, "%.0f%s", size / (size >= 1048576 ? 1048576 : size >= 1024 ? 1024 : 1), unit);
 }
 
+static void put_grid(const struct plot *plot, size_t panel, double left)
+{
+    char label[32];
+    for (double y = 0, step = step_for(plot->y_max); y <= plot->y_max; y += step) {
+        fprintf(plot->file, "<path d=\"M%.1f %.1fh%d\" stroke=\"#ddd\"/>\n", left, py(plot, panel, y), PANEL_W);
+        snprintf(label, sizeof label, "%g", y);
+        put_text(plot, left - 6, py(plot, panel, y) + 4, "end", label);
+    }
+}
+
 static void put_axes(const struct plot *plot, size_t panel)
 {
-    double left = px(plot, panel, plot->x_min), right = left + PANEL_W, step = step_for(plot->y_max);
-    double x_step = plot->is_by_threads ? 1 : fmax(1, ceil((plot->x_max - plot->x_min) / 8));
-    char label[32];
-    for (double y = 0; y <= plot->y_max; y += step) {
-        fprintf(plot->file, "<path d=\"M%.1f %.1fH%.1f\" stroke=\"#ddd\"/>\n", left, py(plot, y), right);
-        snprintf(label, sizeof label, "%g", y);
-        put_text(plot, left - 6, py(plot, y) + 4, "end", label);
-    }
-    for (double x = plot->x_min; x <= plot->x_max; x += x_step) {
+    const struct panel *what = &plot->panels[panel];
+    double left = px(plot, panel, plot->x_min), step = fmax(1, ceil((plot->x_max - plot->x_min) / 8));
+    char label[96] = "";
+    put_grid(plot, panel, left);
+    for (double x = plot->x_min; x <= plot->x_max; x += step) {
         snprintf(label, sizeof label, "%.0f", x);
         if (!plot->is_by_threads)
             put_size(label, sizeof label, x);
-        put_text(plot, px(plot, panel, x), TOP + PANEL_H + 18, "middle", label);
+        put_text(plot, px(plot, panel, x), py(plot, panel, 0) + 18, "middle", label);
     }
-    snprintf(label, sizeof label, "%s, GB/s by %s", plot->ops[panel], plot->is_by_threads ? "threads" : "size");
-    put_text(plot, left, TOP - 12, "start", label);
+    char size[32] = "";
+    if (what->size)
+        put_size(size, sizeof size, log2((double)what->size));
+    snprintf(label, sizeof label, "%s%s%s, GB/s by %s", what->op, *size ? " " : "", size, plot->is_by_threads ? "threads" : "size");
+    put_text(plot, left, py(plot, panel, plot->y_max) - 12, "start", label);
 }
 
 static void put_style(const struct plot *plot, size_t impl)
@@ -125,9 +154,9 @@ static void put_line(const struct plot *plot, size_t panel, size_t impl)
     fprintf(plot->file, " d=\"");
     for (size_t i = 0; i < plot->num_rows; i++) {
         const struct hpl_bench_row *row = &plot->rows[i];
-        if (strcmp(row->op, plot->ops[panel]) != 0 || strcmp(row->impl, plot->impls[impl]) != 0)
+        if (!is_in(plot, &plot->panels[panel], row) || strcmp(row->impl, plot->impls[impl]) != 0)
             continue;
-        fprintf(plot->file, "%c%.1f %.1f", command, px(plot, panel, x_of(plot, row)), py(plot, row->gbps));
+        fprintf(plot->file, "%c%.1f %.1f", command, px(plot, panel, x_of(plot, row)), py(plot, panel, row->gbps));
         command = 'L';
     }
     /* A stroke of no length with round ends: one point alone is seen too. */
@@ -136,8 +165,8 @@ static void put_line(const struct plot *plot, size_t panel, size_t impl)
 
 static void put_legend(const struct plot *plot, size_t impl)
 {
-    double x = LEFT + (double)(impl % 2) * (PANEL_W + GAP) * (plot->num_ops > 1), y = TOP + PANEL_H + 50;
-    y += (double)(plot->num_ops > 1 ? impl / 2 : impl) * LINE_H;
+    double x = LEFT + (double)(impl % plot->columns) * (PANEL_W + GAP);
+    double y = TOP + (double)plot->lines * (PANEL_H + GAP) + (double)(impl / plot->columns) * LINE_H;
     fprintf(plot->file, "<path ");
     put_style(plot, impl);
     fprintf(plot->file, " d=\"M%.1f %.1fh36\"/>\n", x, y - 4);
@@ -146,11 +175,12 @@ static void put_legend(const struct plot *plot, size_t impl)
 
 static void put_all(const struct plot *plot, const char *title)
 {
-    size_t lines = plot->num_ops > 1 ? (plot->num_impls + 1) / 2 : plot->num_impls;
+    size_t width = LEFT + plot->columns * (PANEL_W + GAP);
+    size_t height = TOP + plot->lines * (PANEL_H + GAP) + (plot->num_impls + plot->columns - 1) / plot->columns * LINE_H;
     fprintf(plot->file, "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"%zu\" height=\"%zu\" font-family=\"sans-serif\" font-size=\"12\">\n"
-            "<rect width=\"100%%\" height=\"100%%\" fill=\"#fff\"/>\n", LEFT + plot->num_ops * (PANEL_W + GAP), TOP + PANEL_H + 60 + lines * LINE_H);
+            "<rect width=\"100%%\" height=\"100%%\" fill=\"#fff\"/>\n", width, height);
     put_text(plot, LEFT, 24, "start", title);
-    for (size_t panel = 0; panel < plot->num_ops; panel++) {
+    for (size_t panel = 0; panel < plot->num_panels; panel++) {
         put_axes(plot, panel);
         for (size_t impl = 0; impl < plot->num_impls; impl++)
             put_line(plot, panel, impl);

@@ -34,10 +34,10 @@ static int compare(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-double hpl_bench_median(double *values, size_t count)
+double hpl_bench_quantile(double *values, size_t count, double share)
 {
     qsort(values, count, sizeof *values, compare);
-    return count % 2 ? values[count / 2] : (values[count / 2 - 1] + values[count / 2]) / 2;
+    return values[(size_t)(share * (double)(count - 1))];
 }
 
 #if defined(__x86_64__)
@@ -79,7 +79,7 @@ double hpl_bench_aes_wall(void)
         double before = hpl_bench_ghz(), ns = time_aesenc(blocks);
         cycles[i] = 14.0 * 4 / blocks * ns * (before + hpl_bench_ghz()) / 2;
     }
-    return hpl_bench_median(cycles, NUM_SAMPLES);
+    return hpl_bench_quantile(cycles, NUM_SAMPLES, 0.5);
 }
 #else
 double hpl_bench_aes_wall(void)

@@ -21,6 +21,7 @@ struct bench {
     struct step steps[MAX_STEPS];
     size_t num_steps;
     struct hpl_bench_stored stored;
+    struct hpl_call call;
     struct hpl_aead_key *key; /* of the one message */
     uint8_t nonce[12], tag[16];
 };
@@ -41,10 +42,8 @@ static void run_open(void *arg)
 {
     struct job *job = arg;
     struct hpl_bench_stored *stored = &job->bench->stored;
-    struct hpl_call call;
     size_t len;
-    hpl_call_init(&call, 0);
-    HPL_CHECK(hpl_packages_open_all(&call, job->work, stored->key, stored->len, 0, stored->sealed, stored->sealed_len, stored->out, &len) == HPL_OK);
+    HPL_CHECK(hpl_packages_open_all(&job->bench->call, job->work, stored->key, stored->len, 0, stored->sealed, stored->sealed_len, stored->out, &len) == HPL_OK);
 }
 
 static void run_seal_split(void *arg)
@@ -135,16 +134,15 @@ int hpl_bench_workers(int argc, char **argv)
 {
     static struct bench bench;
     struct hpl_bench_options options;
-    struct hpl_call call;
-    int exit_status = hpl_bench_parse(&options, argc, argv, "67108864", "2097152");
+    int exit_status = hpl_bench_parse(&options, argc, argv, "4194304,67108864", "2097152");
     if (exit_status >= 0)
         return exit_status;
-    hpl_call_init(&call, 0);
-    enum hpl_status status = start(&call, &bench, hpl_bench_max_size(&options));
+    hpl_call_init(&bench.call, 0);
+    enum hpl_status status = start(&bench.call, &bench, hpl_bench_max_size(&options));
     if (status == HPL_OK)
         exit_status = measure_all(&options, &bench) ? 0 : 1;
     else
-        fprintf(stderr, "hardplate-bench: %s\n", hpl_detail(&call, status));
+        fprintf(stderr, "hardplate-bench: %s\n", hpl_detail(&bench.call, status));
     for (size_t i = 0; i < bench.num_steps; i++)
         hpl_work_stop(bench.steps[i].work);
     hpl_aead_key_free(bench.key);
