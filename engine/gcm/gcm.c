@@ -65,6 +65,7 @@ void hpl_gcm_start(struct hpl_gcm *gcm, const struct hpl_gcm_key *key, bool is_o
     gcm->key = key;
     gcm->is_open = is_open;
     gcm->has_data = false;
+    gcm->table = NULL;
     gcm->aad_len = gcm->len = 0;
     gcm->num_partial = 0;
     memset(gcm->y, 0, sizeof gcm->y);
@@ -156,10 +157,11 @@ bool hpl_gcm_update(struct hpl_gcm *gcm, const uint8_t *in, uint8_t *out, size_t
         in += n, out += n, len -= n;
     }
     if (len >= 16) {
-        if (kernel->look_up_from && len >= kernel->look_up_from && gcm->is_counter_public)
+        bool is_looked_up = kernel->look_up_from && len >= kernel->look_up_from && gcm->is_counter_public;
+        if (is_looked_up && !gcm->table)
             crypt_with_table(gcm, in, out, len / 16);
         else
-            crypt_blocks(gcm, in, out, len / 16, NULL);
+            crypt_blocks(gcm, in, out, len / 16, is_looked_up ? gcm->table : NULL);
         in += len / 16 * 16, out += len / 16 * 16, len %= 16;
     }
     if (len) {

@@ -10,7 +10,7 @@
 struct hpl_gcm_kernel;
 
 #define HPL_GCM_MAX_DATA ((1ull << 36) - 32) /* bytes of a message, SP 800-38D §5.2.1.1 */
-#define HPL_GCM_SPLIT_MIN (1u << 20)         /* from here on two threads are quicker than one; measured: engine/work/README.md */
+#define HPL_GCM_SPLIT_MIN (2u << 20)         /* from here on two threads are quicker than one; measured: engine/work/README.md */
 #define HPL_GCM_NUM_POWERS 44 /* 32, and room to read past them */
 #define HPL_GCM_TABLE_LEN 4608u
 
@@ -74,6 +74,7 @@ struct hpl_gcm {
     uint8_t counter[16], y[16], j0[16];
     uint8_t partial[16];    /* keystream of a block begun; while AAD comes: its unfinished block */
     uint8_t folded[32];     /* ciphertext of that block, to be folded; at the end, the lengths behind it */
+    uint8_t *table;         /* as in a message; NULL at the start */
     uint64_t aad_len, len;
     unsigned num_partial;   /* bytes used of it */
     bool is_open, has_data;
@@ -95,9 +96,12 @@ bool hpl_gcm_run(const struct hpl_gcm_key *key, bool is_open, const struct hpl_g
 bool hpl_gcm_run_many(const struct hpl_gcm_key *key, bool is_open, const struct hpl_gcm_message *messages, size_t count);
 void hpl_gcm_wipe(void *data, size_t len);
 
-/* Threads that the caller has. run calls fn(arg, i) once for every i below count, on any threads, and returns when all are done. */
+/* Slice index of a message; table as in a message, this thread's own. */
+typedef void (*hpl_gcm_slice_fn)(void *arg, size_t index, uint8_t *table);
+
+/* Threads that the caller has. run calls fn(arg, i, table) once for every i below count, on any threads, and returns when all are done. */
 struct hpl_gcm_crew {
-    void (*run)(void *self, void (*fn)(void *arg, size_t index), void *arg, size_t count);
+    void (*run)(void *self, hpl_gcm_slice_fn fn, void *arg, size_t count);
     void *self;
     size_t slice_blocks; /* blocks a slice, unless that makes too many slices; 0: what was measured to be good */
 };
@@ -106,7 +110,8 @@ struct hpl_gcm_crew {
 bool hpl_gcm_update_split(struct hpl_gcm *gcm, const struct hpl_gcm_crew *crew, const uint8_t *in, uint8_t *out, size_t len);
 /* Whole blocks of a message that stands where a block begins, its AAD ended, from first_block blocks further on; y goes on from what it holds (zero: the
  * slice's own sum). The message itself is only read: any number of threads at once. */
-void hpl_gcm_slice(const struct hpl_gcm *gcm, uint64_t first_block, const uint8_t *in, uint8_t *out, size_t num_blocks, uint8_t y[16]);
+void hpl_gcm_slice(const struct hpl_gcm *gcm, uint64_t first_block, const uint8_t *in, uint8_t *out, size_t num_blocks, uint8_t y[16],
+                   uint8_t *table);
 /* H^n for the key's hash key H, in O(log n) multiplications of constant time; n is public. */
 void hpl_gcm_power(const struct hpl_gcm_key *key, uint64_t n, uint8_t power[16]);
 /* y * power + y_after: with power = H^n, y joined to the sum of the n blocks behind it. Constant time. */

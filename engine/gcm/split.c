@@ -85,9 +85,11 @@ static void advance(uint8_t counter[16], uint64_t num_blocks)
         counter[12 + i] = (uint8_t)(low >> (24 - 8 * i));
 }
 
-void hpl_gcm_slice(const struct hpl_gcm *gcm, uint64_t first_block, const uint8_t *in, uint8_t *out, size_t num_blocks, uint8_t y[16])
+void hpl_gcm_slice(const struct hpl_gcm *gcm, uint64_t first_block, const uint8_t *in, uint8_t *out, size_t num_blocks, uint8_t y[16],
+                   uint8_t *table)
 {
     struct hpl_gcm slice = *gcm;
+    slice.table = table;
     slice.len = 0;
     advance(slice.counter, first_block);
     memcpy(slice.y, y, 16);
@@ -104,11 +106,11 @@ struct split {
     uint8_t y[MAX_SLICES][16]; /* each slice's own; the first goes on from the message's */
 };
 
-static void run_slice(void *arg, size_t index)
+static void run_slice(void *arg, size_t index, uint8_t *table)
 {
     struct split *split = arg;
     size_t at = index ? split->first_len + (index - 1) * split->len : 0;
-    hpl_gcm_slice(split->gcm, at, split->in + 16 * at, split->out + 16 * at, index ? split->len : split->first_len, split->y[index]);
+    hpl_gcm_slice(split->gcm, at, split->in + 16 * at, split->out + 16 * at, index ? split->len : split->first_len, split->y[index], table);
 }
 
 /* The first slice is the one of another length, and starts from the y so far: so one power joins them all. */

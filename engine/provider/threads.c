@@ -3,6 +3,7 @@
 #include "engine/provider/threads.h"
 
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -12,7 +13,7 @@
 
 /* Lives on its caller's stack until the last thread has left it. */
 struct job {
-    void (*fn)(void *arg, size_t index);
+    hpl_gcm_slice_fn fn;
     void *arg;
     size_t count;
     _Atomic(size_t) next; /* the first slice not yet claimed */
@@ -30,6 +31,7 @@ struct hpl_threads {
     unsigned num_inside;
     bool is_ending;
     unsigned num_wanted, num_started;
+    cpu_set_t cpus;         /* where they may run; whoever took them sets it */
     pthread_t threads[];
 };
 
@@ -37,7 +39,7 @@ static void run_slices(struct job *job)
 {
     size_t index;
     while ((index = atomic_fetch_add_explicit(&job->next, 1, memory_order_relaxed)) < job->count)
-        job->fn(job->arg, index);
+        job->fn(job->arg, index, NULL);
 }
 
 /* Under the lock: one job, from joining it to leaving it. */
@@ -96,11 +98,28 @@ static bool take(struct hpl_threads *threads)
     return are_here(threads) && !atomic_flag_test_and_set(&threads->is_taken);
 }
 
+/* The others run where the caller may, but not where it does: the scheduler likes to wake them there, and they would wait for it to end. */
+static void keep_clear(struct hpl_threads *threads)
+{
+    cpu_set_t cpus;
+    int own = sched_getcpu();
+    if (own < 0 || sched_getaffinity(0, sizeof cpus, &cpus) != 0)
+        return;
+    if (CPU_COUNT(&cpus) > 1)
+        CPU_CLR((unsigned)own, &cpus);
+    if (CPU_EQUAL(&cpus, &threads->cpus))
+        return;
+    threads->cpus = cpus;
+    for (unsigned i = 0; i < threads->num_started; i++)
+        (void)pthread_setaffinity_np(threads->threads[i], sizeof cpus, &cpus);
+}
+
 /* The caller takes slices too, and waits for those that others still have. */
-static void run(void *self, void (*fn)(void *arg, size_t index), void *arg, size_t count)
+static void run(void *self, hpl_gcm_slice_fn fn, void *arg, size_t count)
 {
     struct hpl_threads *threads = self;
     struct job job = {.fn = fn, .arg = arg, .count = count};
+    keep_clear(threads);
     pthread_mutex_lock(&threads->lock);
     threads->job = &job;
     pthread_cond_broadcast(&threads->has_job);

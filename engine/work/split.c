@@ -4,22 +4,11 @@
 #include "base/secret.h"
 #include "engine/aead_key.h"
 
-struct slices {
-    void (*fn)(void *arg, size_t index);
-    void *arg;
-};
+_Static_assert(HPL_GCM_TABLE_LEN <= HPL_WORK_SCRATCH, "a worker's locked buffer is its table");
 
-static void run_piece(void *arg, size_t index, uint8_t *scratch)
+static void run_over_workers(void *self, hpl_gcm_slice_fn fn, void *arg, size_t count)
 {
-    const struct slices *slices = arg;
-    (void)scratch;
-    slices->fn(slices->arg, index);
-}
-
-static void run_over_workers(void *self, void (*fn)(void *arg, size_t index), void *arg, size_t count)
-{
-    struct slices slices = {fn, arg};
-    hpl_work_run(self, run_piece, &slices, count);
+    hpl_work_run(self, fn, arg, count);
 }
 
 static bool is_worth_it(const struct hpl_work *work, size_t len)

@@ -38,11 +38,12 @@ static void openssl_seal(const uint8_t *key, const uint8_t *nonce, const uint8_t
 }
 
 /* A crew of one that takes the slices from the last to the first: their order must not matter. */
-static void run_backwards(void *self, void (*fn)(void *arg, size_t index), void *arg, size_t count)
+static void run_backwards(void *self, hpl_gcm_slice_fn fn, void *arg, size_t count)
 {
+    static _Alignas(64) uint8_t table[HPL_GCM_TABLE_LEN];
     *(size_t *)self = count;
     while (count-- > 0)
-        fn(arg, count);
+        fn(arg, count, count % 2 ? table : NULL);
 }
 
 HPL_TEST(powers_of_the_hash_key_are_what_ghash_of_zeros_multiplies_by)
