@@ -38,6 +38,7 @@ size_t hpl_bench_max_size(const struct hpl_bench_options *options);
 struct hpl_bench_task {
     char impl[64];
     unsigned threads;
+    bool is_wall;                                /* timed by the wall clock, not by the thread's own */
     double num_ops;                              /* that one run does */
     void (*run)(void *arg);
     double (*time)(void *arg, size_t count);     /* nanoseconds of count runs, where the task has a clock of its own; NULL: run is timed */

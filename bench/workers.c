@@ -69,7 +69,7 @@ static size_t make_tasks(struct bench *bench, enum kind kind, struct hpl_bench_t
     for (size_t i = 0; i < bench->num_steps; i++) {
         const struct step *step = &bench->steps[bench->num_steps - 1 - i];
         jobs[i] = (struct job){bench, step->work};
-        tasks[i] = (struct hpl_bench_task){.threads = step->threads, .num_ops = 1, .run = runs[kind], .arg = &jobs[i]};
+        tasks[i] = (struct hpl_bench_task){.threads = step->threads, .is_wall = true, .num_ops = 1, .run = runs[kind], .arg = &jobs[i]};
         snprintf(tasks[i].impl, sizeof tasks[i].impl, "%s:%s", kind < SEAL_SPLIT ? "hardplate" : "hardplate-split", hpl_aead_kernel());
     }
     return bench->num_steps;
