@@ -24,6 +24,15 @@
 #define FIXED_LEN ((size_t)EVP_GCM_TLS_FIXED_IV_LEN)
 #define TLS_AAD_LEN ((size_t)EVP_AEAD_TLS1_AAD_LEN)
 
+/* Since OpenSSL 3.5; an older one passes over them, and a newer one finds them in a module that was built on an older one. */
+#ifndef OSSL_FUNC_CIPHER_PIPELINE_ENCRYPT_INIT
+#define OSSL_FUNC_CIPHER_PIPELINE_ENCRYPT_INIT 15
+#define OSSL_FUNC_CIPHER_PIPELINE_DECRYPT_INIT 16
+#define OSSL_FUNC_CIPHER_PIPELINE_UPDATE 17
+#define OSSL_FUNC_CIPHER_PIPELINE_FINAL 18
+#define OSSL_CIPHER_PARAM_PIPELINE_AEAD_TAG "pipeline-tag"
+#endif
+
 enum iv_state {
     IV_NONE,     /* none given */
     IV_GIVEN,    /* given; the message has not begun */
@@ -46,6 +55,8 @@ struct cipher_ctx {
     enum iv_state iv_state;
     bool is_seal, has_key;
     bool is_tls;        /* the IV has a fixed part and a counter */
+    struct cipher_ctx **pipes; /* of a pipeline: one context a message; NULL: none */
+    size_t num_pipes;
 };
 
 static int refuse(int reason)
@@ -71,9 +82,14 @@ static void *new_ctx(struct hpl_threads *threads, size_t key_len)
 static OSSL_FUNC_cipher_freectx_fn free_ctx;
 static void free_ctx(void *vctx)
 {
-    if (vctx)
-        OPENSSL_cleanse(vctx, sizeof(struct cipher_ctx));
-    free(vctx);
+    struct cipher_ctx *ctx = vctx;
+    if (!ctx)
+        return;
+    for (size_t i = 0; i < ctx->num_pipes; i++)
+        free_ctx(ctx->pipes[i]);
+    free(ctx->pipes);
+    OPENSSL_cleanse(ctx, sizeof *ctx);
+    free(ctx);
 }
 
 static OSSL_FUNC_cipher_dupctx_fn dup_ctx;
@@ -84,6 +100,17 @@ static void *dup_ctx(void *vctx)
         return NULL;
     memcpy(ctx, from, sizeof *ctx);
     ctx->gcm.key = &ctx->key;
+    ctx->num_pipes = 0;
+    ctx->pipes = NULL;
+    if (from->num_pipes && !(ctx->pipes = calloc(from->num_pipes, sizeof(struct cipher_ctx *)))) {
+        free_ctx(ctx);
+        return NULL;
+    }
+    for (; ctx->num_pipes < from->num_pipes; ctx->num_pipes++)
+        if (!(ctx->pipes[ctx->num_pipes] = dup_ctx(from->pipes[ctx->num_pipes]))) {
+            free_ctx(ctx);
+            return NULL;
+        }
     return ctx;
 }
 
@@ -325,6 +352,7 @@ static const OSSL_PARAM *gettable_ctx_params(void *ctx, void *provider)
         OSSL_PARAM_octet_string(OSSL_CIPHER_PARAM_AEAD_TAG, NULL, 0),
         OSSL_PARAM_size_t(OSSL_CIPHER_PARAM_AEAD_TLS1_AAD_PAD, NULL),
         OSSL_PARAM_octet_string(OSSL_CIPHER_PARAM_AEAD_TLS1_GET_IV_GEN, NULL, 0),
+        OSSL_PARAM_octet_ptr(OSSL_CIPHER_PARAM_PIPELINE_AEAD_TAG, NULL, 0),
         OSSL_PARAM_END,
     };
     (void)ctx;
@@ -348,6 +376,21 @@ static bool get_tag(struct cipher_ctx *ctx, OSSL_PARAM *param)
 static bool get_next_iv(struct cipher_ctx *ctx, OSSL_PARAM *param)
 {
     return param->data_type == OSSL_PARAM_OCTET_STRING && param->data && next_iv(ctx, param->data, param->data_size);
+}
+
+/* The parameter's pointer leads to one pointer a pipe. */
+static bool get_tags(struct cipher_ctx *ctx, const OSSL_PARAM *param)
+{
+    uint8_t *const *tags;
+    size_t len;
+    if (!OSSL_PARAM_get_octet_ptr(param, (const void **)&tags, &len) || !tags)
+        return false;
+    for (size_t i = 0; i < ctx->num_pipes; i++) {
+        OSSL_PARAM tag = OSSL_PARAM_construct_octet_string(OSSL_CIPHER_PARAM_AEAD_TAG, tags[i], len);
+        if (!get_tag(ctx->pipes[i], &tag))
+            return false;
+    }
+    return true;
 }
 
 /* Most names differ in their first byte: no call for those, since comparing names is a tenth of a short message. */
@@ -374,6 +417,8 @@ static bool get_one(struct cipher_ctx *ctx, OSSL_PARAM *param)
         return get_iv(ctx, param);
     if (is_named(name, OSSL_CIPHER_PARAM_AEAD_TLS1_GET_IV_GEN))
         return get_next_iv(ctx, param);
+    if (is_named(name, OSSL_CIPHER_PARAM_PIPELINE_AEAD_TAG))
+        return get_tags(ctx, param);
     return true;
 }
 
@@ -396,6 +441,7 @@ static const OSSL_PARAM *settable_ctx_params(void *ctx, void *provider)
         OSSL_PARAM_octet_string(OSSL_CIPHER_PARAM_AEAD_TLS1_AAD, NULL, 0),
         OSSL_PARAM_octet_string(OSSL_CIPHER_PARAM_AEAD_TLS1_IV_FIXED, NULL, 0),
         OSSL_PARAM_octet_string(OSSL_CIPHER_PARAM_AEAD_TLS1_SET_IV_INV, NULL, 0),
+        OSSL_PARAM_octet_ptr(OSSL_CIPHER_PARAM_PIPELINE_AEAD_TAG, NULL, 0),
         OSSL_PARAM_END,
     };
     (void)ctx;
@@ -409,6 +455,18 @@ static bool set_tag(struct cipher_ctx *ctx, const uint8_t *tag, size_t len)
         return false;
     memcpy(ctx->tag, tag, len);
     ctx->tag_len = len;
+    return true;
+}
+
+static bool set_tags(struct cipher_ctx *ctx, const OSSL_PARAM *param)
+{
+    const uint8_t *const *tags;
+    size_t len;
+    if (!OSSL_PARAM_get_octet_ptr(param, (const void **)&tags, &len) || !tags)
+        return false;
+    for (size_t i = 0; i < ctx->num_pipes; i++)
+        if (!set_tag(ctx->pipes[i], tags[i], len))
+            return false;
     return true;
 }
 
@@ -450,6 +508,8 @@ static bool set_one(struct cipher_ctx *ctx, const OSSL_PARAM *param)
         return set_octets(ctx, param, peer_iv);
     if (is_named(name, OSSL_CIPHER_PARAM_KEYLEN))
         return set_key_len(ctx, param);
+    if (is_named(name, OSSL_CIPHER_PARAM_PIPELINE_AEAD_TAG))
+        return set_tags(ctx, param);
     return true;
 }
 
@@ -517,6 +577,74 @@ static int decrypt_init(void *ctx, const unsigned char *key, size_t key_len, con
     return init(ctx, false, key, key_len, iv, iv_len, params);
 }
 
+/* --- pipelines: one call for many messages under one key ------------------------------------------------------------------- */
+
+/* As many as that; those that stay keep their key. */
+static bool set_num_pipes(struct cipher_ctx *ctx, size_t count)
+{
+    while (ctx->num_pipes > count)
+        free_ctx(ctx->pipes[--ctx->num_pipes]);
+    if (ctx->num_pipes == count)
+        return true;
+    struct cipher_ctx **pipes = realloc(ctx->pipes, count * sizeof *pipes);
+    if (!pipes)
+        return refuse(ERR_R_MALLOC_FAILURE);
+    ctx->pipes = pipes;
+    for (; ctx->num_pipes < count; ctx->num_pipes++)
+        if (!(pipes[ctx->num_pipes] = new_ctx(ctx->threads, ctx->key_len)))
+            return false;
+    return true;
+}
+
+static int init_pipes(struct cipher_ctx *ctx, bool is_seal, const uint8_t *key, size_t key_len, size_t count, const uint8_t **iv, size_t iv_len,
+                      const OSSL_PARAM params[])
+{
+    if (!set_num_pipes(ctx, count))
+        return 0;
+    for (size_t i = 0; i < count; i++)
+        if (!init(ctx->pipes[i], is_seal, key, key_len, iv ? iv[i] : NULL, iv_len, NULL))
+            return 0;
+    return set_ctx_params(ctx, params);
+}
+
+static int encrypt_init_pipes(void *ctx, const unsigned char *key, size_t key_len, size_t count, const unsigned char **iv, size_t iv_len,
+                              const OSSL_PARAM params[])
+{
+    return init_pipes(ctx, true, key, key_len, count, iv, iv_len, params);
+}
+
+static int decrypt_init_pipes(void *ctx, const unsigned char *key, size_t key_len, size_t count, const unsigned char **iv, size_t iv_len,
+                              const OSSL_PARAM params[])
+{
+    return init_pipes(ctx, false, key, key_len, count, iv, iv_len, params);
+}
+
+/* Without out it is each message's AAD. */
+static int update_pipes(void *vctx, size_t count, unsigned char **out, size_t *out_len, const size_t *out_size, const unsigned char **in, const size_t *len)
+{
+    struct cipher_ctx *ctx = vctx;
+    if (count != ctx->num_pipes)
+        return refuse(PROV_R_CIPHER_OPERATION_FAILED);
+    for (size_t i = 0; i < count; i++)
+        if (!update(ctx->pipes[i], out ? out[i] : NULL, &out_len[i], out ? out_size[i] : len[i], in[i], len[i]))
+            return 0;
+    return 1;
+}
+
+/* Every message ends, even where another's tag is wrong. */
+static int final_pipes(void *vctx, size_t count, unsigned char **out, size_t *out_len, const size_t *out_size)
+{
+    struct cipher_ctx *ctx = vctx;
+    int is_right = 1;
+    (void)out;
+    (void)out_size;
+    if (count != ctx->num_pipes)
+        return refuse(PROV_R_CIPHER_OPERATION_FAILED);
+    for (size_t i = 0; i < count; i++)
+        is_right &= final(ctx->pipes[i], NULL, &out_len[i], 0);
+    return is_right;
+}
+
 #define FUNCTION(id, function) {id, (void (*)(void))(function)}
 #define CIPHER(bits)                                                                               \
     static OSSL_FUNC_cipher_newctx_fn new_##bits;                                                  \
@@ -538,6 +666,10 @@ static int decrypt_init(void *ctx, const unsigned char *key, size_t key_len, con
         FUNCTION(OSSL_FUNC_CIPHER_UPDATE, update),                                                 \
         FUNCTION(OSSL_FUNC_CIPHER_FINAL, final),                                                   \
         FUNCTION(OSSL_FUNC_CIPHER_CIPHER, cipher),                                                 \
+        FUNCTION(OSSL_FUNC_CIPHER_PIPELINE_ENCRYPT_INIT, encrypt_init_pipes),                      \
+        FUNCTION(OSSL_FUNC_CIPHER_PIPELINE_DECRYPT_INIT, decrypt_init_pipes),                      \
+        FUNCTION(OSSL_FUNC_CIPHER_PIPELINE_UPDATE, update_pipes),                                  \
+        FUNCTION(OSSL_FUNC_CIPHER_PIPELINE_FINAL, final_pipes),                                    \
         FUNCTION(OSSL_FUNC_CIPHER_GET_PARAMS, get_params_##bits),                                  \
         FUNCTION(OSSL_FUNC_CIPHER_GETTABLE_PARAMS, gettable_params),                               \
         FUNCTION(OSSL_FUNC_CIPHER_GET_CTX_PARAMS, get_ctx_params),                                 \

@@ -2,6 +2,7 @@
 #include "tests/test.h"
 
 #include <string.h>
+#include <openssl/core_dispatch.h>
 #include <openssl/core_names.h>
 #include <openssl/evp.h>
 #include <openssl/provider.h>
@@ -10,6 +11,8 @@
 #include <openssl/x509.h>
 
 #include "engine/provider/builtin.h"
+#include "engine/provider/cipher.h"
+#include "engine/provider/provider.h"
 
 #define MAX_LEN 5000
 
@@ -214,6 +217,146 @@ HPL_TEST(another_key_in_the_same_context_counts_whichever_byte_of_it_changed)
         EVP_CIPHER_CTX_free(ctx);
         EVP_CIPHER_free(cipher);
         EVP_CIPHER_free(other);
+    }
+}
+
+#define NUM_PIPES 5
+
+/* The provider's functions for many messages at once, as OpenSSL 3.5 finds them. An older one does not call them, so this test does. */
+struct pipeline {
+    void *(*new_ctx)(void *provider);
+    void (*free_ctx)(void *ctx);
+    void *(*dup_ctx)(void *ctx);
+    int (*init[2])(void *ctx, const unsigned char *key, size_t key_len, size_t count, const unsigned char **iv, size_t iv_len, const OSSL_PARAM *params);
+    int (*update)(void *ctx, size_t count, unsigned char **out, size_t *out_len, const size_t *out_size, const unsigned char **in, const size_t *len);
+    int (*final)(void *ctx, size_t count, unsigned char **out, size_t *out_len, const size_t *out_size);
+    int (*get)(void *ctx, OSSL_PARAM *params);
+    int (*set)(void *ctx, const OSSL_PARAM *params);
+};
+
+static void find_pipeline(struct pipeline *found, const OSSL_DISPATCH *functions)
+{
+    static const struct {
+        int id;
+        size_t at;
+    } wanted[] = {
+        {OSSL_FUNC_CIPHER_NEWCTX, offsetof(struct pipeline, new_ctx)},
+        {OSSL_FUNC_CIPHER_FREECTX, offsetof(struct pipeline, free_ctx)},
+        {OSSL_FUNC_CIPHER_DUPCTX, offsetof(struct pipeline, dup_ctx)},
+        {OSSL_FUNC_CIPHER_GET_CTX_PARAMS, offsetof(struct pipeline, get)},
+        {OSSL_FUNC_CIPHER_SET_CTX_PARAMS, offsetof(struct pipeline, set)},
+        {15, offsetof(struct pipeline, init[1])}, /* from here on OpenSSL 3.5 has names */
+        {16, offsetof(struct pipeline, init[0])},
+        {17, offsetof(struct pipeline, update)},
+        {18, offsetof(struct pipeline, final)},
+    };
+    for (size_t i = 0; i < sizeof wanted / sizeof *wanted; i++) {
+        const OSSL_DISPATCH *function = functions;
+        while (function->function_id && function->function_id != wanted[i].id)
+            function++;
+        EXPECT_NUM(function->function_id, wanted[i].id);
+        memcpy((char *)found + wanted[i].at, &function->function, sizeof function->function);
+    }
+}
+
+struct side_by_side {
+    struct message messages[NUM_PIPES];
+    uint8_t out[NUM_PIPES][MAX_LEN], tags[NUM_PIPES][16];
+    const unsigned char *iv[NUM_PIPES], *aad[NUM_PIPES], *in[NUM_PIPES];
+    unsigned char *to[NUM_PIPES], *tag[NUM_PIPES];
+    size_t aad_len[NUM_PIPES], len[NUM_PIPES], written[NUM_PIPES];
+};
+
+/* Messages of one key, and pointers to all of them. */
+static void lay_out(struct side_by_side *all, const char *name)
+{
+    for (size_t i = 0; i < NUM_PIPES; i++) {
+        struct message *message = &all->messages[i];
+        make_message(message);
+        message->name = name;
+        message->iv_len = 12;
+        memcpy(message->key, all->messages[0].key, sizeof message->key);
+        all->iv[i] = message->iv, all->aad[i] = message->aad, all->in[i] = message->in;
+        all->to[i] = all->out[i], all->tag[i] = all->tags[i];
+        all->aad_len[i] = message->aad_len, all->len[i] = message->len;
+    }
+}
+
+/* A part of each message; the pointers move on. */
+static void update_by(const struct pipeline *pipeline, void *ctx, struct side_by_side *all, bool is_rest)
+{
+    size_t part[NUM_PIPES];
+    for (size_t i = 0; i < NUM_PIPES; i++)
+        part[i] = is_rest ? all->len[i] : below(all->len[i] + 1);
+    EXPECT_NUM(pipeline->update(ctx, NUM_PIPES, all->to, all->written, part, all->in, part), 1);
+    for (size_t i = 0; i < NUM_PIPES; i++) {
+        EXPECT_NUM(all->written[i], part[i]);
+        all->to[i] += part[i], all->in[i] += part[i], all->len[i] -= part[i];
+    }
+}
+
+/* Runs all but the end. Half-way the context is copied, and the copy goes on. */
+static void *run_side_by_side(const struct pipeline *pipeline, struct side_by_side *all, size_t key_len, int is_seal)
+{
+    static struct hpl_provider provider;
+    void *ctx = pipeline->new_ctx(&provider), *copy;
+    EXPECT(pipeline->init[is_seal](ctx, all->messages[0].key, key_len, NUM_PIPES, all->iv, 12, NULL) == 1);
+    EXPECT(pipeline->update(ctx, NUM_PIPES + 1, all->to, all->written, all->len, all->in, all->len) == 0);
+    EXPECT_NUM(pipeline->update(ctx, NUM_PIPES, NULL, all->written, NULL, all->aad, all->aad_len), 1);
+    update_by(pipeline, ctx, all, false);
+    copy = pipeline->dup_ctx(ctx);
+    pipeline->free_ctx(ctx);
+    update_by(pipeline, copy, all, true);
+    return copy;
+}
+
+HPL_TEST(messages_side_by_side_are_sealed_as_each_alone)
+{
+    static struct side_by_side all;
+    static uint8_t want[NUM_PIPES][MAX_LEN];
+    for (size_t key = 0; key < 3; key++) {
+        void *tags = all.tag;
+        uint8_t want_tag[NUM_PIPES][16];
+        OSSL_PARAM params[] = {OSSL_PARAM_construct_octet_ptr("pipeline-tag", &tags, 16), OSSL_PARAM_construct_end()};
+        struct pipeline pipeline;
+        find_pipeline(&pipeline, hpl_provider_ciphers[key].implementation);
+        lay_out(&all, (const char *[]){"AES-128-GCM", "AES-192-GCM", "AES-256-GCM"}[key]);
+        for (size_t i = 0; i < NUM_PIPES; i++)
+            seal(NULL, &all.messages[i], want[i], want_tag[i]);
+
+        void *ctx = run_side_by_side(&pipeline, &all, 16 + 8 * key, 1);
+        EXPECT_NUM(pipeline.final(ctx, NUM_PIPES, all.to, all.written, all.len), 1);
+        EXPECT_NUM(pipeline.get(ctx, params), 1);
+        for (size_t i = 0; i < NUM_PIPES; i++) {
+            EXPECT_BYTES(all.out[i], want[i], all.messages[i].len);
+            EXPECT_BYTES(all.tags[i], want_tag[i], 16);
+        }
+        pipeline.free_ctx(ctx);
+    }
+}
+
+HPL_TEST(one_wrong_tag_side_by_side_is_refused)
+{
+    static struct side_by_side all;
+    struct pipeline pipeline;
+    void *tags = all.tag;
+    OSSL_PARAM params[] = {OSSL_PARAM_construct_octet_ptr("pipeline-tag", &tags, 16), OSSL_PARAM_construct_end()};
+    find_pipeline(&pipeline, hpl_provider_ciphers[2].implementation);
+    for (size_t wrong = 0; wrong <= NUM_PIPES; wrong++) { /* the last time none is */
+        static uint8_t sealed[NUM_PIPES][MAX_LEN];
+        lay_out(&all, "AES-256-GCM");
+        for (size_t i = 0; i < NUM_PIPES; i++) {
+            seal(NULL, &all.messages[i], sealed[i], all.tags[i]);
+            all.in[i] = sealed[i];
+        }
+        if (wrong < NUM_PIPES)
+            all.tags[wrong][15] ^= 1;
+        void *ctx = run_side_by_side(&pipeline, &all, 32, 0);
+        EXPECT_NUM(pipeline.set(ctx, params), 1);
+        EXPECT_NUM(pipeline.final(ctx, NUM_PIPES, all.to, all.written, all.len), wrong == NUM_PIPES);
+        for (size_t i = 0; i < NUM_PIPES; i++)
+            EXPECT_BYTES(all.out[i], all.messages[i].in, all.messages[i].len);
+        pipeline.free_ctx(ctx);
     }
 }
 
