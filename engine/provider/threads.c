@@ -23,7 +23,7 @@ enum start { NOT_STARTED, STARTING, STARTED };
 
 struct hpl_threads {
     _Atomic(enum start) start;
-    pid_t owner;            /* the process that the threads run in; valid once STARTED */
+    pid_t owner;            /* the only process that has threads: the one that loaded the provider */
     atomic_flag is_taken;
     pthread_mutex_t lock;
     pthread_cond_t has_job, is_left;
@@ -79,21 +79,20 @@ static void start(struct hpl_threads *threads)
            pthread_create(&threads->threads[threads->num_started], NULL, thread_main, threads) == 0)
         threads->num_started++;
     pthread_sigmask(SIG_SETMASK, &before, NULL);
-    threads->owner = getpid();
     atomic_store(&threads->start, STARTED);
 }
 
 /* In a forked child there are none, and the lock may be anyone's. */
 static bool are_here(struct hpl_threads *threads)
 {
-    return atomic_load(&threads->start) == STARTED && threads->num_started > 0 && threads->owner == getpid();
+    return threads->owner == getpid() && atomic_load(&threads->start) == STARTED && threads->num_started > 0;
 }
 
-/* The first who asks starts them; who comes meanwhile, or is forked meanwhile, has none. */
+/* The first who asks starts them; who comes meanwhile has none. A child never starts any: its parent may have been anywhere. */
 static bool take(struct hpl_threads *threads)
 {
     enum start expected = NOT_STARTED;
-    if (atomic_compare_exchange_strong(&threads->start, &expected, STARTING))
+    if (threads->owner == getpid() && atomic_compare_exchange_strong(&threads->start, &expected, STARTING))
         start(threads);
     return are_here(threads) && !atomic_flag_test_and_set(&threads->is_taken);
 }
@@ -152,6 +151,7 @@ struct hpl_threads *hpl_threads_new(unsigned count)
     pthread_cond_init(&threads->is_left, NULL);
     atomic_flag_clear(&threads->is_taken);
     threads->num_wanted = count - 1;
+    threads->owner = getpid();
     return threads;
 }
 
