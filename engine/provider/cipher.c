@@ -23,6 +23,7 @@
 #define EXPLICIT_LEN ((size_t)EVP_GCM_TLS_EXPLICIT_IV_LEN)
 #define FIXED_LEN ((size_t)EVP_GCM_TLS_FIXED_IV_LEN)
 #define TLS_AAD_LEN ((size_t)EVP_AEAD_TLS1_AAD_LEN)
+#define SHORT_LEN 1024u /* bytes of a message that may be run whole */
 
 /* Since OpenSSL 3.5; an older one passes over them, and a newer one finds them in a module that was built on an older one. */
 #ifndef OSSL_FUNC_CIPHER_PIPELINE_ENCRYPT_INIT
@@ -47,6 +48,9 @@ struct cipher_ctx {
     struct hpl_threads *threads; /* the provider's, which outlives its contexts; NULL: none */
     uint8_t iv[MAX_IV_LEN];
     uint8_t tag[TAG_LEN];
+    uint8_t whole[SHORT_LEN]; /* ciphertext that was taken for the whole message */
+    uint8_t whole_tag[TAG_LEN];
+    size_t whole_len;         /* 0: none was */
     uint8_t tls_aad[TLS_AAD_LEN];
     size_t key_len, iv_len;
     size_t tag_len;     /* 0: none */
@@ -118,6 +122,7 @@ static void begin(struct cipher_ctx *ctx)
 {
     hpl_gcm_start(&ctx->gcm, &ctx->key, !ctx->is_seal, ctx->iv, ctx->iv_len);
     ctx->iv_state = IV_IN_USE;
+    ctx->whole_len = 0;
 }
 
 /* An IV of our own making, for a caller who seals without giving one. */
@@ -244,7 +249,10 @@ static int finish(struct cipher_ctx *ctx)
         return 0;
     if (!ctx->is_seal && ctx->tag_len == 0)
         return refuse(PROV_R_TAG_NOT_SET);
-    hpl_gcm_finish(&ctx->gcm, tag);
+    if (ctx->whole_len)
+        memcpy(tag, ctx->whole_tag, TAG_LEN);
+    else
+        hpl_gcm_finish(&ctx->gcm, tag);
     ctx->iv_state = IV_FINISHED;
     if (ctx->is_seal) {
         memcpy(ctx->tag, tag, TAG_LEN);
@@ -253,6 +261,34 @@ static int finish(struct cipher_ctx *ctx)
         is_right = CRYPTO_memcmp(tag, ctx->tag, ctx->tag_len) == 0;
     OPENSSL_cleanse(tag, sizeof tag);
     return is_right;
+}
+
+/* Most short messages come in one piece. Where this can be one, text and tag are made at once, by the kernel's quickest way; is it? */
+static bool run_whole(struct cipher_ctx *ctx, uint8_t *out, const uint8_t *in, size_t len)
+{
+    const struct hpl_gcm *gcm = &ctx->gcm;
+    struct hpl_gcm_message message = {.nonce = ctx->iv, .aad = gcm->partial, .aad_len = gcm->aad_len, .in = in, .len = len, .out = out, .tag = ctx->whole_tag};
+    if (!out || len > SHORT_LEN || ctx->iv_len != IV_LEN || gcm->has_data || gcm->aad_len >= sizeof gcm->partial || ctx->whole_len || !ctx->key.kernel->message)
+        return false;
+    if (!ctx->is_seal)
+        memcpy(ctx->whole, in, len);
+    ctx->key.kernel->message(&ctx->key, !ctx->is_seal, &message);
+    if (ctx->is_seal)
+        memcpy(ctx->whole, out, len);
+    ctx->whole_len = len;
+    return true;
+}
+
+/* It was not the whole message: what came is taken in again, as a part. */
+static void unmake_whole(struct cipher_ctx *ctx)
+{
+    uint8_t plain[SHORT_LEN];
+    ctx->gcm.is_open = true;
+    hpl_gcm_update(&ctx->gcm, ctx->whole, plain, ctx->whole_len);
+    ctx->gcm.is_open = !ctx->is_seal;
+    OPENSSL_cleanse(plain, sizeof plain);
+    OPENSSL_cleanse(ctx->whole_tag, TAG_LEN);
+    ctx->whole_len = 0;
 }
 
 /* Data, AAD where out is NULL, the end where in is NULL. */
@@ -265,6 +301,12 @@ static int run(struct cipher_ctx *ctx, uint8_t *out, size_t *out_len, const uint
         return finish(ctx);
     if (!is_begun(ctx))
         return 0;
+    *out_len = len;
+    if (run_whole(ctx, out, in, len))
+        return 1;
+    if (ctx->whole_len)
+        unmake_whole(ctx);
+    *out_len = 0;
     if (!(out ? hpl_threads_update(ctx->threads, &ctx->gcm, in, out, len) : hpl_gcm_aad(&ctx->gcm, in, len)))
         return refuse(PROV_R_CIPHER_OPERATION_FAILED);
     *out_len = len;
