@@ -261,7 +261,7 @@ static int run(const struct hpl_bench_options *options, const char *command, boo
 int hpl_bench_gcm(int argc, char **argv)
 {
     struct hpl_bench_options options;
-    int status = hpl_bench_parse(&options, argc, argv, "16,64,256,1024,4096,8192,16384,65536,1048576", "16,4096");
+    int status = hpl_bench_parse(&options, argc, argv, "16,64,256,1024,4096,8192,16384,65536,1048576,67108864", "16,4096");
     return status >= 0 ? status : run(&options, "gcm", false);
 }
 

@@ -27,34 +27,51 @@ static double time_runs(const struct hpl_bench_task *task, size_t count)
     return now_ns(task) - start;
 }
 
-/* How many runs last about ns; warms up on the way. */
-static size_t count_for(const struct hpl_bench_task *task, double ns)
+#define MIN_SAMPLES 5
+#define PATIENCE 10 /* how many times the wanted time a row may take, when one run alone is long */
+
+/* What a task's samples are made of. */
+struct plan {
+    size_t num_runs, num_samples; /* runs a sample */
+};
+
+/* As many runs as last the wanted time; warms up on the way. */
+static struct plan plan_for(const struct hpl_bench_options *options, const struct hpl_bench_task *task)
 {
+    double wanted = options->seconds * 1e9, took;
     size_t count = 1;
-    for (;;) {
-        double took = time_runs(task, count);
-        if (took >= ns / 8)
-            return (size_t)fmax(1, (double)count * ns / took);
+    while ((took = time_runs(task, count)) < wanted / (double)options->num_samples / 8)
         count *= 2;
-    }
+    double run = took / (double)count;
+    return (struct plan){(size_t)fmax(1, wanted / (double)options->num_samples / run),
+                         (size_t)fmin((double)options->num_samples, fmax(MIN_SAMPLES, PATIENCE * wanted / run))};
+}
+
+struct samples {
+    double ns[HPL_BENCH_MAX_SAMPLES], cycles[HPL_BENCH_MAX_SAMPLES];
+};
+
+static void take_sample(const struct hpl_bench_task *task, size_t num_runs, size_t size, struct samples *samples, size_t index)
+{
+    double before = hpl_bench_ghz();
+    samples->ns[index] = time_runs(task, num_runs) / ((double)num_runs * task->num_ops);
+    samples->cycles[index] = samples->ns[index] * fmax(before, hpl_bench_ghz()) * 64 / (double)size; /* the slower probe may have lost its core */
 }
 
 void hpl_bench_measure(const struct hpl_bench_options *options, const struct hpl_bench_task *tasks, size_t num_tasks, const char *op, size_t size,
                        struct hpl_bench_row *rows)
 {
-    double ns[HPL_BENCH_MAX_TASKS][HPL_BENCH_MAX_SAMPLES], cycles[HPL_BENCH_MAX_TASKS][HPL_BENCH_MAX_SAMPLES];
-    size_t counts[HPL_BENCH_MAX_TASKS];
+    struct samples samples[HPL_BENCH_MAX_TASKS];
+    struct plan plans[HPL_BENCH_MAX_TASKS];
     for (size_t i = 0; i < num_tasks; i++)
-        counts[i] = count_for(&tasks[i], options->seconds * 1e9 / (double)options->num_samples);
+        plans[i] = plan_for(options, &tasks[i]);
     for (size_t sample = 0; sample < options->num_samples; sample++)
-        for (size_t i = 0; i < num_tasks; i++) {
-            double before = hpl_bench_ghz();
-            ns[i][sample] = time_runs(&tasks[i], counts[i]) / ((double)counts[i] * tasks[i].num_ops);
-            cycles[i][sample] = ns[i][sample] * fmax(before, hpl_bench_ghz()) * 64 / (double)size; /* the slower probe may have lost its core */
-        }
+        for (size_t i = 0; i < num_tasks; i++)
+            if (sample < plans[i].num_samples)
+                take_sample(&tasks[i], plans[i].num_runs, size, &samples[i], sample);
     for (size_t i = 0; i < num_tasks; i++) {
-        rows[i] = (struct hpl_bench_row){.op = op, .size = size, .threads = tasks[i].threads, .ns = hpl_bench_quantile(ns[i], options->num_samples, 0.25),
-                                         .cycles = hpl_bench_quantile(cycles[i], options->num_samples, 0.25)};
+        rows[i] = (struct hpl_bench_row){.op = op, .size = size, .threads = tasks[i].threads, .ns = hpl_bench_quantile(samples[i].ns, plans[i].num_samples, 0.25),
+                                         .cycles = hpl_bench_quantile(samples[i].cycles, plans[i].num_samples, 0.25)};
         snprintf(rows[i].impl, sizeof rows[i].impl, "%s", tasks[i].impl);
         rows[i].gbps = (double)size / rows[i].ns;
     }

@@ -12,9 +12,7 @@ FIELDS = {"op": str, "impl": str, "size": int, "threads": int, "gbps": float, "c
 OPS = {"hash": {"md5", "sha256", "crc32", "crc32c", "crc64nvme"}}
 
 
-def main():
-    program, command = sys.argv[1:]
-    plot = os.path.join(tempfile.mkdtemp(), "plot.svg")
+def check(program, command, plot):
     ran = subprocess.run([program, command, "--quick", "--json", "--plot", plot], check=True, capture_output=True, text=True, timeout=120)
     told = json.loads(ran.stdout)
     assert told["command"] == command and told["cpu"] and told["kernel"], told
@@ -37,4 +35,5 @@ def main():
         assert impl in text, f"the plot has no line named {impl}"
 
 
-main()
+with tempfile.TemporaryDirectory() as folder:
+    check(*sys.argv[1:], os.path.join(folder, "plot.svg"))
