@@ -3,8 +3,10 @@
 #include "cli/stream.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <pthread.h>
 #include <stdio.h>
+#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -31,6 +33,7 @@ struct run {
     struct slot slots[NUM_SLOTS];
     enum hpl_status status; /* the first failure; every thread stops at it */
     struct hpl_call call;   /* its detail */
+    int wake;               /* readable from the first failure on */
     bool has_turned_all;    /* the caller's thread will turn no more */
     uint8_t *buffers;
     size_t buffers_len;
@@ -51,6 +54,7 @@ static void set_failed(struct run *run, enum hpl_status status, const struct hpl
         run->status = status;
         run->call = *call;
     }
+    (void)!write(run->wake, &(uint64_t){1}, 8);
     pthread_cond_broadcast(&run->changed);
     pthread_mutex_unlock(&run->lock);
 }
@@ -77,18 +81,24 @@ static bool wait_for_turned(struct run *run, const struct slot *slot)
     return is_turned;
 }
 
-/* Until len bytes are there or the input ends. A read may wait for ever on a pipe: it alone may be cancelled. */
-static enum hpl_status read_up_to(struct hpl_call *call, const struct hpl_stream *stream, uint8_t *to, size_t len, size_t *got)
+/* A read may wait for ever on a pipe; a failure elsewhere ends the wait. */
+static bool wait_for_input(struct run *run)
 {
-    int before;
+    struct pollfd fds[] = {{run->stream->in, POLLIN, 0}, {run->wake, POLLIN, 0}};
+    while (poll(fds, HPL_COUNT(fds), -1) < 0)
+        HPL_CHECK(errno == EINTR);
+    return fds[1].revents == 0;
+}
+
+/* Until len bytes are there or the input ends. */
+static enum hpl_status read_up_to(struct hpl_call *call, struct run *run, uint8_t *to, size_t len, size_t *got)
+{
     while (*got < len) {
-        pthread_setcancelstate(PTHREAD_CANCEL_ENABLE, &before);
-        ssize_t n = read(stream->in, to + *got, len - *got);
-        int why = errno;
-        pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &before);
-        errno = why;
+        if (!wait_for_input(run))
+            return hpl_fail(call, HPL_IO, "the reading of %s was given up", run->stream->in_name);
+        ssize_t n = read(run->stream->in, to + *got, len - *got);
         if (n < 0 && errno != EINTR)
-            return hpl_file_error(call, "cannot read", stream->in_name);
+            return hpl_file_error(call, "cannot read", run->stream->in_name);
         if (n == 0)
             break;
         *got += n > 0 ? (size_t)n : 0;
@@ -103,8 +113,6 @@ static void *read_main(void *arg)
     const struct hpl_stream *stream = run->stream;
     struct hpl_call call = {0};
     const uint8_t *ahead = NULL;
-    int before;
-    pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &before);
     for (unsigned i = 0;; i = (i + 1) % NUM_SLOTS) {
         struct slot *slot = &run->slots[i];
         size_t got = 0, wanted = stream->chunk_len + stream->ahead_len;
@@ -114,7 +122,7 @@ static void *read_main(void *arg)
             memcpy(slot->in, ahead, stream->ahead_len);
             got = stream->ahead_len;
         }
-        enum hpl_status status = read_up_to(&call, stream, slot->in, wanted, &got);
+        enum hpl_status status = read_up_to(&call, run, slot->in, wanted, &got);
         if (status != HPL_OK) {
             set_failed(run, status, &call);
             return NULL;
@@ -221,18 +229,17 @@ static void run_threads(struct run *run)
     pthread_t reader, writer;
     struct hpl_call call = {0};
     int error = pthread_create(&reader, NULL, read_main, run);
-    if (error == 0 && (error = pthread_create(&writer, NULL, write_main, run)) != 0) {
-        pthread_cancel(reader);
-        pthread_join(reader, NULL);
-    }
-    if (error) {
+    bool has_reader = error == 0;
+    if (error == 0)
+        error = pthread_create(&writer, NULL, write_main, run);
+    if (error)
         set_failed(run, hpl_fail(&call, HPL_UNAVAILABLE, "a thread cannot start: %s", strerror(error)), &call);
-        return;
+    else {
+        turn_all(run);
+        pthread_join(writer, NULL);
     }
-    turn_all(run);
-    pthread_join(writer, NULL);
-    pthread_cancel(reader); /* it is through, or waits for what nobody needs any more */
-    pthread_join(reader, NULL);
+    if (has_reader)
+        pthread_join(reader, NULL);
 }
 
 enum hpl_status hpl_stream_run(struct hpl_call *call, const struct hpl_stream *stream)
@@ -240,7 +247,13 @@ enum hpl_status hpl_stream_run(struct hpl_call *call, const struct hpl_stream *s
     HPL_CHECK(stream->ahead_len > 0 && stream->ahead_len <= HPL_STREAM_AHEAD_MAX && stream->ahead_len <= stream->chunk_len);
     struct run run = {.stream = stream, .lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER};
     HPL_TRY(map_slots(call, &run));
-    run_threads(&run);
+    run.wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (run.wake < 0)
+        run.status = hpl_file_error(&run.call, "cannot open", "an event counter");
+    else
+        run_threads(&run);
+    if (run.wake >= 0)
+        close(run.wake);
     hpl_wipe(run.buffers, run.buffers_len);
     munmap(run.buffers, run.buffers_len);
     return run.status == HPL_OK ? HPL_OK : hpl_fail(call, run.status, "%s", hpl_detail(&run.call, run.status));
