@@ -19,8 +19,8 @@ from hardplate import BIN, ROOT, Daemon
 sys.path.insert(0, str(ROOT / "tests/interop"))
 import read_stored  # noqa: E402
 
-SIZES = (0, 1, 65535, 65536, 65537, 4 << 20, (4 << 20) + 1, 40 << 20)
-CHUNK_OF_PACKAGES = 64
+SIZES = (0, 1, 65535, 65536, 65537, 1 << 20, (1 << 20) + 1, 40 << 20)
+CHUNK_OF_PACKAGES = 16  # of the command's chunks, whose edges are asked about
 PACKAGE = 65568
 FIXED = 7 + 16 + 32 + 32 + 32  # a header less its envelope
 
