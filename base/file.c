@@ -64,7 +64,7 @@ enum hpl_status hpl_file_read_secret(struct hpl_call *call, const char *path, si
     else if ((st.st_mode & 077) != 0)
         status = hpl_fail(call, HPL_INVALID_CONFIGURATION, "%s can be read by others: chmod 0400 it", path);
     else if (st.st_uid != geteuid() && st.st_uid != 0)
-        status = hpl_fail(call, HPL_INVALID_CONFIGURATION, "%s belongs to another user: chown it to the daemon's", path);
+        status = hpl_fail(call, HPL_INVALID_CONFIGURATION, "%s belongs to another user: chown it to the one who runs this", path);
     struct hpl_secret *whole = status == HPL_OK ? hpl_secret_new(max + 1) : NULL;
     if (status == HPL_OK && !whole)
         status = hpl_fail(call, HPL_NO_MEMORY, "the secret region is full");
