@@ -167,9 +167,10 @@ static void end(struct hpl_work *work, unsigned num_started)
  * system lets them. NULL when there is no memory. */
 static uint8_t *map_buffers(size_t len)
 {
-    uint8_t *buffers = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+    uint8_t *buffers = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (buffers == MAP_FAILED)
         return NULL;
+    madvise(buffers, len, MADV_HUGEPAGE); /* where there are so many workers that one fits; mlock brings the pages in */
     if (mlock(buffers, len) != 0)
         hpl_log(HPL_LOG_WARN, "work.unlocked", HPL_S("reason", strerror(errno)), HPL_N("bytes", len),
                 HPL_S("mend", "raise RLIMIT_MEMLOCK, or LimitMEMLOCK= of the service"));

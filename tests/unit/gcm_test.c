@@ -161,7 +161,7 @@ HPL_TEST(the_counter_wraps_at_32_bits_and_carries_no_further)
     }
 }
 
-static uint8_t long_in[150000], long_out[150000], long_want[150000];
+static _Alignas(64) uint8_t long_in[150000], long_out[150000], long_want[150000];
 
 static void fill_long(void)
 {
@@ -277,6 +277,72 @@ HPL_TEST(many_messages_at_once_are_each_what_they_are_alone)
         }
     }
 }
+
+HPL_TEST(every_alignment_gives_the_same)
+{
+    static const size_t lens[] = {17, 100, 600, 1300, 13000};
+    FOR_EACH_KERNEL(kernel)
+    {
+        for (size_t i = 0; i < 64 * HPL_COUNT(lens); i++) {
+            struct message m = random_message();
+            struct hpl_gcm_key key;
+            uint8_t tag[16];
+            size_t len = lens[i / 64], from = i % 64, to = (i * 5 + 3) % 64, aad = i % 61;
+            fill_long();
+            openssl_seal(m.key, 32, m.nonce + i % 16, 12, m.aad + aad, 77, long_in + from, len, long_want, m.want_tag);
+            hpl_gcm_set_key(&key, kernel, m.key, 32);
+            struct hpl_gcm_message whole = {m.nonce + i % 16, m.aad + aad, long_in + from, 77, len, long_out + to, tag, NULL};
+            EXPECT(hpl_gcm_run(&key, false, &whole));
+            EXPECT_BYTES(long_out + to, long_want, len);
+            EXPECT_BYTES(tag, m.want_tag, 16);
+            whole.in = long_out + to, whole.out = long_want + from;
+            EXPECT(hpl_gcm_run(&key, true, &whole));
+            EXPECT_BYTES(long_want + from, long_in + from, len);
+        }
+    }
+}
+
+#if defined(__x86_64__)
+/* Calls fn(a, b, c) with known values in the registers that a callee keeps (System V ABI §3.2.1); 0 when all are as they were and the direction flag is clear. */
+uint64_t call_and_compare(void *fn, const void *a, uint64_t b, const void *c);
+__asm__(".text\n.type call_and_compare, @function\ncall_and_compare:\n"
+        "push %rbx\n push %rbp\n push %r12\n push %r13\n push %r14\n push %r15\n sub $8, %rsp\n"
+        "mov %rdi, %rax\n mov %rsi, %rdi\n mov %rdx, %rsi\n mov %rcx, %rdx\n"
+        "mov $0x11111111, %ebx\n mov $0x22222222, %ebp\n mov $0x33333333, %r12d\n mov $0x44444444, %r13d\n mov $0x55555555, %r14d\n mov $0x66666666, %r15d\n"
+        "call *%rax\n"
+        "xor $0x11111111, %rbx\n xor $0x22222222, %rbp\n xor $0x33333333, %r12\n xor $0x44444444, %r13\n xor $0x55555555, %r14\n xor $0x66666666, %r15\n"
+        "pushf\n pop %rax\n and $0x400, %rax\n"
+        "or %rbx, %rax\n or %rbp, %rax\n or %r12, %rax\n or %r13, %rax\n or %r14, %rax\n or %r15, %rax\n"
+        "add $8, %rsp\n pop %r15\n pop %r14\n pop %r13\n pop %r12\n pop %rbp\n pop %rbx\n ret\n"
+        ".size call_and_compare, . - call_and_compare\n");
+
+static void spoil(void)
+{
+    __asm__ volatile("inc %%r14" ::: "memory"); /* and does not say so */
+}
+
+HPL_TEST(registers_that_a_callee_keeps_are_kept)
+{
+    uint32_t before = 0, after = 0;
+    EXPECT(call_and_compare((void *)spoil, NULL, 0, NULL) != 0);
+    fill_long();
+    FOR_EACH_KERNEL(kernel)
+    {
+        static const size_t lens[] = {0, 16, 300, 1000, 5000, 20000};
+        for (size_t i = 0; i < HPL_COUNT(lens); i++) {
+            struct hpl_gcm_key key;
+            uint8_t tag[16];
+            hpl_gcm_set_key(&key, kernel, long_in, 32);
+            const struct hpl_gcm_message m = {long_in, long_in, long_in, 20, lens[i], long_out, tag, NULL};
+            __asm__ volatile("stmxcsr %0" : "=m"(before));
+            EXPECT_NUM(call_and_compare((void *)hpl_gcm_run, &key, 0, &m), 0);
+            EXPECT_NUM(call_and_compare((void *)hpl_gcm_run, &key, 1, &m), 0);
+            __asm__ volatile("stmxcsr %0" : "=m"(after));
+            EXPECT_NUM(after, before);
+        }
+    }
+}
+#endif
 
 static size_t num_with_table, num_without;
 
