@@ -26,6 +26,7 @@ struct text {
     size_t size;
     enum op op;
     uint8_t *in, *out; /* room for a batch, with 16 bytes more */
+    uint8_t *want;     /* what the op of the moment gives by OpenSSL */
 };
 
 struct impl {
@@ -190,18 +191,46 @@ static void prepare(struct text *text, struct impl *first, enum op op, size_t si
     text->op = op;
 }
 
+static bool runs(const struct impl *impl, const struct text *text)
+{
+    bool is_slow = impl->key.kernel == &hpl_gcm_portable && text->size > MAX_PORTABLE_SIZE;
+    return !is_slow && !(impl->batch && (text->op == OP_OPEN || text->size > MAX_BATCH_SIZE));
+}
+
 static size_t make_tasks(struct hpl_bench_task *tasks, struct impl *impls, size_t num_impls, const struct text *text)
 {
     size_t count = 0;
     for (size_t i = 0; i < num_impls; i++) {
-        bool is_slow = impls[i].key.kernel == &hpl_gcm_portable && text->size > MAX_PORTABLE_SIZE;
-        if (is_slow || (impls[i].batch && (text->op == OP_OPEN || text->size > MAX_BATCH_SIZE)))
+        if (!runs(&impls[i], text))
             continue;
         struct hpl_bench_task *task = &tasks[count++];
         *task = (struct hpl_bench_task){.threads = 1, .num_ops = impls[i].batch ? (double)impls[i].batch : 1, .run = impls[i].run, .arg = &impls[i]};
         memcpy(task->impl, impls[i].name, sizeof task->impl);
     }
     return count;
+}
+
+/* What is quick and wrong is not measured: every implementation gives OpenSSL's text and tag first. */
+static bool agree(struct impl *impls, size_t num_impls, struct text *text)
+{
+    uint8_t nonce[12], want_tag[16];
+    bool is_right = true;
+    memcpy(nonce, text->nonce, sizeof nonce);
+    for (size_t i = num_impls; is_right && i-- > 0;) {
+        if (!runs(&impls[i], text))
+            continue;
+        memcpy(text->nonce, nonce, sizeof nonce);
+        memset(text->out, 0, text->size);
+        impls[i].run(&impls[i]); /* checks the tag itself when it opens */
+        if (i == num_impls - 1) {
+            memcpy(text->want, text->out, text->size);
+            memcpy(want_tag, text->tag, sizeof want_tag);
+        }
+        is_right = memcmp(text->out, text->want, text->size) == 0 && (impls[i].batch || memcmp(text->tag, want_tag, sizeof want_tag) == 0);
+        if (!is_right)
+            fprintf(stderr, "hardplate-bench: %s does not %s %zu bytes as OpenSSL does\n", impls[i].name, op_names[text->op], text->size);
+    }
+    return is_right;
 }
 
 static bool measure_all(const struct hpl_bench_options *options, const char *command, struct impl *impls, size_t num_impls, struct text *text)
@@ -213,6 +242,8 @@ static bool measure_all(const struct hpl_bench_options *options, const char *com
     for (size_t s = 0; s < options->num_sizes; s++)
         for (enum op op = 0; op < NUM_OPS; op++) {
             prepare(text, &impls[0], op, options->sizes[s]);
+            if (!agree(impls, num_impls, text))
+                return false;
             size_t num_tasks = make_tasks(tasks, impls, num_impls, text);
             hpl_bench_measure(options, tasks, num_tasks, op_names[op], text->size, rows);
             hpl_bench_report_add(&report, rows, num_tasks);
@@ -228,7 +259,8 @@ static bool allocate(struct text *text, const struct hpl_bench_options *options)
     most = (most + 16 + 63) / 64 * 64;
     text->in = aligned_alloc(64, most);
     text->out = aligned_alloc(64, most);
-    if (!text->in || !text->out)
+    text->want = aligned_alloc(64, most);
+    if (!text->in || !text->out || !text->want)
         return false;
     memset(text->in, 0x5a, most);
     memset(text->out, 0, most);
@@ -257,6 +289,7 @@ static int run(const struct hpl_bench_options *options, const char *command, boo
     free_impls(impls);
     free(text.in);
     free(text.out);
+    free(text.want);
     return status;
 }
 
