@@ -35,10 +35,14 @@ static void fill(uint64_t table[8][256], uint64_t polynomial)
             table[k][b] = table[k - 1][b] >> 8 ^ table[0][table[k - 1][b] & 0xff];
 }
 
+static const uint64_t polynomials[HPL_NUM_SUMS] = { /* reflected */
+    [HPL_SUM_CRC32] = 0xedb88320u, [HPL_SUM_CRC32C] = 0x82f63b78u, [HPL_SUM_CRC64NVME] = 0x9a6c9329ac4bc9b5ull,
+};
+
 static void fill_all(void)
 {
-    fill(crc32c_table, 0x82f63b78u);
-    fill(crc64_table, 0x9a6c9329ac4bc9b5ull);
+    fill(crc32c_table, polynomials[HPL_SUM_CRC32C]);
+    fill(crc64_table, polynomials[HPL_SUM_CRC64NVME]);
 }
 
 static uint64_t update_crc(const uint64_t table[8][256], uint64_t crc, const uint8_t *data, size_t len)
@@ -102,6 +106,47 @@ void hpl_checksums_final(struct hpl_checksums *sums)
     put_be(sums->value[HPL_SUM_CRC32], sums->crc32, 4);
     put_be(sums->value[HPL_SUM_CRC32C], sums->crc32c ^ UINT32_MAX, 4);
     put_be(sums->value[HPL_SUM_CRC64NVME], ~sums->crc64, 8);
+}
+
+/* --- the sum of two pieces from theirs ------------------------------------------------------------------------------------- */
+
+/* a·b modulo the polynomial; reflected, so one is x^0 and its right neighbour x^1. */
+static uint64_t multiply(uint64_t a, uint64_t b, uint64_t polynomial, uint64_t one)
+{
+    uint64_t product = 0;
+    for (uint64_t bit = one; bit; bit >>= 1) {
+        if (a & bit)
+            product ^= b;
+        b = b >> 1 ^ (b & 1 ? polynomial : 0);
+    }
+    return product;
+}
+
+static uint64_t get_be(const uint8_t *data, size_t len)
+{
+    uint64_t value = 0;
+    for (size_t i = 0; i < len; i++)
+        value = value << 8 | data[i];
+    return value;
+}
+
+bool hpl_checksum_can_join(enum hpl_checksum_kind kind)
+{
+    return polynomials[kind] != 0;
+}
+
+/* A CRC is linear: that of A followed by n bytes is that of A times x^(8n), and B's own is added to it. */
+void hpl_checksum_join(enum hpl_checksum_kind kind, uint8_t *sum, const uint8_t *next, uint64_t next_len)
+{
+    HPL_CHECK(hpl_checksum_can_join(kind));
+    size_t len = names[kind].len;
+    uint64_t polynomial = polynomials[kind], one = 1ull << (8 * len - 1), shift = one, power = one >> 8; /* x^8: a byte */
+    for (; next_len; next_len >>= 1) {
+        if (next_len & 1)
+            shift = multiply(shift, power, polynomial, one);
+        power = multiply(power, power, polynomial, one);
+    }
+    put_be(sum, multiply(get_be(sum, len), shift, polynomial, one) ^ get_be(next, len), (int)len);
 }
 
 void hpl_checksums_wipe(struct hpl_checksums *sums)

@@ -27,6 +27,9 @@ struct hpl_checksums {
 enum hpl_status hpl_checksums_init(struct hpl_checksums *sums, unsigned wanted) HPL_MUST_USE;
 void hpl_checksums_update(struct hpl_checksums *sums, const uint8_t *data, size_t len);
 void hpl_checksums_final(struct hpl_checksums *sums);
+/* CRC kinds only: sum, of some bytes, becomes that of these bytes and next_len more whose own sum is next. Values as they are sent: big-endian. */
+bool hpl_checksum_can_join(enum hpl_checksum_kind kind);
+void hpl_checksum_join(enum hpl_checksum_kind kind, uint8_t *sum, const uint8_t *next, uint64_t next_len);
 void hpl_checksums_wipe(struct hpl_checksums *sums);
 
 #endif

@@ -141,6 +141,28 @@ struct hpl_upload_state {
 };
 enum hpl_status hpl_upload_open(struct hpl_s3_request *request, const struct hpl_upload *upload, struct hpl_upload_state *state) HPL_MUST_USE;
 void hpl_upload_state_wipe(struct hpl_upload_state *state);
+/* Which checksum the parts and the whole have, HPL_NUM_SUMS for none, and whether the whole's is made of the parts' checksums or of their bytes. */
+enum hpl_checksum_kind hpl_upload_sum(const struct hpl_upload_state *state, bool *is_composite);
+
+/* A part as it was acknowledged. */
+struct hpl_kept_part {
+    struct hpl_manifest_part part;
+    uint8_t file[HPL_FILE_ID_LEN];
+    int64_t modified_ms;
+    struct hpl_sums_text sums;
+};
+struct hpl_kept_parts {
+    struct hpl_s3_request *request;
+    const char *upload_id;
+    const uint8_t *instance;
+    struct hpl_kept_part *list; /* ascending; the caller's to free */
+    size_t count, cap, max;
+    bool is_truncated;
+    enum hpl_status status;
+};
+/* Those with numbers above after, up to max. */
+enum hpl_status hpl_upload_load_parts(struct hpl_kept_parts *parts, uint32_t after) HPL_MUST_USE;
+
 /* The label that a part's state is sealed under. */
 void hpl_part_label(char out[static 64], const char *upload_id, uint32_t number);
 

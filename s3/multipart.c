@@ -1,4 +1,4 @@
-/* Uploads in parts. The upload's id is its instance; what it needs to be completed without the key service or the customer — mode, context,
+/* Uploads in parts, all but their completion. The upload's id is its instance; what it needs to be completed without the key service or the customer — mode, context,
  * metadata, envelope, manifest key — is kept sealed under the root secret until it is completed or aborted. */
 #include "s3/internal.h"
 
@@ -55,18 +55,42 @@ static void creation_wipe(struct creation *creation)
     hpl_buf_wipe(&creation->envelope);
 }
 
+/* The checksum that the upload is created with: CRCs may be of the whole body or of the parts' sums, CRC64NVME of the whole only, hashes of the parts' only. */
+static enum hpl_status read_checksum(struct hpl_s3_request *request, enum hpl_checksum_kind *kind, const char **type)
+{
+    unsigned wanted;
+    struct hpl_bytes sent = hpl_http_header(request->http, "x-amz-checksum-type");
+    HPL_TRY(hpl_s3_wanted_sums(request, &wanted, kind));
+    *type = *kind == HPL_SUM_CRC64NVME ? "FULL_OBJECT" : "COMPOSITE";
+    if (!sent.data)
+        return HPL_OK;
+    if (*kind == HPL_NUM_SUMS)
+        return hpl_fail(request->call, HPL_INVALID_REQUEST, "x-amz-checksum-type needs x-amz-checksum-algorithm beside it");
+    bool is_whole = hpl_bytes_equal(sent, hpl_bytes_str("FULL_OBJECT"));
+    if (!is_whole && !hpl_bytes_equal(sent, hpl_bytes_str("COMPOSITE")))
+        return hpl_fail(request->call, HPL_INVALID_REQUEST, "x-amz-checksum-type must be COMPOSITE or FULL_OBJECT");
+    if (is_whole ? !hpl_checksum_can_join(*kind) : *kind == HPL_SUM_CRC64NVME)
+        return hpl_fail(request->call, HPL_INVALID_REQUEST, "the %s checksum type cannot be used with %s", is_whole ? "FULL_OBJECT" : "COMPOSITE", hpl_checksum_name(*kind)->word);
+    *type = is_whole ? "FULL_OBJECT" : "COMPOSITE";
+    return HPL_OK;
+}
+
 static enum hpl_status seal_state(struct hpl_s3_request *request, struct creation *creation)
 {
     char label[64];
-    unsigned wanted;
+    const char *type;
     enum hpl_checksum_kind main;
     const char *key_id = request->sse.key_id[0] ? request->sse.key_id : creation->upload.ref.key_id;
-    HPL_TRY(hpl_s3_wanted_sums(request, &wanted, &main));
+    HPL_TRY(read_checksum(request, &main, &type));
     json_t *HPL_JSON_AUTO state = json_pack("{s:i, s:O, s:O, s:o, s:o, s:s}", "mode", (int)request->sse.mode, "context", creation->context, "metadata",
                                             creation->metadata, "envelope", base64_json(creation->envelope.data, creation->envelope.len), "manifest_key",
                                             base64_json(creation->manifest_key->bytes, creation->manifest_key->len), "key_id", key_id);
-    if (main != HPL_NUM_SUMS)
+    if (main != HPL_NUM_SUMS) {
         json_object_set_new(state, "checksum", json_string(hpl_checksum_name(main)->word));
+        json_object_set_new(state, "checksum_type", json_string(type));
+        hpl_http_add_header(request->exchange, "x-amz-checksum-algorithm", "%s", hpl_checksum_name(main)->word);
+        hpl_http_add_header(request->exchange, "x-amz-checksum-type", "%s", type);
+    }
     upload_label(label, creation->upload.id);
     return hpl_object_seal_json(request->s3, request->call, creation->instance, label, state, &creation->upload.state);
 }
@@ -140,23 +164,15 @@ enum hpl_status hpl_upload_open(struct hpl_s3_request *request, const struct hpl
     return state->manifest_key ? HPL_OK : hpl_fail(request->call, HPL_NO_MEMORY, "the secret region is full");
 }
 
-/* A part as it was acknowledged. */
-struct kept_part {
-    struct hpl_manifest_part part;
-    uint8_t file[HPL_FILE_ID_LEN];
-    int64_t modified_ms;
-    struct hpl_sums_text sums;
-};
-
-struct kept_parts {
-    struct hpl_s3_request *request;
-    const char *upload_id;
-    const uint8_t *instance;
-    struct kept_part *list;
-    size_t count, cap, max;
-    bool is_truncated;
-    enum hpl_status status;
-};
+enum hpl_checksum_kind hpl_upload_sum(const struct hpl_upload_state *state, bool *is_composite)
+{
+    const char *word = json_string_value(json_object_get(state->json, "checksum")), *type = json_string_value(json_object_get(state->json, "checksum_type"));
+    *is_composite = !type || strcmp(type, "COMPOSITE") == 0;
+    for (int kind = HPL_SUM_CRC32; word && kind < HPL_NUM_SUMS; kind++)
+        if (strcmp(word, hpl_checksum_name(kind)->word) == 0)
+            return kind;
+    return HPL_NUM_SUMS;
+}
 
 static bool read_hex(const json_t *state, const char *name, uint8_t *out, size_t len)
 {
@@ -166,7 +182,7 @@ static bool read_hex(const json_t *state, const char *name, uint8_t *out, size_t
 
 static bool keep_part(void *arg, const struct hpl_upload_part *part)
 {
-    struct kept_parts *parts = arg;
+    struct hpl_kept_parts *parts = arg;
     char label[64];
     json_t *HPL_JSON_AUTO state = NULL;
     if (parts->count == parts->max) {
@@ -175,15 +191,15 @@ static bool keep_part(void *arg, const struct hpl_upload_part *part)
     }
     if (parts->count == parts->cap) {
         parts->cap = parts->cap ? 2 * parts->cap : 16;
-        struct kept_part *grown = realloc(parts->list, parts->cap * sizeof *grown);
+        struct hpl_kept_part *grown = realloc(parts->list, parts->cap * sizeof *grown);
         if (!grown) {
             parts->status = HPL_NO_MEMORY;
             return false;
         }
         parts->list = grown;
     }
-    struct kept_part *kept = &parts->list[parts->count];
-    *kept = (struct kept_part){.modified_ms = part->modified_ms};
+    struct hpl_kept_part *kept = &parts->list[parts->count];
+    *kept = (struct hpl_kept_part){.modified_ms = part->modified_ms};
     hpl_part_label(label, parts->upload_id, part->number);
     parts->status = hpl_object_open_json(parts->request->s3, parts->request->call, parts->instance, label, hpl_buf_bytes(&part->state), &state);
     if (parts->status != HPL_OK)
@@ -200,260 +216,13 @@ static bool keep_part(void *arg, const struct hpl_upload_part *part)
     return true;
 }
 
-static enum hpl_status load_parts(struct kept_parts *parts, uint32_t after)
+enum hpl_status hpl_upload_load_parts(struct hpl_kept_parts *parts, uint32_t after)
 {
     enum hpl_status status = hpl_store_list_parts(parts->request->call, parts->request->s3->store, parts->upload_id, after, keep_part, parts);
     return status == HPL_OK ? parts->status : status;
 }
 
-/* --- complete -------------------------------------------------------------------------------------------------------------- */
-
-struct wanted_part {
-    uint32_t number;
-    char etag[80];
-    char sums[HPL_NUM_SUMS][64];
-};
-
-struct completion {
-    struct hpl_upload upload;
-    struct hpl_upload_state state;
-    struct kept_parts kept;
-    struct wanted_part *wanted;
-    size_t num_wanted;
-    struct wanted_part current;
-    struct hpl_manifest_part *parts;
-    uint8_t (*files)[HPL_FILE_ID_LEN];
-    const struct kept_part **chosen;
-    struct hpl_object object;
-    struct hpl_sums_text sums;
-};
-
-static void completion_wipe(struct completion *completion)
-{
-    hpl_upload_wipe(&completion->upload);
-    hpl_upload_state_wipe(&completion->state);
-    hpl_object_wipe(&completion->object);
-    free(completion->kept.list);
-    free(completion->wanted);
-    free(completion->parts);
-    free(completion->files);
-    free(completion->chosen);
-}
-
-static enum hpl_status take_element(void *arg, struct hpl_call *call, const char *path, const char *text)
-{
-    struct completion *completion = arg;
-    struct wanted_part *current = &completion->current;
-    if (strcmp(path, "Part/PartNumber") == 0) {
-        char *end;
-        long number = strtol(text, &end, 10);
-        if (*end || end == text || number < 1 || number > (long)HPL_MANIFEST_MAX_PARTS)
-            return hpl_fail(call, HPL_INVALID_PART, "a part number must be from 1 to 10000");
-        current->number = (uint32_t)number;
-    } else if (strcmp(path, "Part/ETag") == 0) {
-        size_t len = strlen(text);
-        bool is_quoted = len >= 2 && text[0] == '"' && text[len - 1] == '"';
-        snprintf(current->etag, sizeof current->etag, "%.*s", (int)(is_quoted ? len - 2 : len), text + is_quoted);
-    } else if (strncmp(path, "Part/Checksum", 13) == 0) {
-        for (int kind = HPL_SUM_CRC32; kind < HPL_NUM_SUMS; kind++)
-            if (strcmp(path + 5, hpl_checksum_name(kind)->element) == 0)
-                snprintf(current->sums[kind], sizeof current->sums[kind], "%s", text);
-    } else if (strcmp(path, "Part") == 0) {
-        if (!current->number || !current->etag[0] || completion->num_wanted == HPL_MANIFEST_MAX_PARTS)
-            return HPL_MALFORMED_XML;
-        struct wanted_part *grown = realloc(completion->wanted, (completion->num_wanted + 1) * sizeof *grown);
-        if (!grown)
-            return HPL_NO_MEMORY;
-        completion->wanted = grown;
-        completion->wanted[completion->num_wanted++] = *current;
-        *current = (struct wanted_part){0};
-    }
-    return HPL_OK;
-}
-
-static const struct kept_part *find_kept(const struct kept_parts *kept, uint32_t number)
-{
-    size_t low = 0, high = kept->count;
-    while (low < high) {
-        size_t middle = (low + high) / 2;
-        if (kept->list[middle].part.number < number)
-            low = middle + 1;
-        else
-            high = middle;
-    }
-    return low < kept->count && kept->list[low].part.number == number ? &kept->list[low] : NULL;
-}
-
-/* Every part named is there, as it was acknowledged, in ascending order, and large enough. */
-static enum hpl_status choose_parts(struct hpl_s3_request *request, struct completion *completion)
-{
-    size_t count = completion->num_wanted;
-    completion->parts = calloc(count, sizeof *completion->parts);
-    completion->files = calloc(count, sizeof *completion->files);
-    completion->chosen = calloc(count, sizeof *completion->chosen);
-    if (!completion->parts || !completion->files || !completion->chosen)
-        return hpl_fail(request->call, HPL_NO_MEMORY, "out of memory");
-    for (size_t i = 1; i < count; i++)
-        if (completion->wanted[i].number <= completion->wanted[i - 1].number)
-            return HPL_INVALID_PART_ORDER;
-    for (size_t i = 0; i < count; i++) {
-        const struct wanted_part *wanted = &completion->wanted[i];
-        const struct kept_part *kept = find_kept(&completion->kept, wanted->number);
-        if (!kept || strcmp(kept->sums.etag, wanted->etag) != 0)
-            return hpl_fail(request->call, HPL_INVALID_PART, "part %u is not there or its ETag differs", wanted->number);
-        for (int kind = HPL_SUM_CRC32; kind < HPL_NUM_SUMS; kind++)
-            if (wanted->sums[kind][0] && kept->sums.value[kind][0] && strcmp(wanted->sums[kind], kept->sums.value[kind]) != 0)
-                return hpl_fail(request->call, HPL_INVALID_PART, "the checksum of part %u differs", wanted->number);
-        if (i + 1 < count && kept->part.len < HPL_S3_MIN_PART)
-            return hpl_fail(request->call, HPL_PART_TOO_SMALL, "part %u is smaller than 5 MiB and not the last", wanted->number);
-        completion->parts[i] = kept->part;
-        completion->chosen[i] = kept;
-        memcpy(completion->files[i], kept->file, HPL_FILE_ID_LEN);
-        completion->object.size += kept->part.len;
-    }
-    return HPL_OK;
-}
-
-/* The checksum of the parts' checksums, with their number behind it; nothing when a part has none. */
-static void composite_sum(struct completion *completion, enum hpl_checksum_kind kind)
-{
-    struct hpl_checksums sums;
-    struct hpl_buf text = {0};
-    if (hpl_checksums_init(&sums, 1u << kind) != HPL_OK)
-        return;
-    bool is_whole = true;
-    for (size_t i = 0; i < completion->num_wanted && is_whole; i++) {
-        uint8_t value[32];
-        const char *part = completion->chosen[i]->sums.value[kind];
-        is_whole = hpl_base64_decode_exact(value, hpl_checksum_name(kind)->len, part, strlen(part));
-        if (is_whole)
-            hpl_checksums_update(&sums, value, hpl_checksum_name(kind)->len);
-    }
-    hpl_checksums_final(&sums);
-    hpl_base64_put(&text, sums.value[kind], hpl_checksum_name(kind)->len);
-    if (is_whole) {
-        snprintf(completion->sums.value[kind], sizeof completion->sums.value[kind], "%.*s-%zu", (int)text.len, (const char *)text.data, completion->num_wanted);
-        completion->sums.is_composite = true;
-    }
-    hpl_buf_wipe(&text);
-}
-
-static enum hpl_status make_sums(struct completion *completion)
-{
-    uint8_t etag[32];
-    struct hpl_hash md5;
-    bool is_random = completion->state.mode == HPL_MODE_SSE_KMS || completion->state.mode == HPL_MODE_SSE_C;
-    const char *word = json_string_value(json_object_get(completion->state.json, "checksum"));
-    HPL_TRY(hpl_hash_init(&md5, "MD5"));
-    for (size_t i = 0; i < completion->num_wanted; i++) {
-        uint8_t part[16];
-        const char *hex = completion->chosen[i]->sums.etag;
-        if (hpl_hex_decode(part, sizeof part, hex, strlen(hex)))
-            hpl_hash_update(&md5, part, sizeof part);
-    }
-    hpl_hash_final(&md5, etag);
-    HPL_CHECK(!is_random || RAND_bytes(etag, 16) == 1);
-    char hex[33];
-    hpl_hex_encode(hex, etag, 16);
-    snprintf(completion->sums.etag, sizeof completion->sums.etag, "%s-%zu", hex, completion->num_wanted);
-    for (int kind = HPL_SUM_CRC32; kind < HPL_NUM_SUMS; kind++)
-        if (word && strcmp(word, hpl_checksum_name(kind)->word) == 0 && kind != HPL_SUM_CRC64NVME)
-            composite_sum(completion, kind);
-    return HPL_OK;
-}
-
-static enum hpl_status build_object(struct hpl_s3_request *request, struct completion *completion)
-{
-    struct hpl_object *object = &completion->object;
-    struct hpl_buf sealed = {0};
-    json_t *HPL_JSON_AUTO sums = hpl_sums_json(&completion->sums);
-    struct hpl_manifest manifest = {.mode = completion->state.mode, .bucket = hpl_bytes_str(request->bucket), .key = hpl_bytes_str(request->key),
-                                    .modified_ms = hpl_clock_unix_ms(), .size = object->size, .is_multipart = true, .parts = completion->parts,
-                                    .num_parts = (uint32_t)completion->num_wanted};
-    memcpy(manifest.instance, completion->state.instance, sizeof manifest.instance);
-    enum hpl_status status = hpl_object_pairs(json_object_get(completion->state.json, "context"), &manifest.context, &manifest.num_context);
-    if (status == HPL_OK)
-        status = hpl_object_pairs(json_object_get(completion->state.json, "metadata"), &manifest.metadata, &manifest.num_metadata);
-    if (status == HPL_OK)
-        status = hpl_object_seal_json(request->s3, request->call, manifest.instance, "object", sums, &sealed);
-    manifest.sealed = hpl_buf_bytes(&sealed);
-    if (status == HPL_OK)
-        status = hpl_object_close(request->call, &manifest, completion->state.manifest_key, &object->manifest);
-    hpl_buf_put_bytes(&object->envelope, hpl_buf_bytes(&completion->state.envelope));
-    object->modified_ms = manifest.modified_ms;
-    object->has_ref = completion->upload.has_ref;
-    object->ref = completion->upload.ref;
-    memcpy(object->bucket, request->bucket, sizeof object->bucket);
-    memcpy(object->key, request->key, sizeof object->key);
-    memcpy(object->instance, manifest.instance, sizeof object->instance);
-    free(manifest.context);
-    free(manifest.metadata);
-    hpl_buf_wipe(&sealed);
-    return status;
-}
-
-/* A completion need not carry the customer key; one that does must carry the right one. */
-static enum hpl_status check_customer_key(struct hpl_s3_request *request, const struct completion *completion)
-{
-    struct hpl_secret *HPL_SECRET_AUTO manifest_key = NULL;
-    HPL_TRY(hpl_sse_read_customer(request));
-    if (request->sse.mode != HPL_MODE_SSE_C)
-        return HPL_OK;
-    if (completion->state.mode != HPL_MODE_SSE_C)
-        return hpl_fail(request->call, HPL_INVALID_REQUEST, "this upload was created without a customer key");
-    HPL_TRY(hpl_manifest_key_new(request->call, &manifest_key, request->sse.customer_key, completion->state.instance));
-    return hpl_equal_secret(manifest_key->bytes, completion->state.manifest_key->bytes, manifest_key->len)
-               ? HPL_OK : hpl_fail(request->call, HPL_ACCESS_DENIED, "the customer key is not the one that this upload was created with");
-}
-
-static enum hpl_status complete(struct hpl_s3_request *request, struct completion *completion)
-{
-    const char *id = hpl_s3_parameter(request, "uploadId");
-    HPL_TRY(hpl_store_get_upload(request->call, request->s3->store, id, request->bucket, request->key, &completion->upload));
-    HPL_TRY(hpl_upload_open(request, &completion->upload, &completion->state));
-    HPL_TRY(check_customer_key(request, completion));
-    HPL_TRY(hpl_xml_read(request->call, hpl_http_whole_body(request->exchange), "CompleteMultipartUpload", take_element, completion));
-    if (completion->num_wanted == 0)
-        return HPL_MALFORMED_XML;
-    completion->kept = (struct kept_parts){.request = request, .upload_id = completion->upload.id, .instance = completion->state.instance, .max = HPL_MANIFEST_MAX_PARTS};
-    HPL_TRY(load_parts(&completion->kept, 0));
-    HPL_TRY(choose_parts(request, completion));
-    HPL_TRY(make_sums(completion));
-    HPL_TRY(build_object(request, completion));
-    return hpl_store_put_object(request->call, request->s3->store, &completion->object, (const uint8_t (*)[HPL_FILE_ID_LEN])completion->files, completion->num_wanted, completion->upload.id);
-}
-
-static void answer_completion(struct hpl_s3_request *request, const struct completion *completion)
-{
-    struct hpl_buf xml = {0};
-    char quoted[96];
-    const char *key_id = json_string_value(json_object_get(completion->state.json, "key_id"));
-    snprintf(quoted, sizeof quoted, "\"%s\"", completion->sums.etag);
-    hpl_xml_start(&xml, "CompleteMultipartUploadResult");
-    hpl_xml_text(&xml, "Location", request->http->path);
-    hpl_xml_str(&xml, "Bucket", request->bucket);
-    hpl_xml_str(&xml, "Key", request->key);
-    hpl_xml_str(&xml, "ETag", quoted);
-    for (int kind = HPL_SUM_CRC32; kind < HPL_NUM_SUMS; kind++)
-        if (completion->sums.value[kind][0])
-            hpl_xml_str(&xml, hpl_checksum_name(kind)->element, completion->sums.value[kind]);
-    if (completion->sums.is_composite)
-        hpl_xml_str(&xml, "ChecksumType", "COMPOSITE");
-    hpl_xml_close(&xml, "CompleteMultipartUploadResult");
-    if (completion->state.mode != HPL_MODE_SSE_C || request->sse.mode == HPL_MODE_SSE_C)
-        hpl_sse_answer(request, completion->state.mode, key_id ? key_id : "");
-    hpl_s3_send_xml(request, 200, &xml);
-}
-
-enum hpl_status hpl_s3_complete_upload(struct hpl_s3_request *request)
-{
-    struct completion completion = {0};
-    enum hpl_status status = complete(request, &completion);
-    if (status == HPL_OK)
-        answer_completion(request, &completion);
-    completion_wipe(&completion);
-    return status;
-}
+/* --- abort ----------------------------------------------------------------------------------------------------------------- */
 
 enum hpl_status hpl_s3_abort_upload(struct hpl_s3_request *request)
 {
@@ -470,7 +239,7 @@ enum hpl_status hpl_s3_abort_upload(struct hpl_s3_request *request)
 
 /* --- listings -------------------------------------------------------------------------------------------------------------- */
 
-static void put_part(struct hpl_buf *xml, const struct kept_part *kept)
+static void put_part(struct hpl_buf *xml, const struct hpl_kept_part *kept)
 {
     char time[40], quoted[96];
     hpl_time_text(time, kept->modified_ms, HPL_TIME_ISO_MS);
@@ -486,7 +255,7 @@ static void put_part(struct hpl_buf *xml, const struct kept_part *kept)
     hpl_xml_close(xml, "Part");
 }
 
-static void send_parts(struct hpl_s3_request *request, const struct kept_parts *parts, int64_t after, int64_t max)
+static void send_parts(struct hpl_s3_request *request, const struct hpl_kept_parts *parts, int64_t after, int64_t max)
 {
     struct hpl_buf xml = {0};
     hpl_xml_start(&xml, "ListPartsResult");
@@ -517,9 +286,9 @@ enum hpl_status hpl_s3_list_parts(struct hpl_s3_request *request)
     enum hpl_status status = hpl_store_get_upload(request->call, request->s3->store, hpl_s3_parameter(request, "uploadId"), request->bucket, request->key, &upload);
     if (status == HPL_OK)
         status = hpl_upload_open(request, &upload, &state);
-    struct kept_parts parts = {.request = request, .upload_id = upload.id, .instance = state.instance, .max = (size_t)max};
+    struct hpl_kept_parts parts = {.request = request, .upload_id = upload.id, .instance = state.instance, .max = (size_t)max};
     if (status == HPL_OK)
-        status = load_parts(&parts, (uint32_t)after);
+        status = hpl_upload_load_parts(&parts, (uint32_t)after);
     if (status == HPL_OK)
         send_parts(request, &parts, after, max);
     free(parts.list);

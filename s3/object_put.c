@@ -155,6 +155,11 @@ static enum hpl_status open_pipeline(struct hpl_s3_request *request, uint32_t pa
     HPL_TRY(hpl_s3_wanted_sums(request, &wanted, &put->main_sum));
     if (put->mode == HPL_MODE_PLAIN || put->mode == HPL_MODE_SSE_S3)
         wanted |= 1u << HPL_SUM_MD5;
+    if (put->upload_state.json) { /* the whole's checksum is made of the parts', whether the client sends them or not */
+        bool is_composite;
+        enum hpl_checksum_kind kind = hpl_upload_sum(&put->upload_state, &is_composite);
+        wanted |= kind == HPL_NUM_SUMS ? 0 : 1u << kind;
+    }
     HPL_TRY(hpl_checksums_init(&put->sums, wanted));
     put->part.number = part_number;
     if (put->data_key) {

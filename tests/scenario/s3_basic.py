@@ -7,6 +7,7 @@ import os
 import unittest
 import urllib.error
 import urllib.request
+import zlib
 
 from botocore.exceptions import ClientError
 from hardplate import Daemon
@@ -230,6 +231,33 @@ class S3(unittest.TestCase):
         self.refused("BadDigest", 400, self.s3.put_object, Bucket="main-bucket", Key="sum2", Body=b"x", ChecksumSHA256=base64.b64encode(b"0" * 32).decode())
         self.refused("BadDigest", 400, self.s3.put_object, Bucket="main-bucket", Key="sum2", Body=b"x", ContentMD5=base64.b64encode(b"0" * 16).decode())
         self.refused("NoSuchKey", 404, self.get, key="sum2")
+
+    def upload_of_two(self, name, body, **create):
+        upload = self.s3.create_multipart_upload(Bucket="main-bucket", Key=name, **create, **SSE["sse-kms"])["UploadId"]
+        name = {"Bucket": "main-bucket", "Key": name, "UploadId": upload}
+        cut = 5 << 20
+        rows = [self.s3.upload_part(PartNumber=n, Body=part, **name) for n, part in ((1, body[:cut]), (2, body[cut:]))]
+        return name, {"Parts": [{"PartNumber": n + 1, "ETag": row["ETag"]} for n, row in enumerate(rows)]}
+
+    def test_the_checksum_of_the_whole_is_made_of_the_parts(self):
+        body = bytes(range(256)) * (21 << 10) + b"the end"
+        cut, complete = 5 << 20, self.s3.complete_multipart_upload
+        whole = base64.b64encode(zlib.crc32(body).to_bytes(4, "big")).decode()
+        parts = b"".join(zlib.crc32(part).to_bytes(4, "big") for part in (body[:cut], body[cut:]))
+        composite = base64.b64encode(zlib.crc32(parts).to_bytes(4, "big")).decode() + "-2"
+        for create, wanted, kind in (({"ChecksumAlgorithm": "CRC32", "ChecksumType": "FULL_OBJECT"}, whole, "FULL_OBJECT"), ({"ChecksumAlgorithm": "CRC32"}, composite, "COMPOSITE")):
+            name, done = self.upload_of_two("whole", body, **create)
+            self.refused("BadDigest", 400, complete, ChecksumCRC32=whole[::-1] if kind == "FULL_OBJECT" else "AAAAAA==-2", MultipartUpload=done, **name)
+            self.refused("InvalidRequest", 400, complete, MpuObjectSize=len(body) - 1, MultipartUpload=done, **name)
+            answer = complete(ChecksumCRC32=wanted, MpuObjectSize=len(body), MultipartUpload=done, **name)
+            self.assertEqual((answer["ChecksumCRC32"], answer["ChecksumType"]), (wanted, kind))
+            head = self.s3.head_object(Bucket="main-bucket", Key="whole", ChecksumMode="ENABLED")
+            self.assertEqual((head["ChecksumCRC32"], head["ChecksumType"], head["ContentLength"]), (wanted, kind, len(body)))
+        name, done = self.upload_of_two("whole", body, ChecksumAlgorithm="SHA256")
+        self.refused("InvalidRequest", 400, complete, ChecksumCRC64NVME="AAAAAAAAAAA=", MultipartUpload=done, **name)
+        self.s3.abort_multipart_upload(**name)
+        for create in ({"ChecksumAlgorithm": "SHA256", "ChecksumType": "FULL_OBJECT"}, {"ChecksumAlgorithm": "CRC64NVME", "ChecksumType": "COMPOSITE"}):
+            self.refused("InvalidRequest", 400, self.s3.create_multipart_upload, Bucket="main-bucket", Key="never", **create)
 
     def test_conditions(self):
         etag = self.s3.put_object(Bucket="main-bucket", Key="if", Body=b"x")["ETag"]
