@@ -8,7 +8,10 @@
 /* Exit codes of the command line. */
 enum hpl_exit { HPL_EXIT_DONE = 0, HPL_EXIT_FAILED = 1, HPL_EXIT_USAGE = 2, HPL_EXIT_DENIED = 3, HPL_EXIT_UNAVAILABLE = 4 };
 
+struct hpl_command;
+
 struct hpl_client {
+    const struct hpl_command *command; /* the one that runs */
     char *endpoint, *region, *access_key, *ca_file;
     struct hpl_secret *secret_key;
     const char *env_file; /* as given with --env; NULL: none */

@@ -105,8 +105,7 @@ static const char *read_options(struct job *job, int argc, char **argv)
     static const struct option longs[] = {{"key", required_argument, NULL, 'k'},     {"key-file", required_argument, NULL, 'f'},
                                           {"context", required_argument, NULL, 'c'}, {"output", required_argument, NULL, 'o'},
                                           {"force", no_argument, NULL, 'F'},         {0}};
-    const char *wanted = job->is_seal ? "seal takes [--key ID | --key-file FILE] [--context NAME=VALUE]... [--force] [-o OUT] FILE, or - for standard input"
-                                      : "open takes [--key-file FILE] [--context NAME=VALUE]... [--force] [-o OUT] FILE, or - for standard input";
+    static const char wanted[] = "one FILE is wanted, or - for standard input";
     int option;
     optind = 0;
     while ((option = getopt_long(argc, argv, "o:", longs, NULL)) != -1)
@@ -116,12 +115,14 @@ static const char *read_options(struct job *job, int argc, char **argv)
         case 'o': job->out_path = optarg; break;
         case 'F': job->is_forced = true; break;
         case 'c':
-            if (hpl_cli_add_context(job->body, optarg))
+            if (hpl_cli_add_pair(job->body, "encryption_context", optarg))
                 break;
-            return wanted;
-        default: return wanted;
+            return "a context is written NAME=VALUE, each name once";
+        default: return "an option is not understood";
         }
-    if (optind + 1 != argc || (job->key_id && (job->key_file || !job->is_seal)) || !*argv[optind] || (job->out_path && !*job->out_path))
+    if (job->key_id && (job->key_file || !job->is_seal))
+        return job->is_seal ? "--key and --key-file exclude each other" : "open finds the key by itself: --key is not taken";
+    if (optind + 1 != argc || !*argv[optind] || (job->out_path && !*job->out_path))
         return wanted;
     job->in_path = argv[optind];
     job->in_name = is_pipe(job->in_path) ? "standard input" : job->in_path;
@@ -397,7 +398,7 @@ static enum hpl_exit seal_or_open(const struct hpl_client *client, bool is_seal,
     struct job job = {.client = client, .is_seal = is_seal, .body = json_object(), .in = -1, .out.fd = -1};
     hpl_log_set_level(HPL_LOG_ERROR);
     const char *wrong = read_options(&job, argc, argv);
-    enum hpl_exit code = wrong ? hpl_cli_usage_error(wrong) : run_job(&job);
+    enum hpl_exit code = wrong ? hpl_cli_usage_error(client, wrong) : run_job(&job);
     wipe_job(&job);
     return code;
 }

@@ -1,5 +1,4 @@
 /* hardplate, the command line: finds the sub-command in one table and runs it. One thread. */
-#include <getopt.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/prctl.h>
@@ -8,38 +7,69 @@
 
 #include "cli/commands.h"
 
-struct command {
-    const char *first, *second; /* second: NULL for one-word commands */
-    hpl_command_fn *run;
-    bool is_local; /* may do without a daemon: its function sets up the client */
-    const char *arguments, *help;
+#define CONTEXT_HELP "The encryption context must be given again, the same, to unwrap."
+#define CONFIGURE_HELP "FILE holds the JSON of docs/admin-api.md, for example {\"backend_type\": \"local\"}; - reads standard input,\n" \
+                       "so that a Vault credential in it needs no file."
+
+static const struct hpl_command commands[] = {
+    {.help = "The key service"},
+    {"status", hpl_cli_status, NULL, false, "", "what the key service does and how it is", NULL},
+    {"config", hpl_cli_config, NULL, false, "", "how it is set up, without secrets", NULL},
+    {"configure", hpl_cli_configure, "kms/configure", false, "FILE|-", "set it up for the first time; start is another command", CONFIGURE_HELP},
+    {"reconfigure", hpl_cli_configure, "kms/reconfigure", false, "FILE|-", "change the settings in FILE, keep the others; while it runs",
+     CONFIGURE_HELP "\nA new backend is opened and proven first; when it fails, the present one stays. Former backends stay attached for unwrapping."},
+    {"start", hpl_cli_service_act, "kms/start", false, "", "open the configured backend", NULL},
+    {"stop", hpl_cli_service_act, "kms/stop", false, "", "close it; encrypted objects can't be read or written until start", NULL},
+    {"clear-cache", hpl_cli_service_act, "kms/clear-cache", false, "", "forget cached key records", NULL},
+
+    {.help = "Master keys"},
+    {"keys create", hpl_cli_keys_create, NULL, false, "[--description TEXT] [--tag N=V]... [NAME]", "make one; without NAME its id is a UUID", NULL},
+    {"keys list", hpl_cli_keys_list, NULL, false, "", "all of them", NULL},
+    {"keys describe", hpl_cli_keys_describe, NULL, false, "ID", "all about one, and how many objects need it", NULL},
+    {"keys enable", hpl_cli_keys_act, "kms/keys/enable", false, "ID", "let it be used again", NULL},
+    {"keys disable", hpl_cli_keys_act, "kms/keys/disable", false, "ID", "refuse every use, reading what it sealed too", NULL},
+    {"keys rotate", hpl_cli_keys_act, "kms/keys/rotate", false, "ID", "wrap under a new version from now on; older ones still unwrap", NULL},
+    {"keys delete", hpl_cli_keys_delete, NULL, false, "[--days N] ID", "destroy it in N days (7 to 30; 30 unless said)",
+     "Refuses every use at once; until the day 'keys cancel-deletion' takes it back. Destroyed, what it sealed is lost."},
+    {"keys cancel-deletion", hpl_cli_keys_act, "kms/keys/cancel-deletion", false, "ID", "keep it after all", NULL},
+
+    {.help = "Data keys"},
+    {"data-key", hpl_cli_data_key, NULL, false, "[--key ID] [--spec AES_256|AES_128] [--count N] [--context N=V]...", "make new ones, in the clear and wrapped",
+     CONTEXT_HELP},
+    {"decrypt", hpl_cli_decrypt, NULL, false, "[--context N=V]... BLOB|-", "unwrap one", NULL},
+
+    {.help = "Files"},
+    {"seal", hpl_cli_seal, NULL, true, "[--key ID|--key-file F] [--context N=V]... [--force] [-o OUT] FILE|-", "seal a file, to FILE.hpl unless said",
+     CONTEXT_HELP "\n-o OUT says where to, - is standard output; --force replaces what is there. A key file needs no daemon."},
+    {"open", hpl_cli_open, NULL, true, "[--key-file F] [--context N=V]... [--force] [-o OUT] FILE|-", "open a sealed file",
+     "-o OUT says where to, - is standard output; --force replaces what is there."},
 };
 
-static const struct command commands[] = {
-    {"status", NULL, hpl_cli_status, false, "", "what the key service does and how it is"},
-    {"keys", "create", hpl_cli_keys_create, false, "[--name ID] [--description TEXT]", "make a master key"},
-    {"keys", "list", hpl_cli_keys_list, false, "", "all master keys"},
-    {"keys", "describe", hpl_cli_keys_describe, false, "ID", "one master key"},
-    {"data-key", NULL, hpl_cli_data_key, false, "[--key ID] [--spec SPEC] [--context N=V]...", "a new data key, in the clear and wrapped"},
-    {"decrypt", NULL, hpl_cli_decrypt, false, "[--context N=V]... BLOB|-", "unwrap a data key"},
-    {"seal", NULL, hpl_cli_seal, true, "[--key ID|--key-file F] [--context N=V]... [-o OUT] FILE|-", "seal a file, to FILE.hpl unless said"},
-    {"open", NULL, hpl_cli_open, true, "[--key-file F] [--context N=V]... [-o OUT] FILE|-", "open a sealed file"},
-};
+static const char exit_statuses[] = "Exit status: 0 done, 1 failed, 2 usage, 3 denied, 4 unavailable.";
 
 static void print_help(void)
 {
-    puts("Usage: hardplate [--env FILE] [--json] COMMAND ...\n");
-    for (size_t i = 0; i < HPL_COUNT(commands); i++) {
-        char left[96];
-        snprintf(left, sizeof left, "%s%s%s %s", commands[i].first, commands[i].second ? " " : "", commands[i].second ? commands[i].second : "", commands[i].arguments);
-        printf("  %-64s %s\n", left, commands[i].help);
-    }
+    puts("Usage: hardplate [--env FILE] [--json] COMMAND ...\n"
+         "       hardplate COMMAND --help\n");
+    for (size_t i = 0; i < HPL_COUNT(commands); i++)
+        if (commands[i].run)
+            printf("  %-20s %s\n", commands[i].name, commands[i].help);
+        else
+            printf("%s%s:\n", i ? "\n" : "", commands[i].help);
     puts("\n  --env FILE   endpoint and credentials from a file of NAME='value' lines (hardplated --dev DIR writes DIR/env);\n"
          "               otherwise HARDPLATE_ENDPOINT, HARDPLATE_ACCESS_KEY, HARDPLATE_SECRET_KEY, HARDPLATE_REGION, HARDPLATE_CA_FILE\n"
          "  --json       the daemon's answer as it came\n"
-         "  -o OUT       where to; - is standard output. --force replaces a file that is there\n"
-         "  --version, --help\n\n"
-         "Exit status: 0 done, 1 failed, 2 usage, 3 denied, 4 unavailable.");
+         "  --version, --help\n");
+    puts(exit_statuses);
+}
+
+static void print_command_help(const struct hpl_command *command)
+{
+    printf("Usage: hardplate [--env FILE] [--json] %s%s%s\n\n%s: %s.\n", command->name, *command->arguments ? " " : "", command->arguments,
+           command->name, command->help);
+    if (command->more)
+        printf("%s\n", command->more);
+    printf("\n%s\n", exit_statuses);
 }
 
 static int usage_error(const char *fmt, const char *what)
@@ -50,28 +80,70 @@ static int usage_error(const char *fmt, const char *what)
     return HPL_EXIT_USAGE;
 }
 
-static const struct command *find_command(int argc, char **argv)
+/* How many of argv's words the name is made of; 0 when they differ. */
+static int words_matched(const char *name, int argc, char **argv)
+{
+    for (int i = 0; i < argc; i++) {
+        size_t len = strlen(argv[i]);
+        if (len == 0 || strncmp(name, argv[i], len) != 0 || (name[len] != ' ' && name[len] != '\0'))
+            return 0;
+        if (name[len] == '\0')
+            return i + 1;
+        name += len + 1;
+    }
+    return 0;
+}
+
+static const struct hpl_command *find_command(int argc, char **argv, int *num_words)
 {
     for (size_t i = 0; i < HPL_COUNT(commands); i++)
-        if (strcmp(argv[0], commands[i].first) == 0 &&
-            (!commands[i].second || (argc > 1 && strcmp(argv[1], commands[i].second) == 0)))
+        if (commands[i].run && (*num_words = words_matched(commands[i].name, argc, argv)) > 0)
             return &commands[i];
     return NULL;
 }
 
-static int run_command(const struct command *command, const char *env_file, bool is_json, int argc, char **argv)
+/* What follows a first word that has sub-commands, as a help for who stopped there. */
+static int not_a_command(char **argv)
+{
+    char list[512] = "";
+    size_t len = strlen(argv[0]), used = 0;
+    for (size_t i = 0; i < HPL_COUNT(commands); i++)
+        if (commands[i].run && strncmp(commands[i].name, argv[0], len) == 0 && commands[i].name[len] == ' ' && used < sizeof list)
+            used += (size_t)snprintf(list + used, sizeof list - used, "%s%s", used ? ", " : "", commands[i].name + len + 1);
+    if (!used)
+        return usage_error("'%s' is not a command", argv[0]);
+    fprintf(stderr, "hardplate: %s is followed by one of: %s\n", argv[0], list);
+    return HPL_EXIT_USAGE;
+}
+
+static int run_command(const struct hpl_command *command, const char *env_file, bool is_json, int argc, char **argv)
 {
     struct hpl_call call = {0};
-    struct hpl_client client = {.env_file = env_file, .is_json = is_json};
-    int words = command->second ? 1 : 0;
+    struct hpl_client client = {.command = command, .env_file = env_file, .is_json = is_json};
     enum hpl_status status = command->is_local ? HPL_OK : hpl_client_init(&call, &client, env_file);
     int code = HPL_EXIT_USAGE;
     if (status == HPL_OK)
-        code = (int)command->run(&client, argc - words, argv + words);
+        code = (int)command->run(&client, argc, argv);
     else
         fprintf(stderr, "hardplate: %s\n", hpl_detail(&call, status));
     hpl_client_wipe(&client);
     return code;
+}
+
+/* --json and --help are also taken behind the command, where people write them. Gives how many arguments are left. */
+static int take_common(int argc, char **argv, bool *is_json, bool *is_help)
+{
+    int left = 0, i = 0;
+    for (; i < argc && strcmp(argv[i], "--") != 0; i++)
+        if (strcmp(argv[i], "--json") == 0)
+            *is_json = true;
+        else if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0)
+            *is_help = true;
+        else
+            argv[left++] = argv[i];
+    while (i < argc)
+        argv[left++] = argv[i++];
+    return left;
 }
 
 int main(int argc, char **argv)
@@ -80,8 +152,8 @@ int main(int argc, char **argv)
                                           {"version", no_argument, NULL, 'V'}, {"help", no_argument, NULL, 'h'}, {0}};
     const struct rlimit no_core = {0, 0};
     const char *env_file = NULL;
-    bool is_json = false;
-    int option;
+    bool is_json = false, is_help = false;
+    int option, num_words = 0;
     setrlimit(RLIMIT_CORE, &no_core);
     prctl(PR_SET_DUMPABLE, 0);
     hpl_json_init();
@@ -96,18 +168,21 @@ int main(int argc, char **argv)
         }
     if (optind == argc)
         return usage_error("%s", "no command given");
-    const struct command *command = find_command(argc - optind, argv + optind);
+    argc = take_common(argc - optind, argv + optind, &is_json, &is_help);
+    argv += optind;
+    const struct hpl_command *command = find_command(argc, argv, &num_words);
+    if (is_help && !command) {
+        print_help();
+        return HPL_EXIT_DONE;
+    }
     if (!command)
-        return usage_error("'%s' is not a command", argv[optind]);
-    /* --json is also taken behind the command, where people write it. */
-    int left = 0;
-    for (int i = optind; i < argc; i++)
-        if (strcmp(argv[i], "--json") == 0)
-            is_json = true;
-        else
-            argv[optind + left++] = argv[i];
+        return argc ? not_a_command(argv) : usage_error("%s", "no command given");
+    if (is_help) {
+        print_command_help(command);
+        return HPL_EXIT_DONE;
+    }
     curl_global_init(CURL_GLOBAL_DEFAULT);
-    int code = run_command(command, env_file, is_json, left, argv + optind);
+    int code = run_command(command, env_file, is_json, argc - num_words + 1, argv + num_words - 1);
     curl_global_cleanup();
     return code;
 }

@@ -1,0 +1,165 @@
+/* Master keys: made, shown, and led through their states. One thread. */
+#include <stdio.h>
+#include <string.h>
+
+#include "base/codec.h"
+#include "cli/commands.h"
+
+/* What every key has on a line of its own first, then whatever else the daemon says of it. */
+static void show_key(const json_t *answer)
+{
+    static const char *const first[][2] = {{"key_id", "key"}, {"description", "description"}, {"key_state", "state"}, {"current_version", "version"},
+                                           {"creation_date", "created"}, {"rotation_date", "rotated"}, {"deletion_date", "destroyed on"},
+                                           {"tags", "tags"}, {"objects", "objects"}};
+    static const char *const unsaid[] = {"enabled", "key_manager", "key_usage"};
+    const json_t *metadata = json_object_get(answer, "key_metadata");
+    json_t *HPL_JSON_AUTO rest = json_copy((json_t *)metadata);
+    for (size_t i = 0; i < HPL_COUNT(first); i++) {
+        hpl_cli_show_member(first[i][1], json_object_get(metadata, first[i][0]), 0);
+        json_object_del(rest, first[i][0]);
+    }
+    for (size_t i = 0; i < HPL_COUNT(unsaid); i++)
+        json_object_del(rest, unsaid[i]);
+    hpl_cli_show_object(rest);
+    hpl_cli_show_member("impact", json_object_get(answer, "impact"), 0);
+}
+
+enum hpl_exit hpl_cli_keys_create(const struct hpl_client *client, int argc, char **argv)
+{
+    static const struct option longs[] = {{"name", required_argument, NULL, 'n'}, {"description", required_argument, NULL, 'd'},
+                                          {"tag", required_argument, NULL, 't'}, {0}};
+    json_t *HPL_JSON_AUTO body = json_pack("{s:s}", "KeyUsage", "ENCRYPT_DECRYPT");
+    const char *name = NULL;
+    bool started = false;
+    for (int option; (option = hpl_cli_option(argc, argv, longs, &started)) != -1;)
+        if (option == 'n')
+            name = optarg;
+        else if (option == 'd')
+            json_object_set_new(body, "Description", json_string(optarg));
+        else if (option != 't' || !hpl_cli_add_pair(body, "Tags", optarg))
+            return hpl_cli_usage_error(client, option == 't' ? "a tag is written NAME=VALUE, each name once" : "an option is not understood");
+    if (optind + 1 == argc && !name)
+        name = argv[optind++];
+    if (optind < argc)
+        return hpl_cli_usage_error(client, "one name at most");
+    if (name && !json_object_get(body, "Tags"))
+        json_object_set_new(body, "Tags", json_object());
+    if (name)
+        json_object_set_new(json_object_get(body, "Tags"), "name", json_string(name));
+    return hpl_cli_ask_and_print(client, "POST", "kms/keys", "", body, show_key);
+}
+
+static void show_keys(const json_t *answer)
+{
+    size_t i;
+    json_t *row;
+    printf("%-36s  %-16s  %7s  %s\n", "KEY", "STATE", "VERSION", "DESCRIPTION");
+    json_array_foreach(json_object_get(answer, "keys"), i, row)
+        printf("%-36s  %-16s  %7lld  %s\n", hpl_cli_text(row, "key_id"), hpl_cli_text(row, "status"),
+               (long long)json_integer_value(json_object_get(row, "version")), hpl_cli_text(row, "description"));
+}
+
+/* Every page, joined, so that --json too shows all. */
+static enum hpl_exit all_pages(const struct hpl_client *client, const char *filter, json_t *all)
+{
+    struct hpl_buf query = {0};
+    enum hpl_exit code = HPL_EXIT_DONE;
+    hpl_buf_printf(&query, "limit=1000%s", filter);
+    for (bool is_more = true; is_more && code == HPL_EXIT_DONE;) {
+        json_t *HPL_JSON_AUTO page = NULL;
+        code = hpl_client_ask(client, "GET", "kms/keys", hpl_buf_text(&query), NULL, &page);
+        json_array_extend(all, json_object_get(page, "keys"));
+        const char *next = json_string_value(json_object_get(page, "next_marker"));
+        is_more = next != NULL;
+        query.len = 0;
+        hpl_buf_printf(&query, "limit=1000%s&marker=", filter);
+        if (next)
+            hpl_uri_put(&query, hpl_bytes_str(next), false);
+    }
+    hpl_buf_wipe(&query);
+    return code;
+}
+
+enum hpl_exit hpl_cli_keys_list(const struct hpl_client *client, int argc, char **argv)
+{
+    json_t *HPL_JSON_AUTO all = json_array();
+    (void)argv;
+    if (argc > 1)
+        return hpl_cli_usage_error(client, "no arguments are taken");
+    enum hpl_exit code = all_pages(client, "", all);
+    return code == HPL_EXIT_DONE ? hpl_cli_print(client, json_pack("{s:O}", "keys", all), show_keys) : code;
+}
+
+enum hpl_exit hpl_cli_keys_describe(const struct hpl_client *client, int argc, char **argv)
+{
+    struct hpl_buf path = {0};
+    if (argc != 2 || !*argv[1])
+        return hpl_cli_usage_error(client, "one key id is wanted");
+    hpl_buf_put_str(&path, "kms/keys/");
+    hpl_uri_put(&path, hpl_bytes_str(argv[1]), false);
+    enum hpl_exit code = hpl_cli_ask_and_print(client, "GET", hpl_buf_text(&path), "", NULL, show_key);
+    hpl_buf_wipe(&path);
+    return code;
+}
+
+enum hpl_exit hpl_cli_keys_act(const struct hpl_client *client, int argc, char **argv)
+{
+    if (argc != 2)
+        return hpl_cli_usage_error(client, "one key id is wanted");
+    json_t *HPL_JSON_AUTO body = json_pack("{s:s}", "key_id", argv[1]);
+    return hpl_cli_ask_and_print(client, "POST", client->command->route, "", body, show_key);
+}
+
+static void show_deletion(const json_t *answer)
+{
+    show_key(answer);
+    printf("\nEvery use of it is refused from now on. Until that day 'hardplate keys cancel-deletion %s' takes it back.\n", hpl_cli_text(answer, "key_id"));
+}
+
+enum hpl_exit hpl_cli_keys_delete(const struct hpl_client *client, int argc, char **argv)
+{
+    static const struct option longs[] = {{"days", required_argument, NULL, 'd'}, {0}};
+    json_t *HPL_JSON_AUTO body = json_object();
+    bool started = false;
+    for (int option; (option = hpl_cli_option(argc, argv, longs, &started)) != -1;)
+        if (option != 'd' || !hpl_cli_add_number(body, "pending_window_in_days", optarg, 7, 30))
+            return hpl_cli_usage_error(client, "--days takes a number from 7 to 30");
+    if (optind + 1 != argc)
+        return hpl_cli_usage_error(client, "one key id is wanted");
+    json_object_set_new(body, "key_id", json_string(argv[optind]));
+    return hpl_cli_ask_and_print(client, "DELETE", "kms/keys/delete", "", body, show_deletion);
+}
+
+enum hpl_exit hpl_cli_keys_update(const struct hpl_client *client, int argc, char **argv)
+{
+    static const struct option longs[] = {{"description", required_argument, NULL, 'd'}, {0}};
+    const char *description = NULL;
+    bool started = false;
+    for (int option; (option = hpl_cli_option(argc, argv, longs, &started)) != -1;)
+        description = option == 'd' ? optarg : NULL;
+    if (optind + 1 != argc || !description)
+        return hpl_cli_usage_error(client, "one key id and --description are wanted");
+    json_t *HPL_JSON_AUTO body = json_pack("{s:s, s:s}", "key_id", argv[optind], "description", description);
+    return hpl_cli_ask_and_print(client, "POST", "kms/keys/update-description", "", body, show_key);
+}
+
+enum hpl_exit hpl_cli_keys_tag(const struct hpl_client *client, int argc, char **argv)
+{
+    if (argc < 3)
+        return hpl_cli_usage_error(client, "one key id and at least one NAME=VALUE are wanted");
+    json_t *HPL_JSON_AUTO body = json_pack("{s:s}", "key_id", argv[1]);
+    for (int i = 2; i < argc; i++)
+        if (!hpl_cli_add_pair(body, "tags", argv[i]))
+            return hpl_cli_usage_error(client, "a tag is written NAME=VALUE, each name once");
+    return hpl_cli_ask_and_print(client, "POST", "kms/keys/tag", "", body, show_key);
+}
+
+enum hpl_exit hpl_cli_keys_untag(const struct hpl_client *client, int argc, char **argv)
+{
+    if (argc < 3)
+        return hpl_cli_usage_error(client, "one key id and at least one tag's name are wanted");
+    json_t *HPL_JSON_AUTO body = json_pack("{s:s, s:[]}", "key_id", argv[1], "tag_keys");
+    for (int i = 2; i < argc; i++)
+        json_array_append_new(json_object_get(body, "tag_keys"), json_string(argv[i]));
+    return hpl_cli_ask_and_print(client, "POST", "kms/keys/untag", "", body, show_key);
+}

@@ -1,0 +1,98 @@
+/* How answers are shown to people: a name and its value on a line. One thread. */
+#include <stdio.h>
+#include <string.h>
+
+#include "cli/commands.h"
+
+#define NAME_WIDTH 20
+
+enum hpl_exit hpl_cli_print(const struct hpl_client *client, json_t *answer, hpl_show_fn *show)
+{
+    if (client->is_json) {
+        struct hpl_buf text = {0};
+        if (hpl_json_put(&text, answer) == HPL_OK)
+            printf("%s\n", hpl_buf_text(&text));
+        hpl_buf_wipe(&text);
+    } else
+        show(answer);
+    json_decref(answer);
+    return fflush(stdout) == 0 ? HPL_EXIT_DONE : HPL_EXIT_FAILED;
+}
+
+enum hpl_exit hpl_cli_ask_and_print(const struct hpl_client *client, const char *method, const char *path, const char *query, const json_t *body,
+                                    hpl_show_fn *show)
+{
+    json_t *answer = NULL;
+    enum hpl_exit code = hpl_client_ask(client, method, path, query, body, &answer);
+    return code == HPL_EXIT_DONE ? hpl_cli_print(client, answer, show) : code;
+}
+
+const char *hpl_cli_text(const json_t *object, const char *name)
+{
+    const char *text = json_string_value(json_object_get(object, name));
+    return text ? text : "-";
+}
+
+static void print_line(const char *name, const json_t *value, int indent)
+{
+    printf("%*s%-*s ", indent, "", NAME_WIDTH - indent, name);
+    if (json_is_string(value))
+        printf("%s\n", json_string_value(value));
+    else if (json_is_integer(value))
+        printf("%lld\n", (long long)json_integer_value(value));
+    else if (json_is_real(value))
+        printf("%g\n", json_real_value(value));
+    else
+        printf("%s\n", json_is_true(value) ? "yes" : "no");
+}
+
+/* A list of texts on one line; other lists a member at a time, numbered from one. */
+static void show_array(const char *name, const json_t *array, int indent)
+{
+    bool is_plain = true;
+    size_t i;
+    json_t *value;
+    json_array_foreach((json_t *)array, i, value)
+        is_plain = is_plain && json_is_string(value);
+    printf("%*s%-*s", indent, "", NAME_WIDTH - indent, name);
+    json_array_foreach((json_t *)array, i, value)
+        if (is_plain)
+            printf(" %s", json_string_value(value));
+    printf("%s\n", json_array_size(array) ? "" : " none");
+    json_array_foreach((json_t *)array, i, value)
+    {
+        char number[24];
+        snprintf(number, sizeof number, "%zu", i + 1);
+        if (!is_plain)
+            hpl_cli_show_member(number, value, indent + 2);
+    }
+}
+
+void hpl_cli_show_member(const char *name, const json_t *value, int indent)
+{
+    const char *inner;
+    json_t *member;
+    if (!value || json_is_null(value))
+        return;
+    char plain[64]; /* the daemon's names with blanks, as a person says them */
+    snprintf(plain, sizeof plain, "%s", name);
+    for (char *at = plain; (at = strchr(at, '_'));)
+        *at = ' ';
+    if (json_is_array(value))
+        show_array(plain, value, indent);
+    else if (!json_is_object(value))
+        print_line(plain, value, indent);
+    else {
+        printf("%*s%s\n", indent, "", plain);
+        json_object_foreach((json_t *)value, inner, member)
+            hpl_cli_show_member(inner, member, indent + 2);
+    }
+}
+
+void hpl_cli_show_object(const json_t *object)
+{
+    const char *name;
+    json_t *value;
+    json_object_foreach((json_t *)object, name, value)
+        hpl_cli_show_member(name, value, 0);
+}

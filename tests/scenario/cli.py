@@ -1,0 +1,118 @@
+#!/usr/bin/env python3
+"""The command line over a life of the key service: keys led through their states, the service set up, stopped and started, and what a person
+reads when something is refused."""
+import json
+import os
+import unittest
+
+from daemon import run
+from hardplate import BIN, Daemon
+
+
+class Cli(unittest.TestCase):
+    backend = "local"
+
+    def setUp(self):
+        self.daemon = Daemon(backend=self.backend)
+        self.addCleanup(self.daemon.remove)
+
+    def cli(self, *args, stdin=None, wanted=0):
+        code, out, err = run(BIN / "hardplate", "--env", self.daemon.folder / "env", *args, env={"PATH": os.environ["PATH"]}, stdin=stdin)
+        self.assertEqual(code, wanted, (args, out, err))
+        if wanted:
+            self.assertEqual((out, len(err.splitlines())), ("", 1), (args, "one line on standard error"))
+            self.assertTrue(err.startswith("hardplate: "), err)
+        else:
+            self.assertEqual(err, "", args)
+        return err if wanted else out
+
+    def answer(self, *args, **how):
+        return json.loads(self.cli("--json", *args, **how))
+
+
+class Keys(Cli):
+    def test_a_key_is_led_through_its_states(self):
+        self.cli("keys", "create", "orders", "--description", "of 2026", "--tag", "team=blue")
+        described = self.cli("keys", "describe", "orders")
+        for word in ("orders", "of 2026", "Enabled", "team", "blue"):
+            self.assertIn(word, described)
+        blob = self.answer("data-key", "--key", "orders")["ciphertext_blob"]
+        self.assertIn("Disabled", self.cli("keys", "disable", "orders"))
+        self.assertIn("KeyDisabled", self.cli("decrypt", blob, wanted=1))
+        self.assertIn("Enabled", self.cli("keys", "enable", "orders"))
+        self.assertEqual(self.answer("keys", "rotate", "orders")["key_metadata"]["current_version"], 2)
+        self.cli("decrypt", blob)
+        said = self.cli("keys", "delete", "orders", "--days", "7")
+        self.assertIn("hardplate keys cancel-deletion orders", said)
+        self.assertIn("PendingDeletion", said)
+        self.assertIn("KeyPendingDeletion", self.cli("decrypt", blob, wanted=1))
+        self.cli("keys", "cancel-deletion", "orders")
+        self.cli("keys", "enable", "orders")
+        self.cli("decrypt", blob)
+        listed = [line.split() for line in self.cli("keys", "list").splitlines() if line.startswith("orders")]
+        self.assertEqual(listed[0][:3], ["orders", "Enabled", "2"])
+
+    def test_refusals_name_what_to_do(self):
+        self.assertIn("NotFound", self.cli("keys", "disable", "nobody", wanted=1))
+        self.cli("keys", "create", "twice")
+        self.assertIn("AlreadyExists", self.cli("keys", "create", "twice", wanted=1))
+        for args in (["keys", "delete", "twice", "--days", "6"], ["keys", "delete", "twice", "--days", "7x"], ["keys", "delete"], ["keys", "enable"],
+                     ["keys", "create", "a", "b"], ["keys", "create", "--tag", "x"]):
+            self.assertIn("usage: hardplate keys", self.cli(*args, wanted=2), args)
+        self.assertIn("cancel-deletion", self.cli("keys", wanted=2))
+        self.assertIn("is not a command", self.cli("key", wanted=2))
+
+    def test_many_data_keys_come_at_once(self):
+        made = self.answer("data-key", "--count", "5", "--context", "a=b")["data_keys"]
+        self.assertEqual(len({key["plaintext_key"] for key in made}), 5)
+        for key in made:
+            self.assertEqual(self.answer("decrypt", "--context", "a=b", "-", stdin=key["ciphertext_blob"])["plaintext_key"], key["plaintext_key"])
+        self.assertEqual(self.cli("data-key", "--count", "3").count("plaintext key"), 3)
+        self.cli("data-key", "--count", "65", wanted=2)
+
+
+class Service(Cli):
+    backend = "none"
+
+    def test_it_is_configured_started_changed_and_stopped(self):
+        self.assertIn("NotConfigured", self.cli("start", wanted=4))
+        self.cli("configure", "-", stdin='{"backend_type": "local", "default_key_id": "first"}')
+        self.assertIn("NotRunning", self.cli("data-key", wanted=4))
+        self.assertIn("Running", self.cli("start"))
+        self.assertEqual(self.answer("data-key")["key_id"], "first")
+        changed = self.daemon.folder / "changed.json"
+        changed.write_text('{"default_key_id": "second"}')
+        self.cli("reconfigure", changed)
+        self.assertEqual(self.answer("data-key")["key_id"], "second")
+        self.assertIn("second", self.cli("config"))
+        self.assertEqual(self.cli("clear-cache"), "done\n")
+        self.assertEqual(self.cli("--json", "clear-cache"), "{}\n")
+        self.cli("stop")
+        self.assertIn("Configured", self.cli("status"))
+
+    def test_a_bad_file_is_told_before_it_is_sent(self):
+        path = self.daemon.folder / "bad.json"
+        path.write_text("{")
+        self.assertIn("bad.json", self.cli("configure", path, wanted=1))
+        self.assertIn("standard input", self.cli("configure", "-", stdin="[]", wanted=1))
+        self.assertIn("nothing.json", self.cli("configure", self.daemon.folder / "nothing.json", wanted=1))
+        self.assertIn("backend_type", self.cli("configure", "-", stdin="{}", wanted=1))
+        self.cli("configure", wanted=2)
+
+
+class Help(unittest.TestCase):
+    def test_every_command_explains_itself(self):
+        code, out, err = run(BIN / "hardplate", "--help")
+        self.assertEqual((code, err), (0, ""))
+        commands = [line[2:22].strip() for line in out.splitlines() if line.startswith("  ") and line[2] not in " -"]
+        self.assertGreater(len(commands), 15)
+        for command in commands:
+            if command and command != "hardplate COMMAND":
+                code, said, err = run(BIN / "hardplate", *command.split(), "--help")
+                self.assertEqual((code, err), (0, ""), command)
+                self.assertIn(f"Usage: hardplate [--env FILE] [--json] {command}", said)
+                self.assertLess(max(map(len, said.splitlines())), 150)
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)
