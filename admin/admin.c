@@ -56,6 +56,7 @@ static enum hpl_status verify(struct hpl_admin *admin, struct hpl_http_exchange 
     const struct hpl_sigv4_options options = {.services = "s3,kms", .region = admin->region, .require_hashed = true};
     HPL_TRY(hpl_sigv4_verify(hpl_http_call(exchange), admin->auth, &signed_request, &options, identity, payload));
     hpl_http_set_identity(exchange, identity->access_key);
+    hpl_auth_set_caller(hpl_http_call(exchange), identity);
     return HPL_OK;
 }
 

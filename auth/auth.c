@@ -262,3 +262,9 @@ enum hpl_status hpl_auth_allows(struct hpl_call *call, const struct hpl_identity
         return HPL_OK;
     return hpl_fail(call, HPL_ACCESS_DENIED, "'%s' may not %s", identity->access_key, action);
 }
+
+void hpl_auth_set_caller(struct hpl_call *call, const struct hpl_identity *identity)
+{
+    call->principal = identity->access_key;
+    call->role = identity->role == HPL_ROLE_ADMIN ? "admin" : "objects";
+}

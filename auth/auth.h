@@ -17,6 +17,9 @@ struct hpl_identity {
 
 struct hpl_auth;
 
+/* From now on the call is made for this identity, which must live as long as the call is used. Any thread. */
+void hpl_auth_set_caller(struct hpl_call *call, const struct hpl_identity *identity);
+
 enum hpl_status hpl_auth_open(struct hpl_call *call, struct hpl_auth **out, struct hpl_catalog *catalog) HPL_MUST_USE;
 void hpl_auth_close(struct hpl_auth *auth);
 

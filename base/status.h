@@ -36,6 +36,8 @@ const struct hpl_status_row *hpl_status_row(enum hpl_status status);
 struct hpl_call {
     uint64_t deadline_ns;   /* hpl_clock_mono_ns() after which work is given up; 0: none */
     char request_id[17];    /* 16 hex digits, for logs and answers */
+    const char *principal;  /* access key of who asks, the caller's storage; NULL: the daemon itself */
+    const char *role;       /* "admin" or "objects", with principal */
     char detail[240];       /* one sentence: what was wrong, where, what to do. Never a secret. */
 };
 
