@@ -5,8 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* key_metadata → {"key_id", "key_metadata"}; takes metadata. */
-static enum hpl_status wrap_metadata(json_t *metadata, json_t **answer)
+enum hpl_status hpl_admin_metadata(json_t *metadata, json_t **answer)
 {
     const char *key_id = json_string_value(json_object_get(metadata, "key_id"));
     json_t *deletion_date = json_object_get(metadata, "deletion_date");
@@ -25,13 +24,27 @@ static enum hpl_status text_of(const struct hpl_admin_request *request, const ch
     return HPL_OK;
 }
 
-static enum hpl_status key_id_of(const struct hpl_admin_request *request, const char **key_id)
+static enum hpl_status key_id_in_query(const struct hpl_admin_request *request, char key_id[static HPL_KEY_ID_MAX + 1])
+{
+    static const char *const names[] = {"key_id", "keyId", "key-id", "key", "keyName"};
+    enum hpl_status status = HPL_NOT_FOUND;
+    for (size_t i = 0; status == HPL_NOT_FOUND && i < HPL_COUNT(names); i++)
+        status = hpl_admin_query(request, names[i], key_id, HPL_KEY_ID_MAX + 1);
+    if (status == HPL_NOT_FOUND || (status == HPL_OK && !key_id[0]))
+        return hpl_fail(request->call, HPL_INVALID_REQUEST, "'key_id' is missing");
+    return status;
+}
+
+enum hpl_status hpl_admin_key_id(const struct hpl_admin_request *request, char key_id[static HPL_KEY_ID_MAX + 1])
 {
     static const char *const names[] = {"key_id", "KeyId", "keyId", NULL};
-    *key_id = NULL;
-    HPL_TRY(text_of(request, names, key_id));
-    if (!*key_id || !**key_id)
-        return hpl_fail(request->call, HPL_INVALID_REQUEST, "'key_id' is missing");
+    const char *text = NULL;
+    HPL_TRY(text_of(request, names, &text));
+    if (!text)
+        return key_id_in_query(request, key_id);
+    if (!*text || strlen(text) > HPL_KEY_ID_MAX)
+        return hpl_fail(request->call, HPL_INVALID_REQUEST, "'key_id' must have 1 to %u bytes", HPL_KEY_ID_MAX);
+    memcpy(key_id, text, strlen(text) + 1);
     return HPL_OK;
 }
 
@@ -73,7 +86,7 @@ enum hpl_status hpl_admin_create_key(const struct hpl_admin_request *request, js
     create.tags = tags;
     json_t *metadata = NULL;
     HPL_TRY(hpl_kms_create_key(request->admin->kms, request->call, &create, &metadata));
-    return wrap_metadata(metadata, answer);
+    return hpl_admin_metadata(metadata, answer);
 }
 
 enum hpl_status hpl_admin_list_keys(const struct hpl_admin_request *request, json_t **answer)
@@ -99,41 +112,41 @@ enum hpl_status hpl_admin_describe_key(const struct hpl_admin_request *request, 
 {
     json_t *metadata = NULL;
     HPL_TRY(hpl_kms_describe_key(request->admin->kms, request->call, request->tail, &metadata));
-    return wrap_metadata(metadata, answer);
+    return hpl_admin_metadata(metadata, answer);
 }
 
 enum hpl_status hpl_admin_delete_key(const struct hpl_admin_request *request, json_t **answer)
 {
-    const char *key_id;
+    char key_id[HPL_KEY_ID_MAX + 1];
     int64_t window = 0;
     bool is_immediate = false;
     json_t *metadata = NULL;
-    HPL_TRY(key_id_of(request, &key_id));
+    HPL_TRY(hpl_admin_key_id(request, key_id));
     if (json_object_get(request->body, "pending_window_in_days"))
         HPL_TRY(hpl_json_int(request->call, request->body, "pending_window_in_days", 7, 30, &window));
     HPL_TRY(hpl_json_bool(request->call, request->body, "force_immediate", &is_immediate));
     if (is_immediate)
         return hpl_fail(request->call, HPL_INVALID_REQUEST, "'force_immediate' is not taken: a key is destroyed 7 to 30 days after it is scheduled");
     HPL_TRY(hpl_kms_schedule_deletion(request->admin->kms, request->call, key_id, window, &metadata));
-    return wrap_metadata(metadata, answer);
+    return hpl_admin_metadata(metadata, answer);
 }
 
 enum hpl_status hpl_admin_cancel_deletion(const struct hpl_admin_request *request, json_t **answer)
 {
-    const char *key_id;
+    char key_id[HPL_KEY_ID_MAX + 1];
     json_t *metadata = NULL;
-    HPL_TRY(key_id_of(request, &key_id));
+    HPL_TRY(hpl_admin_key_id(request, key_id));
     HPL_TRY(hpl_kms_cancel_deletion(request->admin->kms, request->call, key_id, &metadata));
-    return wrap_metadata(metadata, answer);
+    return hpl_admin_metadata(metadata, answer);
 }
 
 static enum hpl_status set_enabled(const struct hpl_admin_request *request, bool is_enabled, json_t **answer)
 {
-    const char *key_id;
+    char key_id[HPL_KEY_ID_MAX + 1];
     json_t *metadata = NULL;
-    HPL_TRY(key_id_of(request, &key_id));
+    HPL_TRY(hpl_admin_key_id(request, key_id));
     HPL_TRY(hpl_kms_set_enabled(request->admin->kms, request->call, key_id, is_enabled, &metadata));
-    return wrap_metadata(metadata, answer);
+    return hpl_admin_metadata(metadata, answer);
 }
 
 enum hpl_status hpl_admin_enable_key(const struct hpl_admin_request *request, json_t **answer)
@@ -148,11 +161,11 @@ enum hpl_status hpl_admin_disable_key(const struct hpl_admin_request *request, j
 
 enum hpl_status hpl_admin_rotate_key(const struct hpl_admin_request *request, json_t **answer)
 {
-    const char *key_id;
+    char key_id[HPL_KEY_ID_MAX + 1];
     json_t *metadata = NULL;
-    HPL_TRY(key_id_of(request, &key_id));
+    HPL_TRY(hpl_admin_key_id(request, key_id));
     HPL_TRY(hpl_kms_rotate(request->admin->kms, request->call, key_id, &metadata));
-    return wrap_metadata(metadata, answer);
+    return hpl_admin_metadata(metadata, answer);
 }
 
 /* --- the ?keyName= style ------------------------------------------------------------------------------------------------- */

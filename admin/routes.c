@@ -22,6 +22,8 @@ static const struct hpl_admin_route routes[] = {
     {"POST", "kms/keys/enable", "kms:EnableKey", false, 200, hpl_admin_enable_key},
     {"POST", "kms/keys/disable", "kms:DisableKey", false, 200, hpl_admin_disable_key},
     {"POST", "kms/keys/rotate", "kms:RotateKey", false, 200, hpl_admin_rotate_key},
+    {"GET", "kms/keys/policy", "kms:GetKeyPolicy", false, 200, hpl_admin_get_policy},
+    {"PUT", "kms/keys/policy", "kms:PutKeyPolicy", false, 200, hpl_admin_put_policy},
     {"GET", "kms/keys/*", "kms:DescribeKey", false, 200, hpl_admin_describe_key},
 
     {"POST", "kms/key/create", "kms:CreateKey", false, 200, hpl_admin_named_create},

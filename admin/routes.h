@@ -31,11 +31,16 @@ const struct hpl_admin_route *hpl_admin_find_route(struct hpl_bytes method, stru
  * HPL_INVALID_REQUEST when it is malformed or too long. */
 enum hpl_status hpl_admin_query(const struct hpl_admin_request *request, const char *name, char *value, size_t size) HPL_MUST_USE;
 
+/* The key that a request is about: "key_id" (or "KeyId", "keyId") of the body, or a query parameter. HPL_INVALID_REQUEST when neither is there. */
+enum hpl_status hpl_admin_key_id(const struct hpl_admin_request *request, char key_id[static HPL_KEY_ID_MAX + 1]) HPL_MUST_USE;
+/* The answer of a key route, {"success", "message", "key_id", "key_metadata"}; takes metadata. */
+enum hpl_status hpl_admin_metadata(json_t *metadata, json_t **answer) HPL_MUST_USE;
+
 typedef enum hpl_status hpl_admin_run_fn(const struct hpl_admin_request *request, json_t **answer);
 hpl_admin_run_fn hpl_admin_configure, hpl_admin_reconfigure, hpl_admin_start, hpl_admin_stop, hpl_admin_status, hpl_admin_config,
     hpl_admin_clear_cache;
 hpl_admin_run_fn hpl_admin_create_key, hpl_admin_list_keys, hpl_admin_describe_key, hpl_admin_delete_key, hpl_admin_cancel_deletion,
-    hpl_admin_enable_key, hpl_admin_disable_key, hpl_admin_rotate_key;
+    hpl_admin_enable_key, hpl_admin_disable_key, hpl_admin_rotate_key, hpl_admin_get_policy, hpl_admin_put_policy;
 hpl_admin_run_fn hpl_admin_named_create, hpl_admin_named_status, hpl_admin_named_list, hpl_admin_named_enable,
     hpl_admin_named_disable, hpl_admin_named_rotate;
 hpl_admin_run_fn hpl_admin_generate, hpl_admin_generate_many, hpl_admin_decrypt;

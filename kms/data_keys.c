@@ -157,7 +157,7 @@ enum hpl_status hpl_kms_generate(struct hpl_kms *kms, struct hpl_call *call, enu
     HPL_CHECK(len == 16 || len == 32);
     HPL_TRY(hpl_kms_acquire(kms, call, &attachment));
     HPL_TRY(key_to_use(call, attachment, key_id, &record));
-    HPL_TRY(hpl_record_usable(call, &record));
+    HPL_TRY(hpl_key_may_be_used(call, &record, HPL_OP_GENERATE, purpose, context));
     HPL_TRY(hpl_kms_generate_on(call, attachment, purpose, &record, context, len, secret, envelope));
     fill_ref(ref, attachment, &record, record.version);
     log_use(call, "kms.generate", &record, record.version, purpose);
@@ -184,7 +184,7 @@ enum hpl_status hpl_kms_decrypt(struct hpl_kms *kms, struct hpl_call *call, enum
     HPL_TRY(status);
     if (memcmp(record.uid, envelope.uid, sizeof record.uid) != 0)
         return hpl_fail(call, HPL_KEY_DESTROYED, "the key '%.80s' that sealed this was destroyed; another one has its id now", key_id);
-    HPL_TRY(hpl_record_usable(call, &record));
+    HPL_TRY(hpl_key_may_be_used(call, &record, HPL_OP_DECRYPT, purpose, context));
     HPL_TRY(hpl_kms_open_on(call, attachment, &record, &envelope, context, secret));
     fill_ref(ref, attachment, &record, envelope.version);
     log_use(call, "kms.decrypt", &record, envelope.version, purpose);

@@ -4,6 +4,7 @@
 
 #include "kms/attachment.h"
 #include "kms/envelope.h"
+#include "kms/policy.h"
 
 #define HPL_MAX_FORMER 16u
 #define HPL_FIRST_WAIT_MS 20u
@@ -55,6 +56,12 @@ enum hpl_status hpl_kms_unwrap(struct hpl_call *call, struct hpl_attachment *att
 
 /* Makes a key on this attachment. */
 enum hpl_status hpl_kms_make_key(struct hpl_call *call, struct hpl_attachment *attachment, const struct hpl_key_create *create, struct hpl_key_record *record) HPL_MUST_USE;
+
+/* Changes a record that was just read, with everything that belongs to the change; argument is what the caller gave. It may be asked again. */
+typedef enum hpl_status hpl_key_change_fn(struct hpl_call *call, struct hpl_attachment *attachment, struct hpl_key_record *record, const void *argument);
+/* Reads, changes and writes a key's record, again when somebody else was faster; logs event and answers the metadata. */
+enum hpl_status hpl_kms_change_key(struct hpl_kms *kms, struct hpl_call *call, const char *key_id, hpl_key_change_fn *change, const void *argument,
+                                   const char *event, json_t **metadata) HPL_MUST_USE;
 
 /* generate and decrypt on a given attachment; health and reconfigure use them too. */
 enum hpl_status hpl_kms_generate_on(struct hpl_call *call, struct hpl_attachment *attachment, enum hpl_purpose purpose, const struct hpl_key_record *record,

@@ -215,10 +215,8 @@ enum hpl_status hpl_kms_list_keys(struct hpl_kms *kms, struct hpl_call *call, si
 
 /* --- changing ------------------------------------------------------------------------------------------------------------ */
 
-typedef enum hpl_status change_fn(struct hpl_call *call, struct hpl_attachment *attachment, struct hpl_key_record *record, int64_t argument);
-
 /* Reads, changes and writes the record, again when somebody else was faster. */
-static enum hpl_status change_record(struct hpl_call *call, struct hpl_attachment *attachment, const char *key_id, change_fn *change, int64_t argument,
+static enum hpl_status change_record(struct hpl_call *call, struct hpl_attachment *attachment, const char *key_id, hpl_key_change_fn *change, const void *argument,
                                      struct hpl_key_record *record)
 {
     for (int race = 0; race < MAX_RACES; race++) {
@@ -234,8 +232,8 @@ static enum hpl_status change_record(struct hpl_call *call, struct hpl_attachmen
     return hpl_fail(call, HPL_STALE, "the key '%.80s' is changed by others all the time; try again", key_id);
 }
 
-static enum hpl_status change_key(struct hpl_kms *kms, struct hpl_call *call, const char *key_id, change_fn *change, int64_t argument, const char *event,
-                                  json_t **metadata)
+enum hpl_status hpl_kms_change_key(struct hpl_kms *kms, struct hpl_call *call, const char *key_id, hpl_key_change_fn *change, const void *argument,
+                                   const char *event, json_t **metadata)
 {
     struct hpl_attachment *HPL_ATTACHMENT_AUTO attachment = NULL;
     struct hpl_key_record HPL_RECORD_AUTO record = {0};
@@ -245,14 +243,14 @@ static enum hpl_status change_key(struct hpl_kms *kms, struct hpl_call *call, co
     return metadata_with_objects(kms, &record, metadata);
 }
 
-static enum hpl_status schedule(struct hpl_call *call, struct hpl_attachment *attachment, struct hpl_key_record *record, int64_t window_days)
+static enum hpl_status schedule(struct hpl_call *call, struct hpl_attachment *attachment, struct hpl_key_record *record, const void *window_days)
 {
     (void)attachment;
     if (record->state != HPL_STATE_ENABLED && record->state != HPL_STATE_DISABLED)
         return record->state == HPL_STATE_PENDING ? hpl_fail(call, HPL_CONFLICT, "the key '%.80s' is pending deletion already", record->key_id)
                                                   : hpl_record_usable(call, record);
     record->state = HPL_STATE_PENDING;
-    record->deletion_ms = hpl_clock_unix_ms() + window_days * DAY_MS;
+    record->deletion_ms = hpl_clock_unix_ms() + *(const int64_t *)window_days * DAY_MS;
     return HPL_OK;
 }
 
@@ -262,10 +260,10 @@ enum hpl_status hpl_kms_schedule_deletion(struct hpl_kms *kms, struct hpl_call *
         window_days = 30;
     if (window_days < 7 || window_days > 30)
         return hpl_fail(call, HPL_INVALID_REQUEST, "'pending_window_in_days' must be from 7 to 30");
-    return change_key(kms, call, key_id, schedule, window_days, "kms.key.deletion_scheduled", metadata);
+    return hpl_kms_change_key(kms, call, key_id, schedule, &window_days, "kms.key.deletion_scheduled", metadata);
 }
 
-static enum hpl_status cancel(struct hpl_call *call, struct hpl_attachment *attachment, struct hpl_key_record *record, int64_t unused)
+static enum hpl_status cancel(struct hpl_call *call, struct hpl_attachment *attachment, struct hpl_key_record *record, const void *unused)
 {
     (void)attachment, (void)unused;
     if (record->state != HPL_STATE_PENDING)
@@ -277,25 +275,25 @@ static enum hpl_status cancel(struct hpl_call *call, struct hpl_attachment *atta
 
 enum hpl_status hpl_kms_cancel_deletion(struct hpl_kms *kms, struct hpl_call *call, const char *key_id, json_t **metadata)
 {
-    return change_key(kms, call, key_id, cancel, 0, "kms.key.deletion_cancelled", metadata);
+    return hpl_kms_change_key(kms, call, key_id, cancel, NULL, "kms.key.deletion_cancelled", metadata);
 }
 
-static enum hpl_status set_enabled(struct hpl_call *call, struct hpl_attachment *attachment, struct hpl_key_record *record, int64_t is_enabled)
+static enum hpl_status set_enabled(struct hpl_call *call, struct hpl_attachment *attachment, struct hpl_key_record *record, const void *is_enabled)
 {
     (void)attachment;
     if (record->state != HPL_STATE_ENABLED && record->state != HPL_STATE_DISABLED)
         return hpl_record_usable(call, record);
-    record->state = is_enabled ? HPL_STATE_ENABLED : HPL_STATE_DISABLED;
+    record->state = *(const bool *)is_enabled ? HPL_STATE_ENABLED : HPL_STATE_DISABLED;
     return HPL_OK;
 }
 
 enum hpl_status hpl_kms_set_enabled(struct hpl_kms *kms, struct hpl_call *call, const char *key_id, bool is_enabled, json_t **metadata)
 {
-    return change_key(kms, call, key_id, set_enabled, is_enabled, is_enabled ? "kms.key.enabled" : "kms.key.disabled", metadata);
+    return hpl_kms_change_key(kms, call, key_id, set_enabled, &is_enabled, is_enabled ? "kms.key.enabled" : "kms.key.disabled", metadata);
 }
 
 /* The material first, then the record: a crash between leaves material that the next rotation finds and uses. */
-static enum hpl_status rotate(struct hpl_call *call, struct hpl_attachment *attachment, struct hpl_key_record *record, int64_t unused)
+static enum hpl_status rotate(struct hpl_call *call, struct hpl_attachment *attachment, struct hpl_key_record *record, const void *unused)
 {
     (void)unused;
     HPL_TRY(hpl_record_usable(call, record));
@@ -307,23 +305,52 @@ static enum hpl_status rotate(struct hpl_call *call, struct hpl_attachment *atta
 
 enum hpl_status hpl_kms_rotate(struct hpl_kms *kms, struct hpl_call *call, const char *key_id, json_t **metadata)
 {
-    return change_key(kms, call, key_id, rotate, 0, "kms.key.rotated", metadata);
+    return hpl_kms_change_key(kms, call, key_id, rotate, NULL, "kms.key.rotated", metadata);
+}
+
+static enum hpl_status set_policy(struct hpl_call *call, struct hpl_attachment *attachment, struct hpl_key_record *record, const void *policy)
+{
+    (void)attachment;
+    if (record->state == HPL_STATE_GONE)
+        return hpl_record_usable(call, record);
+    json_decref(record->policy);
+    record->policy = policy ? json_deep_copy(policy) : json_null();
+    return record->policy ? HPL_OK : HPL_NO_MEMORY;
+}
+
+enum hpl_status hpl_kms_set_policy(struct hpl_kms *kms, struct hpl_call *call, const char *key_id, const json_t *policy, json_t **metadata)
+{
+    if (json_is_null(policy))
+        policy = NULL;
+    if (policy)
+        HPL_TRY(hpl_policy_check(call, policy));
+    return hpl_kms_change_key(kms, call, key_id, set_policy, policy, "kms.key.policy", metadata);
+}
+
+enum hpl_status hpl_kms_policy(struct hpl_kms *kms, struct hpl_call *call, const char *key_id, json_t **policy)
+{
+    struct hpl_attachment *HPL_ATTACHMENT_AUTO attachment = NULL;
+    struct hpl_key_record HPL_RECORD_AUTO record = {0};
+    HPL_TRY(hpl_kms_acquire(kms, call, &attachment));
+    HPL_TRY(hpl_attachment_record(call, attachment, key_id, false, &record, NULL));
+    *policy = json_incref(record.policy);
+    return HPL_OK;
 }
 
 /* --- destroying ---------------------------------------------------------------------------------------------------------- */
 
-static enum hpl_status start_destroying(struct hpl_call *call, struct hpl_attachment *attachment, struct hpl_key_record *record, int64_t now)
+static enum hpl_status start_destroying(struct hpl_call *call, struct hpl_attachment *attachment, struct hpl_key_record *record, const void *now)
 {
     (void)attachment;
     if (record->state == HPL_STATE_DESTROYING)
         return HPL_OK; /* a run before this one died in the middle */
-    if (record->state != HPL_STATE_PENDING || record->deletion_ms > now)
+    if (record->state != HPL_STATE_PENDING || record->deletion_ms > *(const int64_t *)now)
         return hpl_fail(call, HPL_STALE, "the key '%.80s' is not due any more", record->key_id);
     record->state = HPL_STATE_DESTROYING;
     return HPL_OK;
 }
 
-static enum hpl_status finish_destroying(struct hpl_call *call, struct hpl_attachment *attachment, struct hpl_key_record *record, int64_t unused)
+static enum hpl_status finish_destroying(struct hpl_call *call, struct hpl_attachment *attachment, struct hpl_key_record *record, const void *unused)
 {
     (void)unused;
     if (record->state != HPL_STATE_DESTROYING)
@@ -361,12 +388,12 @@ static void say_what_is_lost(struct hpl_kms *kms, const struct hpl_key_record *r
 static enum hpl_status destroy_one(struct hpl_kms *kms, struct hpl_call *call, struct hpl_attachment *attachment, const char *key_id, int64_t now)
 {
     struct hpl_key_record HPL_RECORD_AUTO record = {0};
-    enum hpl_status status = change_record(call, attachment, key_id, start_destroying, now, &record);
+    enum hpl_status status = change_record(call, attachment, key_id, start_destroying, &now, &record);
     if (status == HPL_STALE)
         return HPL_OK;
     HPL_TRY(status);
     say_what_is_lost(kms, &record);
-    HPL_TRY(change_record(call, attachment, key_id, finish_destroying, 0, &record));
+    HPL_TRY(change_record(call, attachment, key_id, finish_destroying, NULL, &record));
     log_key(call, "kms.key.destroyed", &record);
     return HPL_OK;
 }

@@ -82,6 +82,10 @@ enum hpl_status hpl_kms_cancel_deletion(struct hpl_kms *kms, struct hpl_call *ca
 enum hpl_status hpl_kms_set_enabled(struct hpl_kms *kms, struct hpl_call *call, const char *key_id, bool is_enabled,
                                     json_t **metadata) HPL_MUST_USE;
 enum hpl_status hpl_kms_rotate(struct hpl_kms *kms, struct hpl_call *call, const char *key_id, json_t **metadata) HPL_MUST_USE;
+/* Who may use the key: a policy as kms/policy.h describes it, or NULL or JSON null for none. HPL_INVALID_REQUEST by name. */
+enum hpl_status hpl_kms_set_policy(struct hpl_kms *kms, struct hpl_call *call, const char *key_id, const json_t *policy, json_t **metadata) HPL_MUST_USE;
+/* *policy is the caller's; JSON null where the key has none. */
+enum hpl_status hpl_kms_policy(struct hpl_kms *kms, struct hpl_call *call, const char *key_id, json_t **policy) HPL_MUST_USE;
 /* Destroys what is past its date; called every minute by the daemon. */
 enum hpl_status hpl_kms_reap(struct hpl_kms *kms, struct hpl_call *call) HPL_MUST_USE;
 

@@ -20,6 +20,7 @@ enum hpl_status hpl_record_init(struct hpl_key_record *record, const struct hpl_
     record->created_by = create->created_by ? json_string(create->created_by) : json_null();
     record->tags = create->tags ? json_deep_copy(create->tags) : json_object();
     record->former_uids = json_array();
+    record->policy = json_null();
     return record->description && record->created_by && record->tags && record->former_uids ? HPL_OK : HPL_INVALID_REQUEST;
 }
 
@@ -29,7 +30,14 @@ void hpl_record_wipe(struct hpl_key_record *record)
     json_decref(record->created_by);
     json_decref(record->tags);
     json_decref(record->former_uids);
+    json_decref(record->policy);
     *record = (struct hpl_key_record){0};
+}
+
+/* Members that most keys have not got are written only where they are. */
+static bool put_optional(json_t *value, const char *name, json_t *member)
+{
+    return json_is_null(member) || json_object_set(value, name, member) == 0;
 }
 
 enum hpl_status hpl_record_encode(const struct hpl_key_record *record, struct hpl_buf *out)
@@ -41,7 +49,9 @@ enum hpl_status hpl_record_encode(const struct hpl_key_record *record, struct hp
         states[record->state].kept, "version", (json_int_t)record->version, "created_ms", (json_int_t)record->created_ms, "rotated_ms",
         (json_int_t)record->rotated_ms, "deletion_ms", (json_int_t)record->deletion_ms, "description", record->description, "tags", record->tags,
         "created_by", record->created_by, "former_uids", record->former_uids);
-    return value ? hpl_json_put(out, value) : HPL_NO_MEMORY;
+    if (!value || !put_optional(value, "policy", record->policy))
+        return HPL_NO_MEMORY;
+    return hpl_json_put(out, value);
 }
 
 static bool read_state(const char *text, enum hpl_key_state *state)
@@ -74,7 +84,8 @@ enum hpl_status hpl_record_decode(struct hpl_call *call, struct hpl_bytes bytes,
                     hpl_json_int(&quiet, value, "created_ms", 0, INT64_MAX, &out->created_ms) == HPL_OK &&
                     hpl_json_int(&quiet, value, "rotated_ms", 0, INT64_MAX, &out->rotated_ms) == HPL_OK &&
                     hpl_json_int(&quiet, value, "deletion_ms", 0, INT64_MAX, &out->deletion_ms) == HPL_OK;
-    is_right = is_right && uid && key_id && version && strlen(key_id) <= HPL_KEY_ID_MAX && read_state(state, &out->state) &&
+    const json_t *policy = json_object_get(value, "policy");
+    is_right = is_right && (!policy || json_is_object(policy)) && uid && key_id && version && strlen(key_id) <= HPL_KEY_ID_MAX && read_state(state, &out->state) &&
                hpl_hex_decode(out->uid, sizeof out->uid, uid, strlen(uid));
     if (!is_right) {
         *out = (struct hpl_key_record){0};
@@ -86,6 +97,7 @@ enum hpl_status hpl_record_decode(struct hpl_call *call, struct hpl_bytes bytes,
     out->tags = take(value, "tags");
     out->created_by = take(value, "created_by");
     out->former_uids = take(value, "former_uids");
+    out->policy = take(value, "policy");
     return HPL_OK;
 }
 

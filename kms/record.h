@@ -14,6 +14,7 @@ struct hpl_key_record {
     int64_t created_ms, rotated_ms, deletion_ms; /* 0: none */
     json_t *description, *tags, *created_by;     /* owned; JSON null where there is none */
     json_t *former_uids;       /* owned: hex uids of destroyed keys that had this id */
+    json_t *policy;            /* owned: who may use it (kms/policy.h); JSON null: the account's rules alone decide */
 };
 
 /* A new record in state creating; takes nothing over. HPL_NO_MEMORY. */
