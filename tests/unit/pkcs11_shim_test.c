@@ -3,6 +3,7 @@
 #include "tests/shim/p11_shim.h"
 
 #include <dlfcn.h>
+#include <pthread.h>
 
 #include "backends/pkcs11/cryptoki.h"
 #include "base/codec.h"
@@ -63,7 +64,8 @@ static void new_key(struct hpl_keystore *keystore, uint8_t uid[static HPL_KEY_UI
 HPL_TEST(each_way_of_giving_ivs_is_found_and_works)
 {
     static const struct { enum shim_iv iv; const char *name; uint8_t iv_len; } cases[] = {
-        {SHIM_AS_IS, "caller", 12}, {SHIM_APPENDS, "appended", 16}, {SHIM_RETURNS, "returned", 12}};
+        {SHIM_AS_IS, "caller", 12}, {SHIM_APPENDS, "appended", 16}, {SHIM_APPENDS_12, "appended", 12}, {SHIM_RETURNS, "returned", 12},
+        {SHIM_HIDES_GCM, "caller", 12}};
     for (size_t i = 0; i < HPL_COUNT(cases); i++) {
         struct softhsm hsm;
         uint8_t uid[HPL_KEY_UID_LEN];
@@ -85,7 +87,7 @@ HPL_TEST(each_way_of_giving_ivs_is_found_and_works)
 
 HPL_TEST(a_token_that_lies_about_ivs_is_not_used)
 {
-    static const enum shim_iv liars[] = {SHIM_RETURNS_ONE, SHIM_IGNORES, SHIM_NO_GCM};
+    static const enum shim_iv liars[] = {SHIM_RETURNS_ONE, SHIM_RETURNS_ZERO, SHIM_RETURNS_GARBAGE, SHIM_APPENDS_GARBAGE, SHIM_IGNORES, SHIM_NO_GCM};
     for (size_t i = 0; i < HPL_COUNT(liars); i++) {
         struct softhsm hsm;
         struct hpl_call call;
@@ -230,5 +232,95 @@ HPL_TEST(a_token_that_keeps_failing_is_initialised_again_and_works_after)
         EXPECT(is_back);
     }
     keystore->ops->close(keystore);
+    softhsm_wipe(&hsm);
+}
+
+/* --- what a token says of itself -------------------------------------------------------------------------------------------------- */
+
+HPL_TEST(a_pin_counter_that_is_low_is_never_lowered_further)
+{
+    static const unsigned long flags[] = {CKF_USER_PIN_COUNT_LOW, CKF_USER_PIN_FINAL_TRY, CKF_USER_PIN_LOCKED};
+    for (size_t i = 0; i < HPL_COUNT(flags); i++) {
+        struct softhsm hsm;
+        struct hpl_call call;
+        struct hpl_keystore *keystore = NULL;
+        shim_init(&hsm, SHIM_AS_IS);
+        shim->token_flags = flags[i];
+        EXPECT_STATUS(softhsm_try_open(&hsm, &call, &keystore), HPL_PIN_REJECTED);
+        EXPECT_NUM(shim->num_logins, 0);
+        shim->token_flags = 0;
+        keystore = must_open(&hsm);
+        EXPECT_NUM(shim->num_logins, 1);
+        keystore->ops->close(keystore);
+        softhsm_wipe(&hsm);
+    }
+}
+
+HPL_TEST(another_token_in_the_place_of_ours_is_not_used)
+{
+    struct softhsm hsm;
+    uint8_t uid[HPL_KEY_UID_LEN];
+    struct hpl_wrapped good;
+    shim_init(&hsm, SHIM_AS_IS);
+    struct hpl_keystore *keystore = must_open(&hsm);
+    new_key(keystore, uid);
+    EXPECT_OK(try_wrap(keystore, uid, &good));
+    shim->has_other_serial = 1;
+    shim->is_dead = 1;
+    EXPECT(try_unwrap(keystore, uid, &good) != HPL_OK); /* the module is started again, and another token answers */
+    unsigned num_logins = shim->num_logins;
+    for (int i = 0; i < 10; i++) {
+        EXPECT(try_unwrap(keystore, uid, &good) != HPL_OK);
+        usleep(50000);
+    }
+    EXPECT_NUM(shim->num_logins, num_logins);
+    EXPECT(shim->num_initialised >= 2);
+    shim->has_other_serial = 0;
+    enum hpl_status status = HPL_KEY_UNAVAILABLE;
+    for (int i = 0; i < 100 && status != HPL_OK; i++, usleep(50000))
+        status = try_unwrap(keystore, uid, &good);
+    EXPECT_OK(status);
+    keystore->ops->close(keystore);
+    softhsm_wipe(&hsm);
+}
+
+struct crowd {
+    struct hpl_keystore *keystore;
+    const uint8_t *uid;
+    unsigned num_bad;
+};
+
+static void *crowd_work(void *arg)
+{
+    struct crowd *crowd = arg;
+    struct hpl_wrapped wrapped;
+    for (int i = 0; i < 50; i++)
+        crowd->num_bad += try_wrap(crowd->keystore, crowd->uid, &wrapped) != HPL_OK || try_unwrap(crowd->keystore, crowd->uid, &wrapped) != HPL_OK;
+    return NULL;
+}
+
+HPL_TEST(a_token_with_four_sessions_serves_sixteen_threads)
+{
+    struct softhsm hsm;
+    struct crowd crowds[16];
+    pthread_t threads[HPL_COUNT(crowds)];
+    uint8_t uid[HPL_KEY_UID_LEN];
+    shim_init(&hsm, SHIM_AS_IS);
+    hsm.option.max_sessions = 16;
+    shim->session_limit = 4;
+    struct hpl_keystore *keystore = must_open(&hsm);
+    new_key(keystore, uid);
+    for (size_t i = 0; i < HPL_COUNT(crowds); i++) {
+        crowds[i] = (struct crowd){.keystore = keystore, .uid = uid};
+        EXPECT_NUM(pthread_create(&threads[i], NULL, crowd_work, &crowds[i]), 0);
+    }
+    for (size_t i = 0; i < HPL_COUNT(crowds); i++) {
+        pthread_join(threads[i], NULL);
+        EXPECT_NUM(crowds[i].num_bad, 0);
+    }
+    EXPECT_NUM(shim->num_most_open, 4);
+    EXPECT_NUM(shim->num_initialised, 1);
+    keystore->ops->close(keystore);
+    EXPECT_NUM(shim->num_open, 0);
     softhsm_wipe(&hsm);
 }
