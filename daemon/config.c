@@ -29,6 +29,7 @@ static const cyaml_schema_field_t token_fields[] = {
     OPTIONAL_STRING("module", struct hpl_config_token, module),
     NEEDED_STRING("pin_source", struct hpl_config_token, pin_source),
     CYAML_FIELD_UINT("max_sessions", CYAML_FLAG_OPTIONAL, struct hpl_config_token, max_sessions),
+    OPTIONAL_STRING("init_reserved", struct hpl_config_token, init_reserved),
     CYAML_FIELD_END,
 };
 

@@ -16,7 +16,7 @@ struct hpl_config_root {
 };
 
 struct hpl_config_token {
-    char *name, *uri, *module, *pin_source;
+    char *name, *uri, *module, *pin_source, *init_reserved;
     unsigned max_sessions;
 };
 

@@ -55,7 +55,8 @@ void hpl_house_env(const struct hpl_config *config, bool is_dev, struct hpl_toke
     HPL_CHECK(*tokens);
     for (unsigned i = 0; i < config->num_tokens; i++) {
         const struct hpl_config_token *from = &config->tokens[i];
-        (*tokens)[i] = (struct hpl_token_option){from->name, from->uri, from->module, from->pin_source, from->max_sessions};
+        (*tokens)[i] = (struct hpl_token_option){.name = from->name, .uri = from->uri, .module = from->module, .pin_source = from->pin_source,
+                                                 .max_sessions = from->max_sessions, .init_reserved = from->init_reserved};
     }
     *env = (struct hpl_backend_env){
         .state_dir = config->state_dir, .key_dir_roots = (const char *const *)config->key_dirs, .num_key_dir_roots = config->num_key_dirs,

@@ -94,6 +94,7 @@ struct hpl_token_option {
     const char *module;     /* absolute path, or NULL: p11-kit's configured modules */
     const char *pin_source; /* "file:/path" or "credential:NAME" */
     unsigned max_sessions;  /* 0: default */
+    const char *init_reserved; /* for C_Initialize, where a module wants it (NSS, YubiHSM); NULL: nothing */
 };
 
 struct hpl_backend_env {

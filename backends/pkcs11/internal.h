@@ -45,8 +45,9 @@ enum hpl_status hpl_p11_fail(struct hpl_call *call, const char *function, CK_RV 
 
 struct hpl_p11_module;
 
-/* path: absolute, or NULL for the modules that p11-kit is configured with. Loads and initialises on first use. */
-enum hpl_status hpl_p11_module_ref(struct hpl_call *call, const char *path, struct hpl_p11_module **out) HPL_MUST_USE;
+/* path: absolute, or NULL for the modules that p11-kit is configured with. Loads and initialises on first use; reserved, when not
+ * NULL, goes to C_Initialize as it is. */
+enum hpl_status hpl_p11_module_ref(struct hpl_call *call, const char *path, const char *reserved, struct hpl_p11_module **out) HPL_MUST_USE;
 void hpl_p11_module_unref(struct hpl_p11_module *module); /* the last one finalizes; no call may be in flight */
 /* Every call into the module happens between enter and leave. Waits while the module is restarted, up to the call's deadline;
  * refuses in a forked child. *generation counts initialisations. */

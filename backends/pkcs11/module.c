@@ -16,7 +16,8 @@
 
 struct hpl_p11_module {
     struct hpl_p11_module *next;
-    char *path; /* NULL: p11-kit's configured modules */
+    char *path;     /* NULL: p11-kit's configured modules */
+    char *reserved; /* what C_Initialize is given in pReserved, for modules that want it (NSS, YubiHSM); else NULL */
     unsigned num_refs;
     pid_t owner;
     pthread_mutex_t lock, creation_lock;
@@ -47,7 +48,7 @@ static enum hpl_status load(struct hpl_call *call, struct hpl_p11_module *module
     module->lists = calloc(2, sizeof *module->lists);
     if (!module->lists)
         return HPL_NO_MEMORY;
-    module->lists[0] = p11_kit_module_load(module->path, 0);
+    module->lists[0] = p11_kit_module_load(module->path, module->reserved ? P11_KIT_MODULE_UNMANAGED : 0);
     if (module->lists[0])
         return HPL_OK;
     const char *why = p11_kit_message();
@@ -68,12 +69,33 @@ static void release(struct hpl_p11_module *module)
     module->lists = NULL;
 }
 
+/* Of a module with a pReserved: p11-kit's managed layer would not pass it on. NSS's struct has one word more than Cryptoki's, with
+ * the parameters where pReserved is. */
+static CK_RV initialise_reserved(struct hpl_p11_module *module)
+{
+    struct {
+        CK_C_INITIALIZE_ARGS args;
+        void *one_more;
+    } wide = {.args = {.flags = CKF_OS_LOCKING_OK, .pReserved = module->reserved}};
+    return module->lists[0]->C_Initialize(&wide);
+}
+
+static CK_RV initialise_one(struct hpl_p11_module *module)
+{
+    return module->reserved ? initialise_reserved(module) : p11_kit_module_initialize(module->lists[0]);
+}
+
+static CK_RV finalize_one(struct hpl_p11_module *module)
+{
+    return module->reserved ? module->lists[0]->C_Finalize(NULL) : p11_kit_module_finalize(module->lists[0]);
+}
+
 /* p11-kit gives CKF_OS_LOCKING_OK, and takes a configured module that fails out of its list, so that list is loaded anew each time. */
 static enum hpl_status initialise(struct hpl_call *call, struct hpl_p11_module *module)
 {
     if (!module->lists)
         HPL_TRY(load(call, module));
-    CK_RV rv = module->path ? p11_kit_module_initialize(module->lists[0]) : p11_kit_modules_initialize(module->lists, NULL);
+    CK_RV rv = module->path ? initialise_one(module) : p11_kit_modules_initialize(module->lists, NULL);
     if (rv != CKR_OK)
         return hpl_fail(call, HPL_KEY_UNAVAILABLE, "%s: C_Initialize returned %s (0x%lx)", name_of(module), hpl_p11_rv_name(rv), rv);
     module->is_initialised = true;
@@ -83,7 +105,7 @@ static enum hpl_status initialise(struct hpl_call *call, struct hpl_p11_module *
 static void finalize(struct hpl_p11_module *module)
 {
     if (module->is_initialised) {
-        CK_RV rv = module->path ? p11_kit_module_finalize(module->lists[0]) : p11_kit_modules_finalize(module->lists);
+        CK_RV rv = module->path ? finalize_one(module) : p11_kit_modules_finalize(module->lists);
         if (rv != CKR_OK)
             hpl_log(HPL_LOG_WARN, "pkcs11.finalize_failed", HPL_S("module", name_of(module)), HPL_S("code", hpl_p11_rv_name(rv)));
     }
@@ -94,10 +116,15 @@ static void finalize(struct hpl_p11_module *module)
 
 /* --- the registry ------------------------------------------------------------------------------------------------------------------ */
 
+static bool is_same(const char *a, const char *b)
+{
+    return a && b ? strcmp(a, b) == 0 : !a && !b;
+}
+
 static struct hpl_p11_module *find(const char *path)
 {
     for (struct hpl_p11_module *module = registry; module; module = module->next)
-        if (module->owner == getpid() && (path && module->path ? strcmp(path, module->path) == 0 : !path && !module->path))
+        if (module->owner == getpid() && is_same(module->path, path))
             return module;
     return NULL;
 }
@@ -109,18 +136,23 @@ static void destroy(struct hpl_p11_module *module)
     pthread_mutex_destroy(&module->lock);
     pthread_mutex_destroy(&module->creation_lock);
     free(module->path);
+    free(module->reserved);
     free(module);
 }
 
-static struct hpl_p11_module *make(const char *path)
+static struct hpl_p11_module *make(const char *path, const char *reserved)
 {
     struct hpl_p11_module *module = calloc(1, sizeof *module);
-    if (module && path && !(module->path = strdup(path))) {
+    if (!module)
+        return NULL;
+    module->path = path ? strdup(path) : NULL;
+    module->reserved = reserved ? strdup(reserved) : NULL;
+    if ((path && !module->path) || (reserved && !module->reserved)) {
+        free(module->path);
+        free(module->reserved);
         free(module);
         return NULL;
     }
-    if (!module)
-        return NULL;
     hpl_p11_cond_init(&module->changed);
     pthread_mutex_init(&module->lock, NULL);
     pthread_mutex_init(&module->creation_lock, NULL);
@@ -129,11 +161,14 @@ static struct hpl_p11_module *make(const char *path)
 }
 
 /* Under the registry's lock: a module of this process, loaded, not yet initialised when new. */
-static enum hpl_status find_or_load(struct hpl_call *call, const char *path, struct hpl_p11_module **out)
+static enum hpl_status find_or_load(struct hpl_call *call, const char *path, const char *reserved, struct hpl_p11_module **out)
 {
-    if ((*out = find(path)))
+    struct hpl_p11_module *module = find(path);
+    if (module && !is_same(module->reserved, reserved))
+        return hpl_fail(call, HPL_INVALID_CONFIGURATION, "%s is in use with another init_reserved: all its tokens must say the same", name_of(module));
+    if ((*out = module))
         return HPL_OK;
-    struct hpl_p11_module *module = make(path);
+    module = make(path, reserved);
     enum hpl_status status = module ? load(call, module) : HPL_NO_MEMORY;
     if (status != HPL_OK) {
         if (module)
@@ -155,14 +190,16 @@ static enum hpl_status first_use(struct hpl_call *call, struct hpl_p11_module *m
     return status;
 }
 
-enum hpl_status hpl_p11_module_ref(struct hpl_call *call, const char *path, struct hpl_p11_module **out)
+enum hpl_status hpl_p11_module_ref(struct hpl_call *call, const char *path, const char *reserved, struct hpl_p11_module **out)
 {
     *out = NULL;
+    if (reserved && !path)
+        return hpl_fail(call, HPL_INVALID_CONFIGURATION, "init_reserved needs module: p11-kit's own configuration has x-init-reserved for that");
     if (path && path[0] != '/')
         return hpl_fail(call, HPL_INVALID_CONFIGURATION, "the PKCS#11 module '%.100s' is not an absolute path", path);
     pthread_mutex_lock(&registry_lock);
     struct hpl_p11_module *module = NULL;
-    enum hpl_status status = find_or_load(call, path, &module);
+    enum hpl_status status = find_or_load(call, path, reserved, &module);
     if (status == HPL_OK && module->num_refs == 0)
         status = first_use(call, module);
     if (status == HPL_OK) {

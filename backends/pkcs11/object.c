@@ -202,6 +202,16 @@ static bool is_about_attributes(CK_RV rv)
     return rv == CKR_ATTRIBUTE_TYPE_INVALID || rv == CKR_ATTRIBUTE_VALUE_INVALID || rv == CKR_TEMPLATE_INCONSISTENT || rv == CKR_ATTRIBUTE_READ_ONLY;
 }
 
+/* NSS says CKR_GENERAL_ERROR for an attribute that its database has no column for: then nothing was made, and a search shows that. */
+static bool was_refused(struct hpl_p11_op *op, const struct hpl_p11_key *key, CK_RV rv)
+{
+    CK_OBJECT_HANDLE handle;
+    unsigned count;
+    if (is_about_attributes(rv))
+        return true;
+    return rv == CKR_GENERAL_ERROR && hpl_p11_find(op, key, &handle, &count) == HPL_OK && count == 0;
+}
+
 static enum hpl_status generate_best(struct hpl_p11_op *op, const struct hpl_p11_key *key, CK_OBJECT_HANDLE *handle)
 {
     CK_RV rv = CKR_OK;
@@ -209,7 +219,7 @@ static enum hpl_status generate_best(struct hpl_p11_op *op, const struct hpl_p11
         rv = generate(op, key, (unsigned)optional, handle);
         if (rv == CKR_OK)
             op->keystore->optional_attributes = (unsigned)optional;
-        if (!is_about_attributes(rv))
+        if (rv == CKR_OK || !was_refused(op, key, rv))
             break;
     }
     return hpl_p11_check(op, "C_GenerateKey", rv);

@@ -321,7 +321,7 @@ static enum hpl_status open_keystore(struct hpl_call *call, const json_t *config
     struct hpl_p11_keystore *keystore = make(option, env);
     if (!keystore)
         return hpl_fail(call, HPL_NO_MEMORY, "no memory, or the secret region is full");
-    enum hpl_status status = hpl_p11_module_ref(call, option->module, &keystore->module);
+    enum hpl_status status = hpl_p11_module_ref(call, option->module, option->init_reserved, &keystore->module);
     if (status == HPL_OK)
         status = hpl_p11_run(keystore, call, hpl_p11_pin_down, NULL);
     if (status == HPL_OK)

@@ -1,5 +1,7 @@
 /* Does every keystore keep the contract of kms/keystore.h? One suite, run over each backend in the table. */
+#include "tests/contract/open_kryoptic.h"
 #include "tests/contract/open_local.h"
+#include "tests/contract/open_nss.h"
 #include "tests/contract/open_softhsm.h"
 
 #include <pthread.h>
@@ -12,6 +14,8 @@
 static const struct { const char *name; struct hpl_keystore *(*open)(void); } stores[] = {
     {"local", open_local},
     {"softhsm", open_softhsm},
+    {"nss", open_nss},
+    {"kryoptic", open_kryoptic},
 };
 
 #define FOR_EACH_STORE(keystore)                                                                                                   \
