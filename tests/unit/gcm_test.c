@@ -271,9 +271,14 @@ HPL_TEST(many_messages_at_once_are_each_what_they_are_alone)
                 EXPECT_BYTES(tags[i], tag, 16);
                 many[i].in = many[i].out;
             }
+            uint8_t sealed[COUNT][16];
+            memcpy(sealed, tags, sizeof sealed);
+            memset(tags, 0, sizeof tags);
             EXPECT(hpl_gcm_run_many(&key, true, many, count));
-            for (size_t i = 0; i < count; i++)
+            for (size_t i = 0; i < count; i++) {
                 EXPECT_BYTES(many[i].out, before[i], many[i].len);
+                EXPECT_BYTES(tags[i], sealed[i], 16);
+            }
         }
     }
 }
