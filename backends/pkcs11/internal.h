@@ -1,4 +1,4 @@
-/* What the files of this folder share. Cryptoki's vocabulary ends at this folder's door: see error.c for the translation. */
+/* What the files below the seam share (device.h). Cryptoki's vocabulary ends here: see error.c for the translation. */
 #ifndef HPL_BACKENDS_PKCS11_INTERNAL_H
 #define HPL_BACKENDS_PKCS11_INTERNAL_H
 
@@ -8,17 +8,14 @@
 #include "backends/pkcs11/cryptoki.h"
 #include <p11-kit/uri.h>
 
-#include "backends/pkcs11/pkcs11.h"
-#include "catalog/catalog.h"
+#include "backends/pkcs11/device.h"
+#include "backends/pkcs11/uri.h"
 
 #define HPL_P11_MAX_SESSIONS 64u
-#define HPL_P11_ID_LEN 20u        /* CKA_ID: uid, then the version big-endian */
-#define HPL_P11_LABEL_MAX 32u
 #define HPL_P11_IV_MAX 16u
 #define HPL_P11_TAG_LEN 16u
 #define HPL_P11_RECENT_IVS 64u
 #define HPL_P11_NUM_BUCKETS 4096u
-#define HPL_P11_NUM_DIGESTS 4096u
 
 /* --- error.c: CK_RV, what it means, what it is to the caller -------------------------------------------------------------- */
 
@@ -41,7 +38,7 @@ const char *hpl_p11_rv_name(CK_RV rv); /* "CKR_PIN_LOCKED", or "an unknown code"
 /* Writes "<function> returned <name> (0x…)" and gives the status of the code's class. rv is not CKR_OK. */
 enum hpl_status hpl_p11_fail(struct hpl_call *call, const char *function, CK_RV rv);
 
-/* --- module.c: one loaded and initialised module a process, shared by its keystores --------------------------------------- */
+/* --- module.c: one loaded and initialised module a process, shared by its devices ----------------------------------------- */
 
 struct hpl_p11_module;
 
@@ -68,25 +65,21 @@ struct hpl_p11_token {
     CK_FUNCTION_LIST *fn;
     CK_SLOT_ID slot;
     CK_ULONG max_rw_sessions;
-    char label[33], serial[17], manufacturer[33], library[48]; /* trimmed, valid UTF-8 */
-    char id[40];                                               /* names it in the catalog and in file names */
+    struct hpl_p11_facts facts; /* the texts and the id; what it can do is asked later */
 };
 
-/* A URI that names a token and nothing else; a PIN or a path in it is refused without being repeated. */
+/* uri.c: see hpl_p11_uri_check; p11_kit_uri_free ends it. */
 enum hpl_status hpl_p11_uri_parse(struct hpl_call *call, const char *text, P11KitUri **out) HPL_MUST_USE;
-bool hpl_p11_uri_equal(P11KitUri *a, P11KitUri *b);
 /* Exactly one match among the module's tokens. HPL_KEY_UNAVAILABLE when there is none, HPL_INVALID_CONFIGURATION when there are
  * several; both list what is there. Between enter and leave. */
 enum hpl_status hpl_p11_token_find(struct hpl_call *call, struct hpl_p11_module *module, const char *uri,
                                    struct hpl_p11_token *out) HPL_MUST_USE;
-void hpl_p11_token_identity(const struct hpl_p11_token *token, struct hpl_buf *out);
 
 /* --- pin.c: logging in, and never twice with a refused PIN ----------------------------------------------------------------- */
 
 struct hpl_p11_login {
     const struct hpl_p11_token *token;
-    const char *pin_source, *state_dir;
-    const struct hpl_secret *root;
+    const struct hpl_p11_place *place;
 };
 /* Logs the process in through session unless it already is. HPL_PIN_REJECTED when the token refused this PIN now or earlier. */
 enum hpl_status hpl_p11_login(struct hpl_call *call, const struct hpl_p11_login *login, CK_SESSION_HANDLE session) HPL_MUST_USE;
@@ -123,26 +116,22 @@ enum hpl_status hpl_p11_checkout(struct hpl_p11_op *op) HPL_MUST_USE;
 /* Gives it back; closes it when anything went wrong, since a started operation may still hold it. */
 void hpl_p11_checkin(struct hpl_p11_op *op);
 
-/* --- the keystore ------------------------------------------------------------------------------------------------------------ */
+/* --- the device ------------------------------------------------------------------------------------------------------------- */
 
-enum hpl_p11_iv_mode { HPL_P11_IV_NONE, HPL_P11_IV_CALLER, HPL_P11_IV_RETURNED, HPL_P11_IV_APPENDED };
-
-/* One key object: its name, the handle found for it and the lease it wraps under. */
+/* One key object: its name and the handle found for it. */
 struct hpl_p11_key {
     struct hpl_p11_key *next;
     uint8_t id[HPL_P11_ID_LEN];
     char label[HPL_P11_LABEL_MAX + 1];
     CK_KEY_TYPE type;
     pthread_mutex_t lock;
-    CK_OBJECT_HANDLE handle; /* good while epoch is the keystore's */
+    CK_OBJECT_HANDLE handle; /* good while epoch is the device's */
     uint64_t epoch;
-    uint64_t remaining, reserved, revision; /* wraps left, counter and revision of the row in the catalog */
 };
 
-struct hpl_p11_keystore {
-    struct hpl_keystore base;
-    const struct hpl_token_option *option;
-    const struct hpl_backend_env *env;
+struct hpl_p11_direct {
+    struct hpl_p11_device base;
+    const struct hpl_p11_place *place;
     struct hpl_p11_module *module;
     struct hpl_p11_token token;
     struct hpl_p11_pool pool;
@@ -158,6 +147,7 @@ struct hpl_p11_keystore {
     _Atomic bool is_latched;           /* an IV came twice: no more wraps */
 
     enum hpl_p11_iv_mode iv_mode;
+    bool is_settled;                   /* the canary's answer is known */
     _Atomic unsigned optional_attributes; /* which of object.c's the token takes */
     struct hpl_p11_key canary, meta_mac;
     struct hpl_wrapped canary_answer;
@@ -168,19 +158,12 @@ struct hpl_p11_keystore {
     pthread_mutex_t keys_lock;
     struct hpl_p11_key *keys[HPL_P11_NUM_BUCKETS];
     size_t num_keys;
-
-    pthread_mutex_t random_lock;
-    struct hpl_secret *random_block;
-    size_t random_left;
-
-    pthread_mutex_t digests_lock;
-    uint8_t (*digests)[32];            /* of records that verified */
 };
 
 /* --- run.c: one operation in the token, with its one retry ------------------------------------------------------------------ */
 
 struct hpl_p11_op {
-    struct hpl_p11_keystore *keystore;
+    struct hpl_p11_direct *direct;
     struct hpl_call *call;
     CK_FUNCTION_LIST *fn;
     struct hpl_p11_session *session;
@@ -192,30 +175,27 @@ typedef enum hpl_status (*hpl_p11_op_fn)(struct hpl_p11_op *op, void *arg);
 
 /* Runs fn with a session of its own; connects before if needed. What went wrong decides whether it runs a second time, so fn must
  * bear that. */
-enum hpl_status hpl_p11_run(struct hpl_p11_keystore *keystore, struct hpl_call *call, hpl_p11_op_fn fn, void *arg) HPL_MUST_USE;
+enum hpl_status hpl_p11_run(struct hpl_p11_direct *direct, struct hpl_call *call, hpl_p11_op_fn fn, void *arg) HPL_MUST_USE;
 /* HPL_OK for CKR_OK; else notes the class in op and fails. */
 enum hpl_status hpl_p11_check(struct hpl_p11_op *op, const char *function, CK_RV rv) HPL_MUST_USE;
 /* Finds the token, opens the anchor, logs in, asks the canary. Restarts the module first when it is suspect. */
-enum hpl_status hpl_p11_connect(struct hpl_p11_keystore *keystore, struct hpl_call *call) HPL_MUST_USE;
+enum hpl_status hpl_p11_connect(struct hpl_p11_direct *direct, struct hpl_call *call) HPL_MUST_USE;
 
 /* --- mech.c: AES-GCM in the token --------------------------------------------------------------------------------------------- */
 
-const char *hpl_p11_iv_mode_name(enum hpl_p11_iv_mode mode); /* "caller", "returned", "appended" */
 /* Which way of giving IVs this token takes and can be trusted with, proven on a session key of its own. */
 enum hpl_status hpl_p11_negotiate(struct hpl_p11_op *op, enum hpl_p11_iv_mode *mode) HPL_MUST_USE;
 enum hpl_status hpl_p11_gcm_wrap(struct hpl_p11_op *op, CK_OBJECT_HANDLE key, const uint8_t aad[static HPL_WRAP_AAD_LEN],
                                  struct hpl_bytes secret, struct hpl_wrapped *out) HPL_MUST_USE;
-/* Lengths and mechanism; before a token is asked. */
-enum hpl_status hpl_p11_gcm_screen(const struct hpl_p11_keystore *keystore, struct hpl_call *call, const struct hpl_wrapped *wrapped) HPL_MUST_USE;
 enum hpl_status hpl_p11_gcm_unwrap(struct hpl_p11_op *op, CK_OBJECT_HANDLE key, const uint8_t aad[static HPL_WRAP_AAD_LEN],
                                    const struct hpl_wrapped *wrapped, struct hpl_secret **out) HPL_MUST_USE;
 
 /* --- object.c: key objects ------------------------------------------------------------------------------------------------------ */
 
 void hpl_p11_key_init(struct hpl_p11_key *key, const uint8_t id[static HPL_P11_ID_LEN], const char *label, CK_KEY_TYPE type);
-/* The keystore's entry for a key version, made at first use; NULL when memory is out. Lives as long as the keystore. */
-struct hpl_p11_key *hpl_p11_key_of(struct hpl_p11_keystore *keystore, const uint8_t uid[static HPL_KEY_UID_LEN], uint32_t version);
-void hpl_p11_keys_free(struct hpl_p11_keystore *keystore);
+/* The device's entry for a key version, made at first use; NULL when memory is out. Lives as long as the device. */
+struct hpl_p11_key *hpl_p11_key_of(struct hpl_p11_direct *direct, const struct hpl_p11_ref *ref);
+void hpl_p11_keys_free(struct hpl_p11_direct *direct);
 /* How many objects answer to it: 0, 1, or 2 for more than one. */
 enum hpl_status hpl_p11_find(struct hpl_p11_op *op, const struct hpl_p11_key *key, CK_OBJECT_HANDLE *handle, unsigned *count) HPL_MUST_USE;
 /* From the cache, or found, checked and cached. */
@@ -223,31 +203,19 @@ enum hpl_status hpl_p11_handle(struct hpl_p11_op *op, struct hpl_p11_key *key, C
 /* Makes the object unless it is there; under the creation lock. */
 enum hpl_status hpl_p11_create(struct hpl_p11_op *op, struct hpl_p11_key *key) HPL_MUST_USE;
 enum hpl_status hpl_p11_destroy(struct hpl_p11_op *op, struct hpl_p11_key *key) HPL_MUST_USE;
-/* A JSON array of the optional attributes that keys are made with. */
-json_t *hpl_p11_optional_names(unsigned mask);
 
 /* --- canary.c: does the token still work, and is it still the same ------------------------------------------------------------------ */
 
-void hpl_p11_canary_init(struct hpl_p11_keystore *keystore);
-/* First open: negotiates, makes canary and MAC key in a new token, or holds a known one against what the catalog says of it. */
-enum hpl_status hpl_p11_pin_down(struct hpl_p11_op *op, void *unused) HPL_MUST_USE;
+void hpl_p11_canary_init(struct hpl_p11_direct *direct);
+/* Makes canary and MAC key in a new token, or holds a known one against what is pinned of it. */
+struct hpl_p11_settle {
+    bool is_known;
+    struct hpl_p11_pinned *pinned;
+};
+enum hpl_status hpl_p11_settle_op(struct hpl_p11_op *op, void *settle) HPL_MUST_USE;
 /* Decrypts the canary's known answer. */
 enum hpl_status hpl_p11_canary_op(struct hpl_p11_op *op, void *unused) HPL_MUST_USE;
 /* The verdict for op's generation, at most 200 ms old; one thread at a time asks the token. Outside enter and leave. */
-bool hpl_p11_canary_is_well(struct hpl_p11_keystore *keystore, uint64_t generation);
-
-/* --- records.c, leases.c ------------------------------------------------------------------------------------------------------------- */
-
-enum hpl_status hpl_p11_record_get(struct hpl_keystore *keystore, struct hpl_call *call, const char *key_id, struct hpl_buf *content,
-                                   uint64_t *revision) HPL_MUST_USE;
-enum hpl_status hpl_p11_record_put(struct hpl_keystore *keystore, struct hpl_call *call, const char *key_id,
-                                   const uint8_t uid[static HPL_KEY_UID_LEN], uint64_t expected, struct hpl_bytes content,
-                                   uint64_t *revision) HPL_MUST_USE;
-enum hpl_status hpl_p11_record_list(struct hpl_keystore *keystore, struct hpl_call *call, const char *after, size_t limit,
-                                    hpl_record_fn fn, void *arg) HPL_MUST_USE;
-
-/* Counts one wrap against SP 800-38D's 2^32 random IVs a key. */
-enum hpl_status hpl_p11_lease_take(struct hpl_p11_keystore *keystore, struct hpl_call *call, struct hpl_p11_key *key) HPL_MUST_USE;
-void hpl_p11_lease_return(struct hpl_p11_keystore *keystore, struct hpl_p11_key *key);
+bool hpl_p11_canary_is_well(struct hpl_p11_direct *direct, uint64_t generation);
 
 #endif

@@ -8,19 +8,10 @@
 #include "base/log.h"
 
 #define IV_LEN 12u
-#define SECRET_MIN 16u
-#define SECRET_MAX 64u
-#define ROOM (SECRET_MAX + HPL_P11_TAG_LEN + HPL_P11_IV_MAX)
+#define ROOM (HPL_P11_SECRET_MAX + HPL_P11_TAG_LEN + HPL_P11_IV_MAX)
 
 /* ulIvBits is missing from the text of v2.40 but not from its header; a struct without it would be misread by every module. */
 _Static_assert(sizeof(CK_GCM_PARAMS) == 6 * sizeof(CK_ULONG), "CK_GCM_PARAMS has six words");
-
-static const char *const names[] = {"none", "caller", "returned", "appended"};
-
-const char *hpl_p11_iv_mode_name(enum hpl_p11_iv_mode mode)
-{
-    return names[mode];
-}
 
 struct gcm {
     CK_FUNCTION_LIST *fn;
@@ -189,7 +180,7 @@ static CK_RV trial_key(struct hpl_p11_op *op, CK_OBJECT_HANDLE *key)
 enum hpl_status hpl_p11_negotiate(struct hpl_p11_op *op, enum hpl_p11_iv_mode *mode)
 {
     static const enum hpl_p11_iv_mode order[] = {HPL_P11_IV_RETURNED, HPL_P11_IV_APPENDED, HPL_P11_IV_CALLER};
-    struct trial trial = {.fn = op->fn, .slot = op->keystore->token.slot};
+    struct trial trial = {.fn = op->fn, .slot = op->direct->token.slot};
     *mode = HPL_P11_IV_NONE;
     HPL_TRY(hpl_p11_check(op, "C_GenerateKey (a session key to try AES-GCM with)", trial_key(op, &trial.key)));
     for (size_t i = 0; i < HPL_COUNT(order) && *mode == HPL_P11_IV_NONE; i++)
@@ -199,7 +190,7 @@ enum hpl_status hpl_p11_negotiate(struct hpl_p11_op *op, enum hpl_p11_iv_mode *m
     if (*mode != HPL_P11_IV_NONE)
         return HPL_OK;
     return hpl_fail(op->call, HPL_INVALID_CONFIGURATION,
-                    "token '%s' passed no trial of CKM_AES_GCM (IV given, returned or appended): it cannot be used", op->keystore->token.label);
+                    "token '%s' passed no trial of CKM_AES_GCM (IV given, returned or appended): it cannot be used", op->direct->token.facts.label);
 }
 
 /* --- wrap and unwrap ------------------------------------------------------------------------------------------------------------------ */
@@ -227,29 +218,20 @@ static struct gcm gcm_of(struct hpl_p11_op *op, CK_OBJECT_HANDLE key, const uint
 enum hpl_status hpl_p11_gcm_wrap(struct hpl_p11_op *op, CK_OBJECT_HANDLE key, const uint8_t aad[static HPL_WRAP_AAD_LEN],
                                  struct hpl_bytes secret, struct hpl_wrapped *out)
 {
-    struct hpl_p11_keystore *keystore = op->keystore;
+    struct hpl_p11_direct *direct = op->direct;
     struct gcm gcm = gcm_of(op, key, aad);
     bool is_as_said = false;
-    HPL_CHECK(secret.len >= SECRET_MIN && secret.len <= SECRET_MAX);
-    if (atomic_load(&keystore->is_latched))
-        return hpl_fail(op->call, HPL_INTEGRITY, "an IV of token '%s' came twice: no more wraps until it is replaced", keystore->token.label);
-    CK_RV rv = seal(&gcm, keystore->iv_mode, secret, out, &is_as_said);
+    HPL_CHECK(secret.len >= HPL_P11_SECRET_MIN && secret.len <= HPL_P11_SECRET_MAX);
+    if (atomic_load(&direct->is_latched))
+        return hpl_fail(op->call, HPL_INTEGRITY, "an IV of token '%s' came twice: no more wraps until it is replaced", direct->token.facts.label);
+    CK_RV rv = seal(&gcm, direct->iv_mode, secret, out, &is_as_said);
     HPL_TRY(hpl_p11_check(op, gcm.function, rv));
     if (is_as_said && is_new_iv(op->session, out))
         return HPL_OK;
     memset(out, 0, sizeof *out);
-    atomic_store(&keystore->is_latched, true);
-    hpl_log(HPL_LOG_ERROR, "pkcs11.iv_repeated", HPL_S("token", keystore->token.label), HPL_S("iv_mode", hpl_p11_iv_mode_name(keystore->iv_mode)));
-    return hpl_fail(op->call, HPL_INTEGRITY, "token '%s' gave an IV that is not fresh: no more wraps until it is replaced", keystore->token.label);
-}
-
-enum hpl_status hpl_p11_gcm_screen(const struct hpl_p11_keystore *keystore, struct hpl_call *call, const struct hpl_wrapped *wrapped)
-{
-    size_t most = keystore->iv_mode == HPL_P11_IV_APPENDED ? HPL_P11_IV_MAX : IV_LEN;
-    bool is_well = wrapped->mechanism == HPL_MECH_P11_GCM && wrapped->iv_len >= IV_LEN && wrapped->iv_len <= most &&
-                   wrapped->ct_len >= SECRET_MIN + HPL_P11_TAG_LEN && wrapped->ct_len <= SECRET_MAX + HPL_P11_TAG_LEN;
-    (void)call; /* one text for all that is wrong with a ciphertext: the status's own */
-    return is_well ? HPL_OK : HPL_INVALID_CIPHERTEXT;
+    atomic_store(&direct->is_latched, true);
+    hpl_log(HPL_LOG_ERROR, "pkcs11.iv_repeated", HPL_S("token", direct->token.facts.label), HPL_S("iv_mode", hpl_p11_iv_mode_name(direct->iv_mode)));
+    return hpl_fail(op->call, HPL_INTEGRITY, "token '%s' gave an IV that is not fresh: no more wraps until it is replaced", direct->token.facts.label);
 }
 
 /* What a failed C_Decrypt means: some tokens name the ciphertext, some only say GENERAL_ERROR (SoftHSM) or FUNCTION_FAILED (nShield). */

@@ -1,5 +1,5 @@
 /* Vendor modules through p11-kit: loaded once a process and for its life (unloading runs vendors' destructors, which crash too),
- * initialised while a keystore uses them, shared by all of those. Any thread. A module is never finalized while a call is inside it
+ * initialised while a device uses them, shared by all of those. Any thread. A module is never finalized while a call is inside it
  * (SoftHSM 2.6.1 then crashes, 3 of 3), and never touched in a forked child, where a parent's session would still answer CKR_OK. */
 #include "backends/pkcs11/internal.h"
 

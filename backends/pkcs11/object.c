@@ -20,68 +20,49 @@ void hpl_p11_key_init(struct hpl_p11_key *key, const uint8_t id[static HPL_P11_I
     pthread_mutex_init(&key->lock, NULL);
 }
 
-/* hpl/<the first 65 bits of the uid in base32, lower case>/<version>: at most 28 characters, so it fits every token's field. */
-static void label_of(char label[static HPL_P11_LABEL_MAX + 1], const uint8_t uid[static HPL_KEY_UID_LEN], uint32_t version)
-{
-    static const char alphabet[] = "abcdefghijklmnopqrstuvwxyz234567";
-    char text[14] = {0};
-    for (unsigned i = 0; i < 13; i++) {
-        unsigned bit = i * 5, pair = (unsigned)uid[bit / 8] << 8 | uid[bit / 8 + 1];
-        text[i] = alphabet[pair >> (11 - bit % 8) & 31];
-    }
-    snprintf(label, HPL_P11_LABEL_MAX + 1, "hpl/%s/%u", text, version);
-}
-
-static void id_of(uint8_t id[static HPL_P11_ID_LEN], const uint8_t uid[static HPL_KEY_UID_LEN], uint32_t version)
-{
-    memcpy(id, uid, HPL_KEY_UID_LEN);
-    for (unsigned i = 0; i < 4; i++)
-        id[HPL_KEY_UID_LEN + i] = (uint8_t)(version >> (24 - 8 * i));
-}
-
-static struct hpl_p11_key *add(struct hpl_p11_keystore *keystore, struct hpl_p11_key **bucket, const uint8_t id[static HPL_P11_ID_LEN],
+static struct hpl_p11_key *add(struct hpl_p11_direct *direct, struct hpl_p11_key **bucket, const uint8_t id[static HPL_P11_ID_LEN],
                                const char *label)
 {
-    struct hpl_p11_key *key = keystore->num_keys < MAX_KEYS ? malloc(sizeof *key) : NULL;
+    struct hpl_p11_key *key = direct->num_keys < MAX_KEYS ? malloc(sizeof *key) : NULL;
     if (!key)
         return NULL;
     hpl_p11_key_init(key, id, label, CKK_AES);
     key->next = *bucket;
     *bucket = key;
-    keystore->num_keys++;
+    direct->num_keys++;
     return key;
 }
 
-struct hpl_p11_key *hpl_p11_key_of(struct hpl_p11_keystore *keystore, const uint8_t uid[static HPL_KEY_UID_LEN], uint32_t version)
+struct hpl_p11_key *hpl_p11_key_of(struct hpl_p11_direct *direct, const struct hpl_p11_ref *ref)
 {
     uint8_t id[HPL_P11_ID_LEN];
     char label[HPL_P11_LABEL_MAX + 1];
-    id_of(id, uid, version);
-    uint32_t hash = ((uint32_t)uid[0] << 8 | uid[1]) + version * 2654435761u;
-    struct hpl_p11_key **bucket = &keystore->keys[hash % HPL_P11_NUM_BUCKETS];
-    pthread_mutex_lock(&keystore->keys_lock);
+    hpl_p11_ref_id(ref, id);
+    uint32_t hash = ((uint32_t)ref->uid[0] << 8 | ref->uid[1]) + ref->version * 2654435761u;
+    struct hpl_p11_key **bucket = &direct->keys[hash % HPL_P11_NUM_BUCKETS];
+    pthread_mutex_lock(&direct->keys_lock);
     struct hpl_p11_key *key = *bucket;
     while (key && memcmp(key->id, id, sizeof id) != 0)
         key = key->next;
     if (!key) {
-        label_of(label, uid, version);
-        key = add(keystore, bucket, id, label);
+        hpl_p11_ref_label(ref, label);
+        key = add(direct, bucket, id, label);
     }
-    pthread_mutex_unlock(&keystore->keys_lock);
+    pthread_mutex_unlock(&direct->keys_lock);
     return key;
 }
 
-void hpl_p11_keys_free(struct hpl_p11_keystore *keystore)
+void hpl_p11_keys_free(struct hpl_p11_direct *direct)
 {
     for (size_t i = 0; i < HPL_P11_NUM_BUCKETS; i++) {
-        struct hpl_p11_key *key = keystore->keys[i];
+        struct hpl_p11_key *key = direct->keys[i];
         while (key) {
             struct hpl_p11_key *next = key->next;
             pthread_mutex_destroy(&key->lock);
             free(key);
             key = next;
         }
-        keystore->keys[i] = NULL;
+        direct->keys[i] = NULL;
     }
 }
 
@@ -115,23 +96,23 @@ static enum hpl_status believe(struct hpl_p11_op *op, const struct hpl_p11_key *
                                {CKA_LABEL, label, sizeof label}};
     HPL_TRY(hpl_p11_check(op, "C_GetAttributeValue", op->fn->C_GetAttributeValue(op->handle, handle, template, HPL_COUNT(template))));
     if (template[2].ulValueLen != strlen(key->label) || memcmp(label, key->label, strlen(key->label)) != 0)
-        return hpl_fail(op->call, HPL_INTEGRITY, "the object with the ID of %s in token '%s' has another label", key->label, op->keystore->token.label);
+        return hpl_fail(op->call, HPL_INTEGRITY, "the object with the ID of %s in token '%s' has another label", key->label, op->direct->token.facts.label);
     if (is_sensitive != CK_TRUE || is_extractable != CK_FALSE)
         return hpl_fail(op->call, HPL_INTEGRITY, "%s in token '%s' can leave the token (SENSITIVE=%u EXTRACTABLE=%u): it is not used", key->label,
-                        op->keystore->token.label, is_sensitive, is_extractable);
+                        op->direct->token.facts.label, is_sensitive, is_extractable);
     return HPL_OK;
 }
 
 static enum hpl_status many(struct hpl_p11_op *op, const struct hpl_p11_key *key)
 {
     return hpl_fail(op->call, HPL_INTEGRITY, "more than one object of token '%s' is %s: find out which is right and remove the other",
-                    op->keystore->token.label, key->label);
+                    op->direct->token.facts.label, key->label);
 }
 
 static enum hpl_status none(struct hpl_p11_op *op, const struct hpl_p11_key *key)
 {
     op->class = HPL_P11_ABSENT;
-    return hpl_fail(op->call, HPL_KEY_UNAVAILABLE, "%s is not seen in token '%s' now", key->label, op->keystore->token.label);
+    return hpl_fail(op->call, HPL_KEY_UNAVAILABLE, "%s is not seen in token '%s' now", key->label, op->direct->token.facts.label);
 }
 
 static enum hpl_status find_again(struct hpl_p11_op *op, struct hpl_p11_key *key)
@@ -215,10 +196,10 @@ static bool was_refused(struct hpl_p11_op *op, const struct hpl_p11_key *key, CK
 static enum hpl_status generate_best(struct hpl_p11_op *op, const struct hpl_p11_key *key, CK_OBJECT_HANDLE *handle)
 {
     CK_RV rv = CKR_OK;
-    for (int optional = (int)op->keystore->optional_attributes; optional >= 0; optional--) {
+    for (int optional = (int)op->direct->optional_attributes; optional >= 0; optional--) {
         rv = generate(op, key, (unsigned)optional, handle);
         if (rv == CKR_OK)
-            op->keystore->optional_attributes = (unsigned)optional;
+            op->direct->optional_attributes = (unsigned)optional;
         if (rv == CKR_OK || !was_refused(op, key, rv))
             break;
     }
@@ -234,7 +215,7 @@ static enum hpl_status try_out(struct hpl_p11_op *op, CK_OBJECT_HANDLE handle)
     HPL_TRY(hpl_p11_gcm_wrap(op, handle, aad, hpl_bytes(zeroes, sizeof zeroes), &wrapped));
     HPL_TRY(hpl_p11_gcm_unwrap(op, handle, aad, &wrapped, &back));
     if (back->len != sizeof zeroes || memcmp(back->bytes, zeroes, sizeof zeroes) != 0)
-        return hpl_fail(op->call, HPL_BACKEND, "token '%s' does not give back what it wrapped", op->keystore->token.label);
+        return hpl_fail(op->call, HPL_BACKEND, "token '%s' does not give back what it wrapped", op->direct->token.facts.label);
     return HPL_OK;
 }
 
@@ -243,17 +224,17 @@ static enum hpl_status make(struct hpl_p11_op *op, struct hpl_p11_key *key)
 {
     CK_OBJECT_HANDLE handle;
     unsigned count;
-    if (key != &op->keystore->canary) {
-        HPL_TRY(hpl_p11_find(op, &op->keystore->canary, &handle, &count));
+    if (key != &op->direct->canary) {
+        HPL_TRY(hpl_p11_find(op, &op->direct->canary, &handle, &count));
         if (count != 1)
-            return count ? many(op, &op->keystore->canary) : none(op, &op->keystore->canary);
+            return count ? many(op, &op->direct->canary) : none(op, &op->direct->canary);
     }
     HPL_TRY(generate_best(op, key, &handle));
     enum hpl_status status = believe(op, key, handle);
     if (status == HPL_OK && key->type == CKK_AES)
         status = try_out(op, handle);
     if (status != HPL_OK && op->fn->C_DestroyObject(op->handle, handle) != CKR_OK)
-        hpl_log(HPL_LOG_WARN, "pkcs11.left_behind", HPL_S("label", key->label), HPL_S("token", op->keystore->token.label));
+        hpl_log(HPL_LOG_WARN, "pkcs11.left_behind", HPL_S("label", key->label), HPL_S("token", op->direct->token.facts.label));
     return status;
 }
 
@@ -269,7 +250,7 @@ static enum hpl_status create_locked(struct hpl_p11_op *op, struct hpl_p11_key *
 
 enum hpl_status hpl_p11_create(struct hpl_p11_op *op, struct hpl_p11_key *key)
 {
-    pthread_mutex_t *lock = hpl_p11_module_creation_lock(op->keystore->module);
+    pthread_mutex_t *lock = hpl_p11_module_creation_lock(op->direct->module);
     pthread_mutex_lock(lock);
     enum hpl_status status = create_locked(op, key);
     pthread_mutex_unlock(lock);
@@ -286,18 +267,18 @@ static enum hpl_status destroy_locked(struct hpl_p11_op *op, struct hpl_p11_key 
     if (count > 1)
         return many(op, key);
     if (count == 0) {
-        HPL_TRY(hpl_p11_find(op, &op->keystore->canary, &handle, &count));
+        HPL_TRY(hpl_p11_find(op, &op->direct->canary, &handle, &count));
         return count == 1 ? HPL_OK : none(op, key);
     }
     HPL_TRY(believe(op, key, handle));
     HPL_TRY(hpl_p11_check(op, "C_DestroyObject", op->fn->C_DestroyObject(op->handle, handle)));
     HPL_TRY(hpl_p11_find(op, key, &handle, &count));
-    return count == 0 ? HPL_OK : hpl_fail(op->call, HPL_BACKEND, "token '%s' still shows %s after C_DestroyObject", op->keystore->token.label, key->label);
+    return count == 0 ? HPL_OK : hpl_fail(op->call, HPL_BACKEND, "token '%s' still shows %s after C_DestroyObject", op->direct->token.facts.label, key->label);
 }
 
 enum hpl_status hpl_p11_destroy(struct hpl_p11_op *op, struct hpl_p11_key *key)
 {
-    pthread_mutex_t *lock = hpl_p11_module_creation_lock(op->keystore->module);
+    pthread_mutex_t *lock = hpl_p11_module_creation_lock(op->direct->module);
     pthread_mutex_lock(lock);
     pthread_mutex_lock(&key->lock);
     key->epoch = 0;

@@ -1,5 +1,5 @@
 /* Logging in. A token counts wrong PINs and locks or zeroizes itself, so one refusal is enough: it is kept on disk as a keyed
- * digest of the PIN, and that PIN is never sent again, not after a restart either. The kept digest is keyed by the root secret: a
+ * digest of the PIN, and that PIN is never sent again, not after a restart either. The kept digest is keyed under the root secret: a
  * PIN is short and a plain hash of it would give it away. Any thread; one login at a time in the process. */
 #include "backends/pkcs11/internal.h"
 
@@ -33,11 +33,9 @@ static enum hpl_status latch_read(struct hpl_call *call, const struct hpl_p11_lo
 {
     struct hpl_buf content = {0};
     latch->num_digests = 0;
-    int n = snprintf(latch->path, sizeof latch->path, "%s/pkcs11", login->state_dir);
-    if (n < 0 || (size_t)n >= sizeof latch->path - 64)
+    int n = snprintf(latch->path, sizeof latch->path, "%s/%s.pin-refused", login->place->latch_dir, login->token->facts.id);
+    if (n < 0 || (size_t)n >= sizeof latch->path)
         return hpl_fail(call, HPL_INVALID_CONFIGURATION, "the state folder's path is too long");
-    HPL_TRY(hpl_file_make_dir(call, latch->path));
-    snprintf(latch->path + n, sizeof latch->path - (size_t)n, "/%s.pin-refused", login->token->id);
     if (access(latch->path, F_OK) != 0 && errno == ENOENT)
         return RAND_bytes(latch->salt, SALT_LEN) == 1 ? HPL_OK : hpl_fail(call, HPL_INTERNAL, "no random numbers");
     enum hpl_status status = hpl_file_read(call, latch->path, sizeof latch->salt + sizeof latch->digests, &content);
@@ -54,8 +52,8 @@ static enum hpl_status latch_read(struct hpl_call *call, const struct hpl_p11_lo
 static void digest_of(uint8_t out[static HPL_SHA256_LEN], const struct hpl_p11_login *login, const struct latch *latch, const struct hpl_secret *pin)
 {
     uint8_t key[32];
-    hpl_hkdf_sha256(key, sizeof key, hpl_bytes(login->root->bytes, login->root->len), hpl_bytes(latch->salt, SALT_LEN),
-                    hpl_bytes_str("hpl-pkcs11-pin-refused-v1"));
+    hpl_hkdf_sha256(key, sizeof key, hpl_bytes(login->place->latch_key->bytes, login->place->latch_key->len), hpl_bytes(latch->salt, SALT_LEN),
+                    hpl_bytes_str("hpl-pkcs11-pin-refused-v2"));
     hpl_hmac_sha256(out, key, sizeof key, pin->bytes, pin->len);
     hpl_wipe(key, sizeof key);
 }
@@ -107,11 +105,11 @@ static enum hpl_status judge_flags(struct hpl_call *call, const struct hpl_p11_t
     if (rv != CKR_OK)
         return hpl_p11_fail(call, "C_GetTokenInfo", rv);
     if (info.flags & CKF_USER_PIN_LOCKED)
-        return hpl_fail(call, HPL_PIN_REJECTED, "the PIN of token '%s' is locked: its security officer must set it anew", token->label);
+        return hpl_fail(call, HPL_PIN_REJECTED, "the PIN of token '%s' is locked: its security officer must set it anew", token->facts.label);
     if (info.flags & CKF_USER_PIN_FINAL_TRY)
-        return hpl_fail(call, HPL_PIN_REJECTED, "token '%s' allows one last try of its PIN: log in once by hand with the right one", token->label);
+        return hpl_fail(call, HPL_PIN_REJECTED, "token '%s' allows one last try of its PIN: log in once by hand with the right one", token->facts.label);
     if ((info.flags & CKF_USER_PIN_COUNT_LOW) && !was_ours)
-        return hpl_fail(call, HPL_PIN_REJECTED, "token '%s' has seen wrong PINs: log in once by hand with the right one", token->label);
+        return hpl_fail(call, HPL_PIN_REJECTED, "token '%s' has seen wrong PINs: log in once by hand with the right one", token->facts.label);
     return HPL_OK;
 }
 
@@ -127,9 +125,9 @@ static enum hpl_status send(struct hpl_call *call, const struct hpl_p11_login *l
     if (hpl_p11_classify(rv) != HPL_P11_PIN)
         return hpl_p11_fail(call, "C_Login", rv);
     latch_write(latch, digest);
-    hpl_log(HPL_LOG_ERROR, "pkcs11.pin_refused", HPL_S("token", login->token->label), HPL_S("code", hpl_p11_rv_name(rv)));
+    hpl_log(HPL_LOG_ERROR, "pkcs11.pin_refused", HPL_S("token", login->token->facts.label), HPL_S("code", hpl_p11_rv_name(rv)));
     return hpl_fail(call, HPL_PIN_REJECTED, "token '%s' refused the PIN (%s): it is not sent again until %s has another one",
-                    login->token->label, hpl_p11_rv_name(rv), login->pin_source);
+                    login->token->facts.label, hpl_p11_rv_name(rv), login->place->option->pin_source);
 }
 
 static enum hpl_status try_pin(struct hpl_call *call, const struct hpl_p11_login *login, CK_SESSION_HANDLE session)
@@ -138,15 +136,15 @@ static enum hpl_status try_pin(struct hpl_call *call, const struct hpl_p11_login
     struct latch latch;
     uint8_t digest[HPL_SHA256_LEN];
     if (is_latch_lost)
-        return hpl_fail(call, HPL_PIN_REJECTED, "a refused PIN could not be written down under %s: correct it and restart", login->state_dir);
-    HPL_TRY(read_pin(call, login->pin_source, &pin));
+        return hpl_fail(call, HPL_PIN_REJECTED, "a refused PIN could not be written down under %s: correct it and restart", login->place->latch_dir);
+    HPL_TRY(read_pin(call, login->place->option->pin_source, &pin));
     HPL_TRY(latch_read(call, login, &latch));
     digest_of(digest, login, &latch, pin);
     if (is_refused(&latch, digest))
         return hpl_fail(call, HPL_PIN_REJECTED, "token '%s' refused this PIN before: correct %s; if the token was what was wrong, remove %s",
-                        login->token->label, login->pin_source, latch.path);
+                        login->token->facts.label, login->place->option->pin_source, latch.path);
     if (latch.num_digests == MAX_REFUSED)
-        return hpl_fail(call, HPL_PIN_REJECTED, "token '%s' refused %u PINs: log in once by hand, then remove %s", login->token->label,
+        return hpl_fail(call, HPL_PIN_REJECTED, "token '%s' refused %u PINs: log in once by hand, then remove %s", login->token->facts.label,
                         MAX_REFUSED, latch.path);
     HPL_TRY(judge_flags(call, login->token, latch.num_digests > 0));
     return send(call, login, session, &latch, digest, pin);

@@ -1,7 +1,12 @@
 /* The PKCS#11 backend's two tables: what a configuration may say, and the keystore's operations. Any thread; calls block on the token. */
-#include "backends/pkcs11/internal.h"
+#include "backends/pkcs11/pkcs11.h"
 
 #include <stdlib.h>
+
+#include "backends/pkcs11/store.h"
+#include "backends/pkcs11/uri.h"
+#include "base/file.h"
+#include "base/hash.h"
 
 /* --- configuration ---------------------------------------------------------------------------------------------------------------- */
 
@@ -40,21 +45,14 @@ static enum hpl_status unknown_token(struct hpl_call *call, const struct hpl_bac
 
 static enum hpl_status by_uri(struct hpl_call *call, const struct hpl_backend_env *env, const char *text, const struct hpl_token_option **out)
 {
-    P11KitUri *wanted, *uri;
     unsigned num_matches = 0;
-    if (hpl_p11_uri_parse(call, text, &wanted) != HPL_OK)
+    if (hpl_p11_uri_check(call, text) != HPL_OK)
         return HPL_INVALID_REQUEST;
-    for (size_t i = 0; i < env->num_tokens; i++) {
-        struct hpl_call quiet = {0};
-        if (!env->tokens[i].uri || hpl_p11_uri_parse(&quiet, env->tokens[i].uri, &uri) != HPL_OK)
-            continue;
-        if (hpl_p11_uri_equal(wanted, uri)) {
+    for (size_t i = 0; i < env->num_tokens; i++)
+        if (env->tokens[i].uri && hpl_p11_uri_equal(text, env->tokens[i].uri)) {
             *out = &env->tokens[i];
             num_matches++;
         }
-        p11_kit_uri_free(uri);
-    }
-    p11_kit_uri_free(wanted);
     return num_matches == 1 ? HPL_OK : unknown_token(call, env, "the uri (as exactly one match)");
 }
 
@@ -79,13 +77,11 @@ static enum hpl_status pick(struct hpl_call *call, const json_t *config, const s
 static enum hpl_status validate(struct hpl_call *call, const json_t *config, const struct hpl_backend_env *env)
 {
     const struct hpl_token_option *option;
-    P11KitUri *uri;
     HPL_TRY(refuse_local(call, config));
     HPL_TRY(pick(call, config, env, &option));
     if (!option->uri)
         return hpl_fail(call, HPL_INVALID_CONFIGURATION, "token '%s' has no uri in the local configuration file", option->name);
-    HPL_TRY(hpl_p11_uri_parse(call, option->uri, &uri));
-    p11_kit_uri_free(uri);
+    HPL_TRY(hpl_p11_uri_check(call, option->uri));
     if (!option->pin_source)
         return hpl_fail(call, HPL_INVALID_CONFIGURATION, "token '%s' has no pin_source in the local configuration file", option->name);
     return HPL_OK;
@@ -95,17 +91,14 @@ static json_t *summary(const json_t *config, const struct hpl_backend_env *env)
 {
     struct hpl_call quiet = {0};
     const struct hpl_token_option *option;
-    P11KitUri *uri = NULL;
-    char *text = NULL;
     json_t *out = json_pack("{s:s}", "backend_type", "pkcs11");
     if (pick(&quiet, config, env, &option) != HPL_OK)
         return out;
     json_object_set_new(out, "token", json_string(option->name));
-    if (option->uri && hpl_p11_uri_parse(&quiet, option->uri, &uri) == HPL_OK &&
-        p11_kit_uri_format(uri, P11_KIT_URI_FOR_TOKEN | P11_KIT_URI_FOR_MODULE, &text) == P11_KIT_URI_OK)
-        json_object_set_new(out, "uri", json_string(text));
-    free(text);
-    p11_kit_uri_free(uri);
+    char *uri = option->uri ? hpl_p11_uri_format(option->uri) : NULL;
+    if (uri)
+        json_object_set_new(out, "uri", json_string(uri));
+    free(uri);
     return out;
 }
 
@@ -116,112 +109,71 @@ static struct hpl_p11_keystore *of(struct hpl_keystore *base)
     return (struct hpl_p11_keystore *)base;
 }
 
-struct job {
-    struct hpl_p11_key *key;
-    const uint8_t *aad;
-    struct hpl_bytes secret;
-    const struct hpl_wrapped *wrapped;
-    struct hpl_wrapped *wrapped_out;
-    struct hpl_secret **secret_out;
-};
-
-static enum hpl_status find_key(struct hpl_p11_keystore *keystore, struct hpl_call *call, const uint8_t uid[static HPL_KEY_UID_LEN], uint32_t version,
-                                struct job *job)
+static struct hpl_p11_ref ref_of(const uint8_t uid[static HPL_KEY_UID_LEN], uint32_t version)
 {
-    job->key = hpl_p11_key_of(keystore, uid, version);
-    return job->key ? HPL_OK : hpl_fail(call, HPL_NO_MEMORY, "too many key versions");
+    struct hpl_p11_ref ref = {.version = version};
+    memcpy(ref.uid, uid, sizeof ref.uid);
+    return ref;
 }
 
 static enum hpl_status probe(struct hpl_keystore *base, struct hpl_call *call)
 {
-    return hpl_p11_run(of(base), call, hpl_p11_canary_op, NULL);
-}
-
-static enum hpl_status create_op(struct hpl_p11_op *op, void *arg)
-{
-    return hpl_p11_create(op, arg);
+    struct hpl_p11_device *device = of(base)->device;
+    return device->ops->probe(device, call);
 }
 
 static enum hpl_status create_version(struct hpl_keystore *base, struct hpl_call *call, const uint8_t uid[static HPL_KEY_UID_LEN], uint32_t version)
 {
-    struct job job = {0};
-    HPL_TRY(find_key(of(base), call, uid, version, &job));
-    return hpl_p11_run(of(base), call, create_op, job.key);
-}
-
-static enum hpl_status destroy_op(struct hpl_p11_op *op, void *arg)
-{
-    return hpl_p11_destroy(op, arg);
+    struct hpl_p11_device *device = of(base)->device;
+    struct hpl_p11_ref ref = ref_of(uid, version);
+    return device->ops->create(device, call, &ref);
 }
 
 static enum hpl_status destroy_version(struct hpl_keystore *base, struct hpl_call *call, const uint8_t uid[static HPL_KEY_UID_LEN], uint32_t version)
 {
-    struct job job = {0};
-    HPL_TRY(find_key(of(base), call, uid, version, &job));
-    return hpl_p11_run(of(base), call, destroy_op, job.key);
+    struct hpl_p11_device *device = of(base)->device;
+    struct hpl_p11_ref ref = ref_of(uid, version);
+    return device->ops->destroy(device, call, &ref);
 }
 
 static uint8_t mechanism(struct hpl_keystore *base)
 {
-    (void)base;
-    return HPL_MECH_P11_GCM;
-}
-
-static enum hpl_status wrap_op(struct hpl_p11_op *op, void *arg)
-{
-    struct job *job = arg;
-    CK_OBJECT_HANDLE handle;
-    HPL_TRY(hpl_p11_handle(op, job->key, &handle));
-    HPL_TRY(hpl_p11_lease_take(op->keystore, op->call, job->key));
-    return hpl_p11_gcm_wrap(op, handle, job->aad, job->secret, job->wrapped_out);
+    return of(base)->device->facts.mechanism;
 }
 
 static enum hpl_status wrap(struct hpl_keystore *base, struct hpl_call *call, const uint8_t uid[static HPL_KEY_UID_LEN], uint32_t version,
                             const uint8_t aad[static HPL_WRAP_AAD_LEN], const struct hpl_secret *secret, struct hpl_wrapped *out)
 {
-    struct job job = {.aad = aad, .secret = hpl_bytes(secret->bytes, secret->len), .wrapped_out = out};
+    struct hpl_p11_device *device = of(base)->device;
+    struct hpl_p11_ref ref = ref_of(uid, version);
     memset(out, 0, sizeof *out);
-    if (secret->len < 16 || secret->len > 64)
+    if (secret->len < HPL_P11_SECRET_MIN || secret->len > HPL_P11_SECRET_MAX)
         return hpl_fail(call, HPL_INVALID_ARGUMENT, "a secret to wrap has 16 to 64 bytes, not %u", secret->len);
-    HPL_TRY(find_key(of(base), call, uid, version, &job));
-    return hpl_p11_run(of(base), call, wrap_op, &job);
-}
-
-static enum hpl_status unwrap_op(struct hpl_p11_op *op, void *arg)
-{
-    struct job *job = arg;
-    CK_OBJECT_HANDLE handle;
-    HPL_TRY(hpl_p11_handle(op, job->key, &handle));
-    return hpl_p11_gcm_unwrap(op, handle, job->aad, job->wrapped, job->secret_out);
+    HPL_TRY(hpl_p11_lease_take(of(base), call, &ref));
+    return device->ops->wrap(device, call, &ref, aad, secret, out);
 }
 
 static enum hpl_status unwrap(struct hpl_keystore *base, struct hpl_call *call, const uint8_t uid[static HPL_KEY_UID_LEN], uint32_t version,
                               const uint8_t aad[static HPL_WRAP_AAD_LEN], const struct hpl_wrapped *wrapped, struct hpl_secret **out)
 {
-    struct job job = {.aad = aad, .wrapped = wrapped, .secret_out = out};
-    *out = NULL;
-    HPL_TRY(hpl_p11_gcm_screen(of(base), call, wrapped));
-    HPL_TRY(find_key(of(base), call, uid, version, &job));
-    return hpl_p11_run(of(base), call, unwrap_op, &job);
-}
-
-static enum hpl_status random_op(struct hpl_p11_op *op, void *arg)
-{
-    struct hpl_secret *block = arg;
-    return hpl_p11_check(op, "C_GenerateRandom", op->fn->C_GenerateRandom(op->handle, block->bytes, block->len));
+    struct hpl_p11_device *device = of(base)->device;
+    struct hpl_p11_ref ref = ref_of(uid, version);
+    return device->ops->unwrap(device, call, &ref, aad, wrapped, out);
 }
 
 /* Out of a block that is fetched whole, each byte given once and wiped. */
 static enum hpl_status random_bytes(struct hpl_keystore *base, struct hpl_call *call, uint8_t *out, size_t len)
 {
     struct hpl_p11_keystore *keystore = of(base);
+    struct hpl_p11_device *device = keystore->device;
+    struct hpl_secret *block = keystore->random_block;
     enum hpl_status status = HPL_OK;
     pthread_mutex_lock(&keystore->random_lock);
     while (len && status == HPL_OK) {
-        if (!keystore->random_left && (status = hpl_p11_run(keystore, call, random_op, keystore->random_block)) == HPL_OK)
-            keystore->random_left = keystore->random_block->len;
+        if (!keystore->random_left && (status = device->ops->random(device, call, block)) == HPL_OK)
+            keystore->random_left = block->len;
         size_t n = len < keystore->random_left ? len : keystore->random_left;
-        uint8_t *from = keystore->random_block->bytes + keystore->random_block->len - keystore->random_left;
+        uint8_t *from = block->bytes + block->len - keystore->random_left;
         memcpy(out, from, n);
         hpl_wipe(from, n);
         keystore->random_left -= n;
@@ -235,18 +187,17 @@ static enum hpl_status random_bytes(struct hpl_keystore *base, struct hpl_call *
 static json_t *describe(struct hpl_keystore *base)
 {
     struct hpl_p11_keystore *keystore = of(base);
-    pthread_mutex_lock(&keystore->pool.lock);
-    int num_open = (int)keystore->pool.num_open, max = (int)keystore->pool.max;
-    pthread_mutex_unlock(&keystore->pool.lock);
-    uint64_t generation = hpl_p11_module_generation(keystore->module);
-    bool is_connected = atomic_load(&keystore->generation) == generation && atomic_load(&keystore->suspect) != generation;
-    json_t *facts = json_pack("{s:s s:s s:s s:s s:s s:s s:s s:i s:i s:I s:b}", "mechanism", "aes-gcm", "iv_mode",
-                              hpl_p11_iv_mode_name(keystore->iv_mode), "token", keystore->option->name, "token_label", keystore->token.label,
-                              "token_serial", keystore->token.serial, "token_manufacturer", keystore->token.manufacturer, "library_version",
-                              keystore->token.library, "sessions", num_open, "max_sessions", max, "initialisations", (json_int_t)generation,
-                              "is_connected", is_connected);
-    json_object_set_new(facts, "optional_attributes", hpl_p11_optional_names(keystore->optional_attributes));
-    return facts;
+    struct hpl_p11_device *device = keystore->device;
+    const struct hpl_p11_facts *facts = &device->facts;
+    struct hpl_p11_stat stat;
+    device->ops->stat(device, &stat);
+    json_t *out = json_pack("{s:s s:s s:s s:s s:s s:s s:s s:i s:i s:I s:b s:s}", "mechanism", "aes-gcm", "iv_mode", hpl_p11_iv_mode_name(facts->iv_mode),
+                            "token", keystore->option->name, "token_label", facts->label, "token_serial", facts->serial, "token_manufacturer",
+                            facts->manufacturer, "library_version", facts->library, "sessions", (int)stat.num_sessions, "max_sessions",
+                            (int)stat.max_sessions, "initialisations", (json_int_t)stat.initialisations, "is_connected", stat.is_connected,
+                            "isolation", device->ops->isolation);
+    json_object_set_new(out, "optional_attributes", hpl_p11_optional_names(stat.optional_attributes));
+    return out;
 }
 
 /* --- opening and closing -------------------------------------------------------------------------------------------------------------- */
@@ -254,18 +205,12 @@ static json_t *describe(struct hpl_keystore *base)
 static void close_keystore(struct hpl_keystore *base)
 {
     struct hpl_p11_keystore *keystore = of(base);
-    struct hpl_call call = {0};
-    uint64_t generation;
-    for (size_t i = 0; i < HPL_P11_NUM_BUCKETS; i++)
-        for (struct hpl_p11_key *key = keystore->keys[i]; key; key = key->next)
-            hpl_p11_lease_return(keystore, key);
-    bool can_enter = keystore->module && hpl_p11_module_enter(keystore->module, &call, &generation) == HPL_OK;
-    hpl_p11_pool_close(&keystore->pool, can_enter && generation == atomic_load(&keystore->generation));
-    if (can_enter)
-        hpl_p11_module_leave(keystore->module);
-    hpl_p11_module_unref(keystore->module);
-    hpl_p11_keys_free(keystore);
+    hpl_p11_leases_close(keystore);
+    if (keystore->device)
+        keystore->device->ops->close(keystore->device);
     hpl_secret_free(keystore->random_block);
+    hpl_secret_free(keystore->latch_key);
+    free(keystore->latch_dir);
     free(keystore->digests);
     free(keystore);
 }
@@ -295,20 +240,29 @@ static struct hpl_p11_keystore *make(const struct hpl_token_option *option, cons
     keystore->base.ops = &ops;
     keystore->option = option;
     keystore->env = env;
-    keystore->optional_attributes = 3;
-    hpl_p11_pool_init(&keystore->pool);
-    hpl_p11_canary_init(keystore);
-    pthread_mutex_init(&keystore->connect_lock, NULL);
-    hpl_p11_cond_init(&keystore->connect_done);
-    pthread_mutex_init(&keystore->keys_lock, NULL);
+    hpl_p11_leases_init(&keystore->leases);
     pthread_mutex_init(&keystore->random_lock, NULL);
     pthread_mutex_init(&keystore->digests_lock, NULL);
     keystore->random_block = hpl_secret_new(4096);
+    keystore->latch_key = hpl_secret_new(32);
     keystore->digests = calloc(HPL_P11_NUM_DIGESTS, sizeof *keystore->digests);
-    if (keystore->random_block && keystore->digests)
+    if (asprintf(&keystore->latch_dir, "%s/pkcs11", env->state_dir) < 0)
+        keystore->latch_dir = NULL;
+    if (keystore->random_block && keystore->latch_key && keystore->digests && keystore->latch_dir)
         return keystore;
     close_keystore(&keystore->base);
     return NULL;
+}
+
+/* The PIN latch is keyed by a subkey, so that a worker that logs in need not hold the root secret. */
+static enum hpl_status open_device(struct hpl_p11_keystore *keystore, struct hpl_call *call)
+{
+    const struct hpl_secret *root = keystore->env->root;
+    struct hpl_secret *latch_key = keystore->latch_key;
+    hpl_hkdf_sha256(latch_key->bytes, latch_key->len, hpl_bytes(root->bytes, root->len), hpl_bytes(NULL, 0), hpl_bytes_str("hpl-pkcs11-latch-v1"));
+    keystore->place = (struct hpl_p11_place){.option = keystore->option, .latch_dir = keystore->latch_dir, .latch_key = latch_key};
+    HPL_TRY(hpl_file_make_dir(call, keystore->latch_dir));
+    return hpl_p11_direct_open(call, &keystore->place, &keystore->device);
 }
 
 static enum hpl_status open_keystore(struct hpl_call *call, const json_t *config, const struct hpl_backend_env *env, struct hpl_keystore **out)
@@ -321,9 +275,9 @@ static enum hpl_status open_keystore(struct hpl_call *call, const json_t *config
     struct hpl_p11_keystore *keystore = make(option, env);
     if (!keystore)
         return hpl_fail(call, HPL_NO_MEMORY, "no memory, or the secret region is full");
-    enum hpl_status status = hpl_p11_module_ref(call, option->module, option->init_reserved, &keystore->module);
+    enum hpl_status status = open_device(keystore, call);
     if (status == HPL_OK)
-        status = hpl_p11_run(keystore, call, hpl_p11_pin_down, NULL);
+        status = hpl_p11_pin_down(keystore, call);
     if (status == HPL_OK)
         *out = &keystore->base;
     else
@@ -335,7 +289,7 @@ static enum hpl_status identity(struct hpl_call *call, struct hpl_keystore *base
                                 struct hpl_buf *out)
 {
     (void)call, (void)config, (void)env;
-    hpl_p11_token_identity(&of(base)->token, out);
+    hpl_p11_facts_identity(&of(base)->device->facts, out);
     return hpl_buf_check(out);
 }
 

@@ -1,4 +1,4 @@
-/* Sessions of one keystore on its token: an anchor that keeps the login, and a bounded number that work. Any thread. An operation
+/* Sessions of one device on its token: an anchor that keeps the login, and a bounded number that work. Any thread. An operation
  * that failed after it was started may leave its session busy for ever (CKR_OPERATION_ACTIVE), so such a session is closed. */
 #include "backends/pkcs11/internal.h"
 
@@ -28,7 +28,7 @@ void hpl_p11_pool_init(struct hpl_p11_pool *pool)
 static unsigned size_of(const struct hpl_p11_token *token, unsigned wanted)
 {
     CK_ULONG limit = token->max_rw_sessions;
-    unsigned size = wanted ? wanted : strncmp(token->manufacturer, "SoftHSM", 7) == 0 ? 4 : 16;
+    unsigned size = wanted ? wanted : strncmp(token->facts.manufacturer, "SoftHSM", 7) == 0 ? 4 : 16;
     if (limit != CK_UNAVAILABLE_INFORMATION && limit != CK_EFFECTIVELY_INFINITE && size + 2 > limit)
         size = limit > 3 ? (unsigned)limit - 2 : 1;
     return size < HPL_P11_MAX_SESSIONS ? size : HPL_P11_MAX_SESSIONS;
@@ -108,7 +108,7 @@ static enum hpl_status open_one(struct hpl_p11_op *op, struct hpl_p11_pool *pool
 
 enum hpl_status hpl_p11_checkout(struct hpl_p11_op *op)
 {
-    struct hpl_p11_pool *pool = &op->keystore->pool;
+    struct hpl_p11_pool *pool = &op->direct->pool;
     bool is_full = false;
     do {
         pthread_mutex_lock(&pool->lock);
@@ -125,7 +125,7 @@ enum hpl_status hpl_p11_checkout(struct hpl_p11_op *op)
 
 void hpl_p11_checkin(struct hpl_p11_op *op)
 {
-    struct hpl_p11_pool *pool = &op->keystore->pool;
+    struct hpl_p11_pool *pool = &op->direct->pool;
     if (!op->session)
         return;
     bool is_clean = op->class == HPL_P11_NONE || op->class == HPL_P11_ABSENT;

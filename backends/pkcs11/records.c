@@ -1,13 +1,13 @@
 /* Key records: tokens cannot keep them (NSS refuses data objects, SoftHSM cannot change one), so they lie in the catalog, each with
  * an HMAC by a key in the token over name, uid, revision and content. Whoever holds the catalog and the root secret still cannot
  * enable or un-delete a key. Row: uid (16), MAC (32), content. What verified once is remembered by digest. Any thread; blocks. */
-#include "backends/pkcs11/internal.h"
+#include "backends/pkcs11/store.h"
 
 #include <stdlib.h>
 
 #include "base/hash.h"
 
-#define MAC_LEN 32u
+#define MAC_LEN HPL_P11_MAC_LEN
 #define HEAD_LEN (HPL_KEY_UID_LEN + MAC_LEN)
 
 struct record {
@@ -20,14 +20,14 @@ struct record {
 static void type_of(const struct hpl_p11_keystore *keystore, char type[static 64])
 {
     strcpy(type, "p11key/");
-    strcat(type, keystore->token.id);
+    strcat(type, keystore->device->facts.id);
 }
 
 /* What is authenticated. */
 static enum hpl_status canonical(const struct hpl_p11_keystore *keystore, const struct record *record, struct hpl_buf *out)
 {
     hpl_buf_put_str(out, "hpl-p11-record-v1");
-    hpl_buf_put_lp16(out, hpl_bytes_str(keystore->token.id));
+    hpl_buf_put_lp16(out, hpl_bytes_str(keystore->device->facts.id));
     hpl_buf_put_lp16(out, hpl_bytes_str(record->key_id));
     hpl_buf_put(out, record->uid, HPL_KEY_UID_LEN);
     hpl_buf_put_u64(out, record->revision);
@@ -35,32 +35,13 @@ static enum hpl_status canonical(const struct hpl_p11_keystore *keystore, const 
     return hpl_buf_check(out);
 }
 
-struct mac_job {
-    struct hpl_bytes message;
-    uint8_t mac[MAC_LEN];
-};
-
-static enum hpl_status mac_op(struct hpl_p11_op *op, void *arg)
-{
-    struct mac_job *job = arg;
-    CK_OBJECT_HANDLE handle;
-    CK_MECHANISM mechanism = {CKM_SHA256_HMAC, NULL, 0};
-    CK_ULONG len = sizeof job->mac;
-    HPL_TRY(hpl_p11_handle(op, &op->keystore->meta_mac, &handle));
-    HPL_TRY(hpl_p11_check(op, "C_SignInit", op->fn->C_SignInit(op->handle, &mechanism, handle)));
-    HPL_TRY(hpl_p11_check(op, "C_Sign", op->fn->C_Sign(op->handle, (CK_BYTE_PTR)job->message.data, job->message.len, job->mac, &len)));
-    return len == sizeof job->mac ? HPL_OK : hpl_fail(op->call, HPL_BACKEND, "C_Sign gave %lu bytes, not 32", (unsigned long)len);
-}
-
 static enum hpl_status mac_of(struct hpl_p11_keystore *keystore, struct hpl_call *call, const struct record *record, uint8_t mac[static MAC_LEN],
                               uint8_t digest[static HPL_SHA256_LEN])
 {
     struct hpl_buf message = {0};
     enum hpl_status status = canonical(keystore, record, &message);
-    struct mac_job job = {.message = hpl_buf_bytes(&message)};
     if (status == HPL_OK)
-        status = hpl_p11_run(keystore, call, mac_op, &job);
-    memcpy(mac, job.mac, MAC_LEN);
+        status = keystore->device->ops->mac(keystore->device, call, hpl_buf_bytes(&message), mac);
     if (status == HPL_OK) {
         hpl_buf_put(&message, mac, MAC_LEN);
         status = hpl_buf_check(&message);
@@ -121,7 +102,7 @@ static enum hpl_status verify(struct hpl_p11_keystore *keystore, struct hpl_call
         return HPL_OK;
     HPL_TRY(mac_of(keystore, call, &record, mac, verified));
     if (!hpl_equal_secret(mac, stored, MAC_LEN))
-        return hpl_fail(call, HPL_INTEGRITY, "the record of key '%s' is not what token '%s' signed: it was changed", key_id, keystore->token.label);
+        return hpl_fail(call, HPL_INTEGRITY, "the record of key '%s' is not what token '%s' signed: it was changed", key_id, keystore->device->facts.label);
     remember(keystore, digest);
     return HPL_OK;
 }

@@ -24,55 +24,54 @@ enum hpl_status hpl_p11_check(struct hpl_p11_op *op, const char *function, CK_RV
 
 /* --- connecting ------------------------------------------------------------------------------------------------------------------ */
 
-static bool is_connected(const struct hpl_p11_keystore *keystore, uint64_t generation)
+static bool is_connected(const struct hpl_p11_direct *direct, uint64_t generation)
 {
-    return atomic_load(&keystore->generation) == generation && atomic_load(&keystore->suspect) != generation;
+    return atomic_load(&direct->generation) == generation && atomic_load(&direct->suspect) != generation;
 }
 
 /* The next attempt comes after 250 ms, doubled each time up to 30 s, give or take a fifth. */
-static void note_attempt(struct hpl_p11_keystore *keystore, bool is_well)
+static void note_attempt(struct hpl_p11_direct *direct, bool is_well)
 {
     uint8_t jitter = 0;
-    uint64_t pause_ms = BACKOFF_MIN_MS << (keystore->failures < 8 ? keystore->failures : 8);
+    uint64_t pause_ms = BACKOFF_MIN_MS << (direct->failures < 8 ? direct->failures : 8);
     pause_ms = pause_ms < BACKOFF_MAX_MS ? pause_ms : BACKOFF_MAX_MS;
     if (RAND_bytes(&jitter, 1) != 1)
         jitter = 128;
     pause_ms = pause_ms * (820u + 360u * jitter / 255u) / 1000u;
-    keystore->failures = is_well ? 0 : keystore->failures + 1;
-    keystore->next_attempt_ns = is_well ? 0 : hpl_clock_mono_ns() + pause_ms * 1000000u;
+    direct->failures = is_well ? 0 : direct->failures + 1;
+    direct->next_attempt_ns = is_well ? 0 : hpl_clock_mono_ns() + pause_ms * 1000000u;
 }
 
-static enum hpl_status same_token(struct hpl_p11_keystore *keystore, struct hpl_call *call, const struct hpl_p11_token *found)
+static enum hpl_status same_token(struct hpl_p11_direct *direct, struct hpl_call *call, const struct hpl_p11_token *found)
 {
-    struct hpl_p11_token *known = &keystore->token;
-    if (!known->id[0])
+    struct hpl_p11_token *known = &direct->token;
+    if (!known->facts.id[0])
         *known = *found;
-    if (strcmp(known->id, found->id) != 0)
-        return hpl_fail(call, HPL_INTEGRITY, "the token in place of '%s' is another one (serial %s, not %s)", known->label, found->serial, known->serial);
+    if (strcmp(known->facts.id, found->facts.id) != 0)
+        return hpl_fail(call, HPL_INTEGRITY, "the token in place of '%s' is another one (serial %s, not %s)", known->facts.label, found->facts.serial, known->facts.serial);
     known->fn = found->fn; /* the slot's number may be another now */
     known->slot = found->slot;
     known->max_rw_sessions = found->max_rw_sessions;
     return HPL_OK;
 }
 
-/* In a module that was just entered, with no other operation of this keystore in flight. */
-static enum hpl_status attach(struct hpl_p11_keystore *keystore, struct hpl_call *call)
+/* In a module that was just entered, with no other operation of this device in flight. */
+static enum hpl_status attach(struct hpl_p11_direct *direct, struct hpl_call *call)
 {
     struct hpl_p11_token found;
-    struct hpl_p11_login login = {.token = &keystore->token, .pin_source = keystore->option->pin_source,
-                                  .state_dir = keystore->env->state_dir, .root = keystore->env->root};
-    HPL_TRY(hpl_p11_token_find(call, keystore->module, keystore->option->uri, &found));
-    HPL_TRY(same_token(keystore, call, &found));
-    HPL_TRY(hpl_p11_pool_open(&keystore->pool, call, &keystore->token, keystore->option->max_sessions));
-    atomic_fetch_add(&keystore->epoch, 1);
-    return hpl_p11_login(call, &login, keystore->pool.anchor);
+    struct hpl_p11_login login = {.token = &direct->token, .place = direct->place};
+    HPL_TRY(hpl_p11_token_find(call, direct->module, direct->place->option->uri, &found));
+    HPL_TRY(same_token(direct, call, &found));
+    HPL_TRY(hpl_p11_pool_open(&direct->pool, call, &direct->token, direct->place->option->max_sessions));
+    atomic_fetch_add(&direct->epoch, 1);
+    return hpl_p11_login(call, &login, direct->pool.anchor);
 }
 
 /* After the first time the canary has to sing before anybody else may come in. */
-static enum hpl_status prove(struct hpl_p11_keystore *keystore, struct hpl_call *call, uint64_t generation)
+static enum hpl_status prove(struct hpl_p11_direct *direct, struct hpl_call *call, uint64_t generation)
 {
-    struct hpl_p11_op op = {.keystore = keystore, .call = call, .generation = generation, .epoch = atomic_load(&keystore->epoch)};
-    if (keystore->iv_mode == HPL_P11_IV_NONE)
+    struct hpl_p11_op op = {.direct = direct, .call = call, .generation = generation, .epoch = atomic_load(&direct->epoch)};
+    if (!direct->is_settled)
         return HPL_OK;
     enum hpl_status status = hpl_p11_checkout(&op);
     if (status == HPL_OK)
@@ -81,70 +80,70 @@ static enum hpl_status prove(struct hpl_p11_keystore *keystore, struct hpl_call 
     return status;
 }
 
-static enum hpl_status attach_in(struct hpl_p11_keystore *keystore, struct hpl_call *call)
+static enum hpl_status attach_in(struct hpl_p11_direct *direct, struct hpl_call *call)
 {
     uint64_t generation;
-    HPL_TRY(hpl_p11_module_enter(keystore->module, call, &generation));
-    enum hpl_status status = attach(keystore, call);
+    HPL_TRY(hpl_p11_module_enter(direct->module, call, &generation));
+    enum hpl_status status = attach(direct, call);
     if (status == HPL_OK)
-        status = prove(keystore, call, generation);
+        status = prove(direct, call, generation);
     if (status == HPL_OK)
-        atomic_store(&keystore->generation, generation);
+        atomic_store(&direct->generation, generation);
     else {
-        atomic_store(&keystore->generation, 0);
+        atomic_store(&direct->generation, 0);
         if (status != HPL_PIN_REJECTED) /* which no restart mends */
-            atomic_store(&keystore->suspect, generation);
+            atomic_store(&direct->suspect, generation);
     }
-    hpl_p11_module_leave(keystore->module);
+    hpl_p11_module_leave(direct->module);
     return status;
 }
 
-/* A module restarted by another keystore only needs attaching; a suspect one a restart of its own. */
-static enum hpl_status reconnect(struct hpl_p11_keystore *keystore, struct hpl_call *call)
+/* A module restarted by another device only needs attaching; a suspect one a restart of its own. */
+static enum hpl_status reconnect(struct hpl_p11_direct *direct, struct hpl_call *call)
 {
-    uint64_t generation = hpl_p11_module_generation(keystore->module), now = hpl_clock_mono_ns();
-    if (is_connected(keystore, generation))
+    uint64_t generation = hpl_p11_module_generation(direct->module), now = hpl_clock_mono_ns();
+    if (is_connected(direct, generation))
         return HPL_OK;
-    if (now < keystore->next_attempt_ns)
-        return hpl_fail(call, HPL_KEY_UNAVAILABLE, "the token is away; it is tried again in %u ms", (unsigned)((keystore->next_attempt_ns - now) / 1000000u));
+    if (now < direct->next_attempt_ns)
+        return hpl_fail(call, HPL_KEY_UNAVAILABLE, "the token is away; it is tried again in %u ms", (unsigned)((direct->next_attempt_ns - now) / 1000000u));
     enum hpl_status status = HPL_OK;
-    if (atomic_load(&keystore->suspect) == generation)
-        status = hpl_p11_module_restart(keystore->module, call, generation);
+    if (atomic_load(&direct->suspect) == generation)
+        status = hpl_p11_module_restart(direct->module, call, generation);
     if (status != HPL_OK)
-        atomic_store(&keystore->suspect, hpl_p11_module_generation(keystore->module));
+        atomic_store(&direct->suspect, hpl_p11_module_generation(direct->module));
     if (status == HPL_OK)
-        status = attach_in(keystore, call);
-    note_attempt(keystore, status == HPL_OK);
+        status = attach_in(direct, call);
+    note_attempt(direct, status == HPL_OK);
     hpl_log(status == HPL_OK ? HPL_LOG_INFO : HPL_LOG_ERROR, status == HPL_OK ? "pkcs11.connected" : "pkcs11.not_connected",
-            HPL_S("token", keystore->option->name), HPL_S("why", status == HPL_OK ? "" : hpl_detail(call, status)));
+            HPL_S("token", direct->place->option->name), HPL_S("why", status == HPL_OK ? "" : hpl_detail(call, status)));
     return status;
 }
 
 /* Takes the right to connect; false once the deadline has passed. Under connect_lock. */
-static bool claim(struct hpl_p11_keystore *keystore, uint64_t deadline_ns)
+static bool claim(struct hpl_p11_direct *direct, uint64_t deadline_ns)
 {
     uint64_t until_ns = hpl_clock_mono_ns() + CONNECT_MS * 1000000ull;
     if (deadline_ns && deadline_ns < until_ns)
         until_ns = deadline_ns;
     struct timespec until = {.tv_sec = (time_t)(until_ns / 1000000000u), .tv_nsec = (long)(until_ns % 1000000000u)};
-    while (keystore->is_connecting)
-        if (pthread_cond_timedwait(&keystore->connect_done, &keystore->connect_lock, &until) == ETIMEDOUT)
+    while (direct->is_connecting)
+        if (pthread_cond_timedwait(&direct->connect_done, &direct->connect_lock, &until) == ETIMEDOUT)
             return false;
-    return keystore->is_connecting = true;
+    return direct->is_connecting = true;
 }
 
-enum hpl_status hpl_p11_connect(struct hpl_p11_keystore *keystore, struct hpl_call *call)
+enum hpl_status hpl_p11_connect(struct hpl_p11_direct *direct, struct hpl_call *call)
 {
-    pthread_mutex_lock(&keystore->connect_lock);
-    bool is_ours = claim(keystore, call->deadline_ns);
-    pthread_mutex_unlock(&keystore->connect_lock);
+    pthread_mutex_lock(&direct->connect_lock);
+    bool is_ours = claim(direct, call->deadline_ns);
+    pthread_mutex_unlock(&direct->connect_lock);
     if (!is_ours)
         return hpl_fail(call, HPL_TIMEOUT, "the token is being connected again");
-    enum hpl_status status = reconnect(keystore, call);
-    pthread_mutex_lock(&keystore->connect_lock);
-    keystore->is_connecting = false;
-    pthread_cond_broadcast(&keystore->connect_done);
-    pthread_mutex_unlock(&keystore->connect_lock);
+    enum hpl_status status = reconnect(direct, call);
+    pthread_mutex_lock(&direct->connect_lock);
+    direct->is_connecting = false;
+    pthread_cond_broadcast(&direct->connect_done);
+    pthread_mutex_unlock(&direct->connect_lock);
     return status;
 }
 
@@ -152,38 +151,37 @@ enum hpl_status hpl_p11_connect(struct hpl_p11_keystore *keystore, struct hpl_ca
 
 static enum hpl_status enter(struct hpl_p11_op *op)
 {
-    struct hpl_p11_keystore *keystore = op->keystore;
+    struct hpl_p11_direct *direct = op->direct;
     HPL_TRY(hpl_call_check(op->call));
     for (unsigned attempt = 0; attempt < 4; attempt++) {
-        HPL_TRY(hpl_p11_module_enter(keystore->module, op->call, &op->generation));
-        if (is_connected(keystore, op->generation))
+        HPL_TRY(hpl_p11_module_enter(direct->module, op->call, &op->generation));
+        if (is_connected(direct, op->generation))
             return HPL_OK;
-        hpl_p11_module_leave(keystore->module);
-        HPL_TRY(hpl_p11_connect(keystore, op->call));
+        hpl_p11_module_leave(direct->module);
+        HPL_TRY(hpl_p11_connect(direct, op->call));
     }
     return hpl_fail(op->call, HPL_KEY_UNAVAILABLE, "the token comes and goes");
 }
 
 static enum hpl_status log_in_again(struct hpl_p11_op *op)
 {
-    struct hpl_p11_keystore *keystore = op->keystore;
-    struct hpl_p11_login login = {.token = &keystore->token, .pin_source = keystore->option->pin_source,
-                                  .state_dir = keystore->env->state_dir, .root = keystore->env->root};
+    struct hpl_p11_direct *direct = op->direct;
+    struct hpl_p11_login login = {.token = &direct->token, .place = direct->place};
     op->call->detail[0] = '\0';
     HPL_TRY(enter(op));
-    enum hpl_status status = hpl_p11_login(op->call, &login, keystore->pool.anchor);
-    hpl_p11_module_leave(keystore->module);
+    enum hpl_status status = hpl_p11_login(op->call, &login, direct->pool.anchor);
+    hpl_p11_module_leave(direct->module);
     return status;
 }
 
 /* Asks the canary whether it was the token. */
 static bool was_the_token(struct hpl_p11_op *op, enum hpl_status *status)
 {
-    struct hpl_p11_keystore *keystore = op->keystore;
-    if (hpl_p11_canary_is_well(keystore, op->generation))
+    struct hpl_p11_direct *direct = op->direct;
+    if (hpl_p11_canary_is_well(direct, op->generation))
         return false;
-    atomic_store(&keystore->suspect, op->generation);
-    hpl_log(HPL_LOG_ERROR, "pkcs11.suspect", HPL_S("token", keystore->option->name), HPL_S("why", hpl_detail(op->call, *status)));
+    atomic_store(&direct->suspect, op->generation);
+    hpl_log(HPL_LOG_ERROR, "pkcs11.suspect", HPL_S("token", direct->place->option->name), HPL_S("why", hpl_detail(op->call, *status)));
     *status = hpl_fail(op->call, HPL_KEY_UNAVAILABLE, "the token does not answer its canary");
     return true;
 }
@@ -209,12 +207,12 @@ static bool recover(struct hpl_p11_op *op, bool is_first, enum hpl_status *statu
             return true;
         break;
     case HPL_P11_HANDLE:
-        atomic_compare_exchange_strong(&op->keystore->epoch, &epoch, epoch + 1);
+        atomic_compare_exchange_strong(&op->direct->epoch, &epoch, epoch + 1);
         if (is_first)
             return true;
         break;
     case HPL_P11_LOGIN:
-        atomic_compare_exchange_strong(&op->keystore->epoch, &epoch, epoch + 1);
+        atomic_compare_exchange_strong(&op->direct->epoch, &epoch, epoch + 1);
         if (is_first)
             return (*status = log_in_again(op)) == HPL_OK;
         break;
@@ -229,17 +227,17 @@ static bool recover(struct hpl_p11_op *op, bool is_first, enum hpl_status *statu
     return false;
 }
 
-enum hpl_status hpl_p11_run(struct hpl_p11_keystore *keystore, struct hpl_call *call, hpl_p11_op_fn fn, void *arg)
+enum hpl_status hpl_p11_run(struct hpl_p11_direct *direct, struct hpl_call *call, hpl_p11_op_fn fn, void *arg)
 {
     for (bool is_first = true;; is_first = false) {
-        struct hpl_p11_op op = {.keystore = keystore, .call = call};
+        struct hpl_p11_op op = {.direct = direct, .call = call};
         HPL_TRY(enter(&op));
-        op.epoch = atomic_load(&keystore->epoch);
+        op.epoch = atomic_load(&direct->epoch);
         enum hpl_status status = hpl_p11_checkout(&op);
         if (status == HPL_OK)
             status = fn(&op, arg);
         hpl_p11_checkin(&op);
-        hpl_p11_module_leave(keystore->module);
+        hpl_p11_module_leave(direct->module);
         if (status == HPL_OK || op.class == HPL_P11_NONE || !recover(&op, is_first, &status))
             return status;
         call->detail[0] = '\0';

@@ -1,0 +1,106 @@
+/* The seam of this folder: what one token does. Above it (pkcs11.c, pinned.c, records.c, leases.c) the catalog is known and Cryptoki
+ * is not; below it Cryptoki and not the catalog. Two implementations: direct.c, in this process, and tokend/, in a worker's. */
+#ifndef HPL_BACKENDS_PKCS11_DEVICE_H
+#define HPL_BACKENDS_PKCS11_DEVICE_H
+
+#include "kms/keystore.h"
+
+#define HPL_P11_ID_LEN 20u /* CKA_ID: uid, then the version big-endian */
+#define HPL_P11_LABEL_MAX 32u
+#define HPL_P11_MAC_LEN 32u
+#define HPL_P11_SECRET_MIN 16u
+#define HPL_P11_SECRET_MAX 64u
+
+enum hpl_p11_iv_mode { HPL_P11_IV_NONE, HPL_P11_IV_CALLER, HPL_P11_IV_RETURNED, HPL_P11_IV_APPENDED, HPL_P11_NUM_IV_MODES };
+const char *hpl_p11_iv_mode_name(enum hpl_p11_iv_mode mode); /* "caller", "returned", "appended" */
+
+/* Which token, and what it proved to do on a throw-away key. Fixed while the device is open: another token in its place is
+ * HPL_INTEGRITY. Texts are trimmed, valid UTF-8 without control bytes. */
+struct hpl_p11_facts {
+    char label[33], serial[17], manufacturer[33], library[48];
+    char id[40]; /* names the token in the catalog and in file names; made of the others by hpl_p11_facts_name */
+    uint8_t mechanism; /* enum hpl_mechanism of new wraps */
+    enum hpl_p11_iv_mode iv_mode;
+};
+
+/* Gives facts->id. */
+void hpl_p11_facts_name(struct hpl_p11_facts *facts);
+/* "pkcs11:manufacturer;serial;label", escaped: equal for the same token only. */
+void hpl_p11_facts_identity(const struct hpl_p11_facts *facts, struct hpl_buf *out);
+
+/* One key version. */
+struct hpl_p11_ref {
+    uint8_t uid[HPL_KEY_UID_LEN];
+    uint32_t version;
+};
+void hpl_p11_ref_id(const struct hpl_p11_ref *ref, uint8_t id[static HPL_P11_ID_LEN]);
+/* hpl/<the first 65 bits of the uid in base32>/<version>: at most 28 characters. */
+void hpl_p11_ref_label(const struct hpl_p11_ref *ref, char label[static HPL_P11_LABEL_MAX + 1]);
+
+/* What is kept of a token from its first use on. */
+struct hpl_p11_pinned {
+    uint8_t mechanism;
+    enum hpl_p11_iv_mode iv_mode;
+    struct hpl_wrapped canary; /* the canary's known answer */
+};
+
+struct hpl_p11_stat {
+    uint32_t num_sessions, max_sessions;
+    uint32_t optional_attributes; /* a mask for hpl_p11_optional_names */
+    uint64_t initialisations;
+    bool is_connected;
+    int64_t worker_pid; /* 0: in this process, or no worker now */
+    uint64_t restarts;  /* of the worker */
+};
+
+struct hpl_p11_device;
+
+/* All but close and stat block on the token up to call->deadline_ns and come from any thread. A token that is away is
+ * HPL_KEY_UNAVAILABLE; a refused PIN HPL_PIN_REJECTED. */
+struct hpl_p11_device_ops {
+    const char *isolation; /* "inprocess", "worker" */
+    void (*close)(struct hpl_p11_device *device); /* no call may run or follow */
+    /* Once, after open and before everything below. A known token (is_known) must have the keys and the canary that pinned tells
+     * of, else HPL_INTEGRITY or HPL_KEY_UNAVAILABLE; an unknown one gets them, and *pinned is filled. */
+    enum hpl_status (*settle)(struct hpl_p11_device *device, struct hpl_call *call, bool is_known, struct hpl_p11_pinned *pinned);
+    /* The canary sings. */
+    enum hpl_status (*probe)(struct hpl_p11_device *device, struct hpl_call *call);
+    /* As in kms/keystore.h. */
+    enum hpl_status (*create)(struct hpl_p11_device *device, struct hpl_call *call, const struct hpl_p11_ref *ref);
+    enum hpl_status (*destroy)(struct hpl_p11_device *device, struct hpl_call *call, const struct hpl_p11_ref *ref);
+    /* secret: HPL_P11_SECRET_MIN to _MAX bytes. The caller counts the wrap before (leases.c). *out is zero on failure. */
+    enum hpl_status (*wrap)(struct hpl_p11_device *device, struct hpl_call *call, const struct hpl_p11_ref *ref,
+                            const uint8_t aad[static HPL_WRAP_AAD_LEN], const struct hpl_secret *secret, struct hpl_wrapped *out);
+    enum hpl_status (*unwrap)(struct hpl_p11_device *device, struct hpl_call *call, const struct hpl_p11_ref *ref,
+                              const uint8_t aad[static HPL_WRAP_AAD_LEN], const struct hpl_wrapped *wrapped, struct hpl_secret **out);
+    /* HMAC-SHA256 by hpl/meta-mac. */
+    enum hpl_status (*mac)(struct hpl_p11_device *device, struct hpl_call *call, struct hpl_bytes message,
+                           uint8_t mac[static HPL_P11_MAC_LEN]);
+    /* Fills the secret from the token's generator. */
+    enum hpl_status (*random)(struct hpl_p11_device *device, struct hpl_call *call, struct hpl_secret *out);
+    /* Does not wait for the token. */
+    void (*stat)(struct hpl_p11_device *device, struct hpl_p11_stat *out);
+};
+
+struct hpl_p11_device { /* first member of every implementation */
+    const struct hpl_p11_device_ops *ops;
+    struct hpl_p11_facts facts; /* from open on */
+};
+
+/* What a device needs; everything outlives it. */
+struct hpl_p11_place {
+    const struct hpl_token_option *option;
+    const char *latch_dir;              /* a folder, 0700, where refused PINs are written down */
+    const struct hpl_secret *latch_key; /* keys their digests */
+};
+
+/* Loads the module, finds the one token, logs in, tries what it can do. */
+enum hpl_status hpl_p11_direct_open(struct hpl_call *call, const struct hpl_p11_place *place, struct hpl_p11_device **out) HPL_MUST_USE;
+
+/* A JSON array of the optional attributes that keys are made with. */
+json_t *hpl_p11_optional_names(unsigned mask);
+
+/* Lengths and mechanism of what is to be unwrapped, before a token is asked: HPL_OK or HPL_INVALID_CIPHERTEXT. */
+enum hpl_status hpl_p11_screen(const struct hpl_p11_facts *facts, const struct hpl_wrapped *wrapped) HPL_MUST_USE;
+
+#endif

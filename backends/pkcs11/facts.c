@@ -1,0 +1,71 @@
+/* Names, without Cryptoki: of tokens, of key objects, of IV modes. Any thread. */
+#include "backends/pkcs11/device.h"
+
+#include <stdio.h>
+
+#include "base/codec.h"
+#include "base/hash.h"
+
+#define IV_LEN 12u
+#define IV_LEN_APPENDED 16u
+#define TAG_LEN 16u
+
+const char *hpl_p11_iv_mode_name(enum hpl_p11_iv_mode mode)
+{
+    static const char *const names[HPL_P11_NUM_IV_MODES] = {"none", "caller", "returned", "appended"};
+    return names[mode];
+}
+
+void hpl_p11_facts_identity(const struct hpl_p11_facts *facts, struct hpl_buf *out)
+{
+    const char *parts[] = {facts->manufacturer, facts->serial, facts->label};
+    hpl_buf_put_str(out, "pkcs11");
+    for (size_t i = 0; i < HPL_COUNT(parts); i++) {
+        hpl_buf_put_str(out, i ? ";" : ":");
+        hpl_uri_put(out, hpl_bytes_str(parts[i]), false);
+    }
+}
+
+/* The serial for people, and a digest of the whole identity because serials repeat between makers (NSS's are all zero). */
+void hpl_p11_facts_name(struct hpl_p11_facts *facts)
+{
+    struct hpl_buf identity = {0};
+    uint8_t digest[HPL_SHA256_LEN];
+    char hex[17];
+    hpl_p11_facts_identity(facts, &identity);
+    HPL_CHECK(hpl_buf_check(&identity) == HPL_OK);
+    hpl_sha256(digest, identity.data, identity.len);
+    hpl_buf_wipe(&identity);
+    hpl_hex_encode(hex, digest, 8);
+    size_t n = 0;
+    for (const char *at = facts->serial; *at; at++)
+        facts->id[n++] = (*at >= '0' && *at <= '9') || (*at >= 'A' && *at <= 'Z') || (*at >= 'a' && *at <= 'z') ? *at : '_';
+    facts->id[n++] = '.';
+    memcpy(facts->id + n, hex, sizeof hex);
+}
+
+void hpl_p11_ref_id(const struct hpl_p11_ref *ref, uint8_t id[static HPL_P11_ID_LEN])
+{
+    memcpy(id, ref->uid, HPL_KEY_UID_LEN);
+    for (unsigned i = 0; i < 4; i++)
+        id[HPL_KEY_UID_LEN + i] = (uint8_t)(ref->version >> (24 - 8 * i));
+}
+
+void hpl_p11_ref_label(const struct hpl_p11_ref *ref, char label[static HPL_P11_LABEL_MAX + 1])
+{
+    static const char alphabet[] = "abcdefghijklmnopqrstuvwxyz234567";
+    char text[14] = {0};
+    for (unsigned i = 0; i < 13; i++) {
+        unsigned bit = i * 5, pair = (unsigned)ref->uid[bit / 8] << 8 | ref->uid[bit / 8 + 1];
+        text[i] = alphabet[pair >> (11 - bit % 8) & 31];
+    }
+    snprintf(label, HPL_P11_LABEL_MAX + 1, "hpl/%s/%u", text, ref->version);
+}
+
+enum hpl_status hpl_p11_screen(const struct hpl_p11_facts *facts, const struct hpl_wrapped *wrapped)
+{
+    size_t most = facts->iv_mode == HPL_P11_IV_APPENDED ? IV_LEN_APPENDED : IV_LEN;
+    bool is_well = wrapped->mechanism == HPL_MECH_P11_GCM && wrapped->iv_len >= IV_LEN && wrapped->iv_len <= most &&
+                   wrapped->ct_len >= HPL_P11_SECRET_MIN + TAG_LEN && wrapped->ct_len <= HPL_P11_SECRET_MAX + TAG_LEN;
+    return is_well ? HPL_OK : HPL_INVALID_CIPHERTEXT; /* one text for all that is wrong with a ciphertext: the status's own */
+}

@@ -1,0 +1,66 @@
+/* What the files above the seam share (device.h): the keystore, which keeps in the catalog what a token cannot. */
+#ifndef HPL_BACKENDS_PKCS11_STORE_H
+#define HPL_BACKENDS_PKCS11_STORE_H
+
+#include <pthread.h>
+
+#include "backends/pkcs11/device.h"
+#include "catalog/catalog.h"
+
+#define HPL_P11_NUM_BUCKETS 4096u
+#define HPL_P11_NUM_DIGESTS 4096u
+
+/* Wraps that one key version may still do before the catalog is asked again. */
+struct hpl_p11_lease {
+    struct hpl_p11_lease *next;
+    struct hpl_p11_ref ref;
+    pthread_mutex_t lock;
+    uint64_t remaining, reserved, revision; /* wraps left, counter and revision of the row in the catalog */
+};
+
+struct hpl_p11_leases {
+    pthread_mutex_t lock;
+    struct hpl_p11_lease *buckets[HPL_P11_NUM_BUCKETS];
+    size_t num_leases;
+};
+
+struct hpl_p11_keystore {
+    struct hpl_keystore base;
+    const struct hpl_token_option *option;
+    const struct hpl_backend_env *env;
+    struct hpl_p11_place place;
+    char *latch_dir;
+    struct hpl_secret *latch_key;
+    struct hpl_p11_device *device;
+    struct hpl_p11_leases leases;
+
+    pthread_mutex_t random_lock;
+    struct hpl_secret *random_block;
+    size_t random_left;
+
+    pthread_mutex_t digests_lock;
+    uint8_t (*digests)[32]; /* of records that verified */
+};
+
+/* pinned.c: settles the device, new or known, by the catalog's row. */
+enum hpl_status hpl_p11_pin_down(struct hpl_p11_keystore *keystore, struct hpl_call *call) HPL_MUST_USE;
+
+/* --- records.c ---------------------------------------------------------------------------------------------------------------------- */
+
+enum hpl_status hpl_p11_record_get(struct hpl_keystore *keystore, struct hpl_call *call, const char *key_id, struct hpl_buf *content,
+                                   uint64_t *revision) HPL_MUST_USE;
+enum hpl_status hpl_p11_record_put(struct hpl_keystore *keystore, struct hpl_call *call, const char *key_id,
+                                   const uint8_t uid[static HPL_KEY_UID_LEN], uint64_t expected, struct hpl_bytes content,
+                                   uint64_t *revision) HPL_MUST_USE;
+enum hpl_status hpl_p11_record_list(struct hpl_keystore *keystore, struct hpl_call *call, const char *after, size_t limit,
+                                    hpl_record_fn fn, void *arg) HPL_MUST_USE;
+
+/* --- leases.c ------------------------------------------------------------------------------------------------------------------------ */
+
+void hpl_p11_leases_init(struct hpl_p11_leases *leases);
+/* Counts one wrap against SP 800-38D's 2^32 random IVs a key. */
+enum hpl_status hpl_p11_lease_take(struct hpl_p11_keystore *keystore, struct hpl_call *call, const struct hpl_p11_ref *ref) HPL_MUST_USE;
+/* At a clean close: what is left of the blocks goes back, and the table is freed. */
+void hpl_p11_leases_close(struct hpl_p11_keystore *keystore);
+
+#endif
