@@ -19,6 +19,7 @@ int hpl_bench_provider(int argc, char **argv);
 int hpl_bench_seal(int argc, char **argv);
 int hpl_bench_workers(int argc, char **argv);
 int hpl_bench_hash(int argc, char **argv);
+int hpl_bench_kms(int argc, char **argv);
 
 struct hpl_bench_options {
     bool is_json;
@@ -77,6 +78,8 @@ bool hpl_bench_report_end(struct hpl_bench_report *report);
 /* Throughput by size, a panel for each op; where rows differ in threads: by threads, a panel for each op and size. A line for each implementation. */
 bool hpl_bench_plot(const char *path, const char *title, const struct hpl_bench_row *rows, size_t num_rows);
 
+/* What the system calls the processor. */
+void hpl_bench_cpu_name(char *out, size_t out_size);
 /* This core's clock now, in GHz: a chain of additions, each one cycle, against the wall clock. Some 30 microseconds. */
 double hpl_bench_ghz(void);
 /* Cycles that AESENC alone, on the widest registers there are, takes for four blocks of AES-256; below 0 where there is no AES-NI. */

@@ -16,6 +16,7 @@ static const struct command commands[] = {
     {"seal", "the stored format on one core, beside others", hpl_bench_seal},
     {"workers", "the stored format and one message, by number of threads", hpl_bench_workers},
     {"hash", "the checksums of S3", hpl_bench_hash},
+    {"kms", "wraps and unwraps; data keys over HTTP, beside other servers", hpl_bench_kms},
 };
 
 static void print_usage(FILE *to)

@@ -8,8 +8,7 @@
 
 #include "engine/gcm/gcm.h"
 
-/* What the system calls the processor. */
-static void read_cpu_name(char *out, size_t out_size)
+void hpl_bench_cpu_name(char *out, size_t out_size)
 {
     FILE *file = fopen("/proc/cpuinfo", "re");
     char line[256];
@@ -29,7 +28,7 @@ static void read_cpu_name(char *out, size_t out_size)
 void hpl_bench_report_init(struct hpl_bench_report *report, const struct hpl_bench_options *options, const char *command)
 {
     *report = (struct hpl_bench_report){.options = options, .command = command, .wall = hpl_bench_aes_wall()};
-    read_cpu_name(report->cpu, sizeof report->cpu);
+    hpl_bench_cpu_name(report->cpu, sizeof report->cpu);
     if (options->is_json)
         return;
     printf("%s, kernel %s", report->cpu, hpl_gcm_kernel()->name);

@@ -1,0 +1,167 @@
+/* Keystores in this process: opening, keys, threads. */
+#include "bench/keystores.h"
+
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+#include <openssl/rand.h>
+
+#include "backends/backends.h"
+#include "base/clock.h"
+#include "base/file.h"
+#include "catalog/catalog.h"
+
+#define CALL_MS 60000u
+
+/* --- opening ---------------------------------------------------------------------------------------------------------------------------------------------- */
+
+static const struct hpl_backend *find_backend(const char *name)
+{
+    for (const struct hpl_backend *const *at = hpl_backends(); *at; at++)
+        if (strcmp((*at)->name, name) == 0)
+            return *at;
+    return NULL;
+}
+
+/* The slow token stands before SoftHSM; it lies beside this program. */
+static void slow_module(char *out, size_t out_size)
+{
+    char self[512];
+    ssize_t len = readlink("/proc/self/exe", self, sizeof self - 1);
+    self[len > 0 ? len : 0] = '\0';
+    char *slash = strrchr(self, '/');
+    snprintf(out, out_size, "%.*s/slow-token.so", slash ? (int)(slash - self) : 0, self);
+}
+
+static enum hpl_status prepare_token(struct hpl_call *call, const struct hpl_bench_keystore_options *options, struct hpl_bench_keystore *out)
+{
+    static char slow[544];
+    char text[16];
+    HPL_TRY(hpl_bench_make_token(call, out->dir));
+    snprintf(out->pin_source, sizeof out->pin_source, "file:%s/pin", out->dir);
+    out->token = (struct hpl_token_option){.name = "main", .uri = "pkcs11:token=bench", .module = HPL_BENCH_SOFTHSM, .pin_source = out->pin_source,
+                                           .max_sessions = options->sessions};
+    if (options->latency_ms) {
+        slow_module(slow, sizeof slow);
+        snprintf(text, sizeof text, "%u", options->latency_ms);
+        setenv("HPL_SLOW_TOKEN_MS", text, 1);
+        out->token.module = slow;
+    }
+    out->env.tokens = &out->token;
+    out->env.num_tokens = 1;
+    return HPL_OK;
+}
+
+static enum hpl_status make_keys(struct hpl_call *call, struct hpl_bench_keystore *out, size_t num_keys)
+{
+    static const uint8_t aad[HPL_WRAP_AAD_LEN];
+    struct hpl_secret *HPL_SECRET_AUTO secret = hpl_secret_random(32);
+    const struct hpl_keystore_ops *ops = out->keystore->ops;
+    out->uids = calloc(num_keys, sizeof *out->uids);
+    out->wrapped = calloc(num_keys, sizeof *out->wrapped);
+    HPL_CHECK(out->uids && out->wrapped && secret);
+    for (; out->num_keys < num_keys; out->num_keys++) {
+        uint8_t *uid = out->uids[out->num_keys];
+        HPL_CHECK(RAND_bytes(uid, HPL_KEY_UID_LEN) == 1);
+        hpl_call_init(call, CALL_MS);
+        HPL_TRY(ops->create_version(out->keystore, call, uid, 1));
+        HPL_TRY(ops->wrap(out->keystore, call, uid, 1, aad, secret, &out->wrapped[out->num_keys]));
+    }
+    return HPL_OK;
+}
+
+enum hpl_status hpl_bench_keystore_open(struct hpl_call *call, const struct hpl_bench_place *place, const char *name,
+                                        const struct hpl_bench_keystore_options *options, const struct hpl_secret *root, struct hpl_bench_keystore *out)
+{
+    char path[192];
+    bool is_token = strcmp(name, "softhsm") == 0;
+    const struct hpl_backend *backend = find_backend(is_token ? "pkcs11" : name);
+    *out = (struct hpl_bench_keystore){0};
+    if (!backend)
+        return hpl_fail(call, HPL_UNAVAILABLE, "there is no backend '%s' in this build", name);
+    snprintf(out->name, sizeof out->name, "%s%s", name, is_token && options->latency_ms ? "-slow" : "");
+    HPL_CHECK(snprintf(out->dir, sizeof out->dir, "%s/keystore-%s-%zu", place->dir, out->name, options->num_keys) < (int)sizeof out->dir);
+    out->env = (struct hpl_backend_env){.state_dir = out->dir, .root = root};
+    HPL_TRY(hpl_file_make_dir(call, out->dir));
+    if (is_token)
+        HPL_TRY(prepare_token(call, options, out));
+    snprintf(path, sizeof path, "%s/catalog.db", out->dir);
+    HPL_TRY(hpl_catalog_open(call, &out->catalog, path, root));
+    out->env.catalog = out->catalog;
+    json_t *HPL_JSON_AUTO config = json_pack("{s:s, s:s*}", "backend_type", backend->name, "token", is_token ? "main" : NULL);
+    HPL_TRY(backend->open(call, config, &out->env, &out->keystore));
+    return make_keys(call, out, options->num_keys);
+}
+
+void hpl_bench_keystore_close(struct hpl_bench_keystore *keystore)
+{
+    if (keystore->keystore)
+        keystore->keystore->ops->close(keystore->keystore);
+    hpl_catalog_close(keystore->catalog);
+    free(keystore->uids);
+    free(keystore->wrapped);
+    *keystore = (struct hpl_bench_keystore){0};
+}
+
+/* --- running ----------------------------------------------------------------------------------------------------------------------------------------------- */
+
+struct worker {
+    struct hpl_bench_keystore *keystore;
+    pthread_t thread;
+    bool is_unwrap;
+    size_t next;
+    uint64_t until_ns;
+    struct hpl_bench_wraps wraps;
+};
+
+static enum hpl_status do_one(const struct worker *worker, const struct hpl_secret *secret)
+{
+    static const uint8_t aad[HPL_WRAP_AAD_LEN];
+    struct hpl_bench_keystore *keystore = worker->keystore;
+    struct hpl_keystore *base = keystore->keystore;
+    struct hpl_secret *HPL_SECRET_AUTO opened = NULL;
+    struct hpl_wrapped wrapped;
+    struct hpl_call call;
+    size_t key = worker->next % keystore->num_keys;
+    hpl_call_init(&call, CALL_MS);
+    if (worker->is_unwrap)
+        return base->ops->unwrap(base, &call, keystore->uids[key], 1, aad, &keystore->wrapped[key], &opened);
+    return base->ops->wrap(base, &call, keystore->uids[key], 1, aad, secret, &wrapped);
+}
+
+static void *work(void *arg)
+{
+    struct worker *worker = arg;
+    struct hpl_secret *HPL_SECRET_AUTO secret = hpl_secret_random(32);
+    HPL_CHECK(secret);
+    for (uint64_t now = hpl_clock_mono_ns(); now < worker->until_ns;) {
+        enum hpl_status status = do_one(worker, secret);
+        uint64_t end = hpl_clock_mono_ns();
+        worker->wraps.num_done += status == HPL_OK;
+        worker->wraps.num_failed += status != HPL_OK;
+        hpl_bench_latency_note(&worker->wraps.latency, end - now);
+        worker->next += 7919; /* a prime: all keys in turn, and not one after the other */
+        now = end;
+    }
+    return NULL;
+}
+
+void hpl_bench_keystore_run(struct hpl_bench_keystore *keystore, bool is_unwrap, unsigned num_threads, double seconds, struct hpl_bench_wraps *wraps)
+{
+    struct worker *workers = calloc(num_threads, sizeof *workers);
+    HPL_CHECK(workers);
+    uint64_t start_ns = hpl_clock_mono_ns();
+    for (unsigned i = 0; i < num_threads; i++) {
+        workers[i] = (struct worker){.keystore = keystore, .is_unwrap = is_unwrap, .next = i * 104729u, .until_ns = start_ns + (uint64_t)(seconds * 1e9)};
+        HPL_CHECK(pthread_create(&workers[i].thread, NULL, work, &workers[i]) == 0);
+    }
+    for (unsigned i = 0; i < num_threads; i++) {
+        pthread_join(workers[i].thread, NULL);
+        wraps->num_done += workers[i].wraps.num_done;
+        wraps->num_failed += workers[i].wraps.num_failed;
+        hpl_bench_latency_add(&wraps->latency, &workers[i].wraps.latency);
+    }
+    wraps->seconds += (double)(hpl_clock_mono_ns() - start_ns) / 1e9;
+    free(workers);
+}
