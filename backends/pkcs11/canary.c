@@ -33,7 +33,7 @@ enum hpl_status hpl_p11_canary_op(struct hpl_p11_op *op, void *unused)
     struct hpl_secret *HPL_SECRET_AUTO heard = NULL;
     CK_OBJECT_HANDLE handle;
     (void)unused;
-    HPL_TRY(hpl_p11_handle(op, &direct->canary, &handle));
+    HPL_TRY(hpl_p11_handle(op, &direct->canary, NULL, &handle));
     HPL_TRY(hpl_p11_gcm_unwrap(op, handle, song_aad, &direct->canary_answer, &heard));
     if (heard->len != sizeof song || memcmp(heard->bytes, song, sizeof song) != 0)
         return hpl_fail(op->call, HPL_INTEGRITY, "the canary of token '%s' sings another song", direct->token.facts.label);
@@ -81,7 +81,7 @@ static enum hpl_status hold(struct hpl_p11_op *op, const struct hpl_p11_pinned *
     CK_OBJECT_HANDLE handle;
     op->direct->canary_answer = pinned->canary;
     HPL_TRY(hpl_p11_canary_op(op, NULL));
-    return hpl_p11_handle(op, &op->direct->meta_mac, &handle);
+    return hpl_p11_handle(op, &op->direct->meta_mac, NULL, &handle);
 }
 
 /* An unknown one gets our two keys unless another catalog gave them already. */
@@ -91,7 +91,7 @@ static enum hpl_status take_in(struct hpl_p11_op *op, struct hpl_p11_pinned *pin
     CK_OBJECT_HANDLE handle;
     HPL_TRY(hpl_p11_create(op, &direct->canary));
     HPL_TRY(hpl_p11_create(op, &direct->meta_mac));
-    HPL_TRY(hpl_p11_handle(op, &direct->canary, &handle));
+    HPL_TRY(hpl_p11_handle(op, &direct->canary, NULL, &handle));
     HPL_TRY(hpl_p11_gcm_wrap(op, handle, song_aad, hpl_bytes(song, sizeof song), &direct->canary_answer));
     HPL_TRY(hpl_p11_canary_op(op, NULL));
     *pinned = (struct hpl_p11_pinned){.mechanism = HPL_MECH_P11_GCM, .iv_mode = direct->iv_mode, .canary = direct->canary_answer};

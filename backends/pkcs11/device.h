@@ -28,10 +28,17 @@ void hpl_p11_facts_name(struct hpl_p11_facts *facts);
 /* "pkcs11:manufacturer;serial;label", escaped: equal for the same token only. */
 void hpl_p11_facts_identity(const struct hpl_p11_facts *facts, struct hpl_buf *out);
 
+#define HPL_P11_CHECK_LEN 32u
+extern const uint8_t hpl_p11_check_aad[HPL_WRAP_AAD_LEN];
+
 /* One key version. */
 struct hpl_p11_ref {
     uint8_t uid[HPL_KEY_UID_LEN];
     uint32_t version;
+    /* Zero bytes, HPL_P11_CHECK_LEN of them, wrapped under it with hpl_p11_check_aad when it was made. Wrap and unwrap open it once
+     * after each search of the key; if it does not open the handle is another key, and the device gives up (has_failed). NULL:
+     * nothing is proven. */
+    const struct hpl_wrapped *check;
 };
 void hpl_p11_ref_id(const struct hpl_p11_ref *ref, uint8_t id[static HPL_P11_ID_LEN]);
 /* hpl/<the first 65 bits of the uid in base32>/<version>: at most 28 characters. */
@@ -49,6 +56,7 @@ struct hpl_p11_stat {
     uint32_t optional_attributes; /* a mask for hpl_p11_optional_names */
     uint64_t initialisations;
     bool is_connected;
+    bool has_failed;    /* HPL_INTEGRITY from now on: a key was not the key it should be */
     int64_t worker_pid; /* 0: in this process, or no worker now */
     uint64_t restarts;  /* of the worker */
 };

@@ -10,6 +10,7 @@ static struct hpl_p11_direct *of(struct hpl_p11_device *device)
 
 struct job {
     struct hpl_p11_key *key;
+    const struct hpl_wrapped *check;
     const uint8_t *aad;
     struct hpl_bytes in;
     const struct hpl_wrapped *wrapped;
@@ -21,6 +22,7 @@ struct job {
 static enum hpl_status run_on_key(struct hpl_p11_device *device, struct hpl_call *call, const struct hpl_p11_ref *ref, hpl_p11_op_fn fn, struct job *job)
 {
     job->key = hpl_p11_key_of(of(device), ref);
+    job->check = ref->check;
     return job->key ? hpl_p11_run(of(device), call, fn, job) : hpl_fail(call, HPL_NO_MEMORY, "too many key versions");
 }
 
@@ -59,7 +61,7 @@ static enum hpl_status wrap_op(struct hpl_p11_op *op, void *arg)
 {
     struct job *job = arg;
     CK_OBJECT_HANDLE handle;
-    HPL_TRY(hpl_p11_handle(op, job->key, &handle));
+    HPL_TRY(hpl_p11_handle(op, job->key, job->check, &handle));
     return hpl_p11_gcm_wrap(op, handle, job->aad, job->in, job->wrapped_out);
 }
 
@@ -75,7 +77,7 @@ static enum hpl_status unwrap_op(struct hpl_p11_op *op, void *arg)
 {
     struct job *job = arg;
     CK_OBJECT_HANDLE handle;
-    HPL_TRY(hpl_p11_handle(op, job->key, &handle));
+    HPL_TRY(hpl_p11_handle(op, job->key, job->check, &handle));
     return hpl_p11_gcm_unwrap(op, handle, job->aad, job->wrapped, job->secret_out);
 }
 
@@ -94,7 +96,7 @@ static enum hpl_status mac_op(struct hpl_p11_op *op, void *arg)
     CK_OBJECT_HANDLE handle;
     CK_MECHANISM mechanism = {CKM_SHA256_HMAC, NULL, 0};
     CK_ULONG len = HPL_P11_MAC_LEN;
-    HPL_TRY(hpl_p11_handle(op, &op->direct->meta_mac, &handle));
+    HPL_TRY(hpl_p11_handle(op, &op->direct->meta_mac, NULL, &handle));
     HPL_TRY(hpl_p11_check(op, "C_SignInit", op->fn->C_SignInit(op->handle, &mechanism, handle)));
     HPL_TRY(hpl_p11_check(op, "C_Sign", op->fn->C_Sign(op->handle, (CK_BYTE_PTR)job->in.data, job->in.len, job->mac, &len)));
     return len == HPL_P11_MAC_LEN ? HPL_OK : hpl_fail(op->call, HPL_BACKEND, "C_Sign gave %lu bytes, not 32", (unsigned long)len);
@@ -125,6 +127,7 @@ static void stat_device(struct hpl_p11_device *device, struct hpl_p11_stat *out)
     pthread_mutex_unlock(&direct->pool.lock);
     out->initialisations = hpl_p11_module_generation(direct->module);
     out->is_connected = atomic_load(&direct->generation) == out->initialisations && atomic_load(&direct->suspect) != out->initialisations;
+    out->has_failed = atomic_load(&direct->has_failed);
     out->optional_attributes = atomic_load(&direct->optional_attributes);
 }
 

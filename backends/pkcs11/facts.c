@@ -10,6 +10,8 @@
 #define IV_LEN_APPENDED 16u
 #define TAG_LEN 16u
 
+const uint8_t hpl_p11_check_aad[HPL_WRAP_AAD_LEN] = "hardplate: the check of a key.";
+
 const char *hpl_p11_iv_mode_name(enum hpl_p11_iv_mode mode)
 {
     static const char *const names[HPL_P11_NUM_IV_MODES] = {"none", "caller", "returned", "appended"};

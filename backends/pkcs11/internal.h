@@ -30,6 +30,7 @@ enum hpl_p11_class {
     HPL_P11_PIN,       /* latched, never retried */
     HPL_P11_CONFIG,    /* this token cannot do that */
     HPL_P11_AMBIGUOUS, /* C_Decrypt failed with a code that may mean the tag or the device: the canary judges */
+    HPL_P11_MISMATCH,  /* a check blob did not open: the canary judges whether it was the token or the handle */
     HPL_P11_ABSENT     /* a search found nothing, which never means "deleted": the canary judges */
 };
 
@@ -127,6 +128,7 @@ struct hpl_p11_key {
     pthread_mutex_t lock;
     CK_OBJECT_HANDLE handle; /* good while epoch is the device's */
     uint64_t epoch;
+    bool is_proven;          /* its check blob opened in this epoch */
 };
 
 struct hpl_p11_direct {
@@ -145,6 +147,7 @@ struct hpl_p11_direct {
     unsigned failures;
     uint64_t next_attempt_ns;
     _Atomic bool is_latched;           /* an IV came twice: no more wraps */
+    _Atomic bool has_failed;           /* a check blob did not open under its key: nothing more at all */
 
     enum hpl_p11_iv_mode iv_mode;
     bool is_settled;                   /* the canary's answer is known */
@@ -198,8 +201,8 @@ struct hpl_p11_key *hpl_p11_key_of(struct hpl_p11_direct *direct, const struct h
 void hpl_p11_keys_free(struct hpl_p11_direct *direct);
 /* How many objects answer to it: 0, 1, or 2 for more than one. */
 enum hpl_status hpl_p11_find(struct hpl_p11_op *op, const struct hpl_p11_key *key, CK_OBJECT_HANDLE *handle, unsigned *count) HPL_MUST_USE;
-/* From the cache, or found, checked and cached. */
-enum hpl_status hpl_p11_handle(struct hpl_p11_op *op, struct hpl_p11_key *key, CK_OBJECT_HANDLE *handle) HPL_MUST_USE;
+/* From the cache, or found, checked and cached. check: see struct hpl_p11_ref; may be NULL. */
+enum hpl_status hpl_p11_handle(struct hpl_p11_op *op, struct hpl_p11_key *key, const struct hpl_wrapped *check, CK_OBJECT_HANDLE *handle) HPL_MUST_USE;
 /* Makes the object unless it is there; under the creation lock. */
 enum hpl_status hpl_p11_create(struct hpl_p11_op *op, struct hpl_p11_key *key) HPL_MUST_USE;
 enum hpl_status hpl_p11_destroy(struct hpl_p11_op *op, struct hpl_p11_key *key) HPL_MUST_USE;

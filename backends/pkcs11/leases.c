@@ -59,7 +59,7 @@ static enum hpl_status take_block(struct hpl_p11_keystore *keystore, struct hpl_
     return HPL_OK;
 }
 
-static void row_name(const struct hpl_p11_lease *lease, char name[static 2 * HPL_P11_ID_LEN + 1])
+void hpl_p11_lease_row(const struct hpl_p11_lease *lease, char name[static 2 * HPL_P11_ID_LEN + 1])
 {
     uint8_t id[HPL_P11_ID_LEN];
     hpl_p11_ref_id(&lease->ref, id);
@@ -71,7 +71,7 @@ static enum hpl_status refill(struct hpl_p11_keystore *keystore, struct hpl_call
 {
     char name[2 * HPL_P11_ID_LEN + 1];
     enum hpl_status status = HPL_STALE;
-    row_name(lease, name);
+    hpl_p11_lease_row(lease, name);
     for (unsigned i = 0; status == HPL_STALE && i < MAX_RACES; i++) {
         call->detail[0] = '\0';
         status = take_block(keystore, call, lease, name);
@@ -97,6 +97,7 @@ static struct hpl_p11_lease *add(struct hpl_p11_leases *leases, struct hpl_p11_l
     if (!lease)
         return NULL;
     lease->ref = *ref;
+    lease->ref.check = NULL;
     pthread_mutex_init(&lease->lock, NULL);
     lease->next = *bucket;
     *bucket = lease;
@@ -104,7 +105,7 @@ static struct hpl_p11_lease *add(struct hpl_p11_leases *leases, struct hpl_p11_l
     return lease;
 }
 
-static struct hpl_p11_lease *lease_of(struct hpl_p11_leases *leases, const struct hpl_p11_ref *ref)
+struct hpl_p11_lease *hpl_p11_lease_of(struct hpl_p11_leases *leases, const struct hpl_p11_ref *ref)
 {
     uint32_t hash = ((uint32_t)ref->uid[0] << 8 | ref->uid[1]) + ref->version * 2654435761u;
     struct hpl_p11_lease **bucket = &leases->buckets[hash % HPL_P11_NUM_BUCKETS];
@@ -120,7 +121,7 @@ static struct hpl_p11_lease *lease_of(struct hpl_p11_leases *leases, const struc
 
 enum hpl_status hpl_p11_lease_take(struct hpl_p11_keystore *keystore, struct hpl_call *call, const struct hpl_p11_ref *ref)
 {
-    struct hpl_p11_lease *lease = lease_of(&keystore->leases, ref);
+    struct hpl_p11_lease *lease = hpl_p11_lease_of(&keystore->leases, ref);
     if (!lease)
         return hpl_fail(call, HPL_NO_MEMORY, "too many key versions");
     pthread_mutex_lock(&lease->lock);
@@ -138,7 +139,7 @@ static void give_back(struct hpl_p11_keystore *keystore, struct hpl_p11_lease *l
     struct hpl_call call = {0};
     if (!lease->remaining)
         return;
-    row_name(lease, name);
+    hpl_p11_lease_row(lease, name);
     enum hpl_status status = write_row(keystore, &call, name, lease->reserved - lease->remaining, &lease->revision);
     if (status != HPL_OK && status != HPL_STALE)
         hpl_log(HPL_LOG_WARN, "pkcs11.lease_not_returned", HPL_S("key", name), HPL_S("why", hpl_detail(&call, status)));
@@ -150,6 +151,7 @@ void hpl_p11_leases_close(struct hpl_p11_keystore *keystore)
         for (struct hpl_p11_lease *lease = keystore->leases.buckets[i], *next; lease; lease = next) {
             next = lease->next;
             give_back(keystore, lease);
+            hpl_buf_wipe(&lease->check);
             pthread_mutex_destroy(&lease->lock);
             free(lease);
         }

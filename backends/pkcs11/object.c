@@ -66,6 +66,14 @@ void hpl_p11_keys_free(struct hpl_p11_direct *direct)
     }
 }
 
+static bool is_zero(const uint8_t *bytes, size_t len)
+{
+    uint8_t any = 0;
+    for (size_t i = 0; i < len; i++)
+        any |= bytes[i];
+    return any == 0;
+}
+
 /* --- finding ---------------------------------------------------------------------------------------------------------------------- */
 
 enum hpl_status hpl_p11_find(struct hpl_p11_op *op, const struct hpl_p11_key *key, CK_OBJECT_HANDLE *handle, unsigned *count)
@@ -115,6 +123,19 @@ static enum hpl_status none(struct hpl_p11_op *op, const struct hpl_p11_key *key
     return hpl_fail(op->call, HPL_KEY_UNAVAILABLE, "%s is not seen in token '%s' now", key->label, op->direct->token.facts.label);
 }
 
+/* The handle is the key: what was wrapped under it when it was made opens. */
+static enum hpl_status prove(struct hpl_p11_op *op, const struct hpl_p11_key *key, CK_OBJECT_HANDLE handle, const struct hpl_wrapped *check)
+{
+    struct hpl_secret *HPL_SECRET_AUTO back = NULL;
+    enum hpl_status status = hpl_p11_gcm_unwrap(op, handle, hpl_p11_check_aad, check, &back);
+    bool did_open = status == HPL_OK && back->len == HPL_P11_CHECK_LEN && is_zero(back->bytes, back->len);
+    if (did_open || (status != HPL_OK && op->class != HPL_P11_CALLER && op->class != HPL_P11_AMBIGUOUS))
+        return status;
+    op->class = HPL_P11_MISMATCH;
+    return hpl_fail(op->call, HPL_INTEGRITY, "the check blob of %s does not open: token '%s' answers with another key", key->label,
+                    op->direct->token.facts.label);
+}
+
 static enum hpl_status find_again(struct hpl_p11_op *op, struct hpl_p11_key *key)
 {
     CK_OBJECT_HANDLE handle;
@@ -125,13 +146,16 @@ static enum hpl_status find_again(struct hpl_p11_op *op, struct hpl_p11_key *key
     HPL_TRY(believe(op, key, handle));
     key->handle = handle;
     key->epoch = op->epoch;
+    key->is_proven = false;
     return HPL_OK;
 }
 
-enum hpl_status hpl_p11_handle(struct hpl_p11_op *op, struct hpl_p11_key *key, CK_OBJECT_HANDLE *handle)
+enum hpl_status hpl_p11_handle(struct hpl_p11_op *op, struct hpl_p11_key *key, const struct hpl_wrapped *check, CK_OBJECT_HANDLE *handle)
 {
     pthread_mutex_lock(&key->lock);
     enum hpl_status status = key->epoch == op->epoch && key->epoch ? HPL_OK : find_again(op, key);
+    if (status == HPL_OK && check && !key->is_proven)
+        key->is_proven = (status = prove(op, key, key->handle, check)) == HPL_OK;
     *handle = key->handle;
     pthread_mutex_unlock(&key->lock);
     return status;

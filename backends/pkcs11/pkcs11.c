@@ -126,14 +126,17 @@ static enum hpl_status create_version(struct hpl_keystore *base, struct hpl_call
 {
     struct hpl_p11_device *device = of(base)->device;
     struct hpl_p11_ref ref = ref_of(uid, version);
-    return device->ops->create(device, call, &ref);
+    struct hpl_wrapped check;
+    HPL_TRY(device->ops->create(device, call, &ref));
+    return hpl_p11_check_of(of(base), call, &ref, &check);
 }
 
 static enum hpl_status destroy_version(struct hpl_keystore *base, struct hpl_call *call, const uint8_t uid[static HPL_KEY_UID_LEN], uint32_t version)
 {
     struct hpl_p11_device *device = of(base)->device;
     struct hpl_p11_ref ref = ref_of(uid, version);
-    return device->ops->destroy(device, call, &ref);
+    HPL_TRY(device->ops->destroy(device, call, &ref));
+    return hpl_p11_check_drop(of(base), call, &ref);
 }
 
 static uint8_t mechanism(struct hpl_keystore *base)
@@ -146,9 +149,11 @@ static enum hpl_status wrap(struct hpl_keystore *base, struct hpl_call *call, co
 {
     struct hpl_p11_device *device = of(base)->device;
     struct hpl_p11_ref ref = ref_of(uid, version);
+    struct hpl_wrapped check;
     memset(out, 0, sizeof *out);
     if (secret->len < HPL_P11_SECRET_MIN || secret->len > HPL_P11_SECRET_MAX)
         return hpl_fail(call, HPL_INVALID_ARGUMENT, "a secret to wrap has 16 to 64 bytes, not %u", secret->len);
+    HPL_TRY(hpl_p11_check_of(of(base), call, &ref, &check));
     HPL_TRY(hpl_p11_lease_take(of(base), call, &ref));
     return device->ops->wrap(device, call, &ref, aad, secret, out);
 }
@@ -158,6 +163,10 @@ static enum hpl_status unwrap(struct hpl_keystore *base, struct hpl_call *call, 
 {
     struct hpl_p11_device *device = of(base)->device;
     struct hpl_p11_ref ref = ref_of(uid, version);
+    struct hpl_wrapped check;
+    *out = NULL;
+    HPL_TRY(hpl_p11_screen(&device->facts, wrapped));
+    HPL_TRY(hpl_p11_check_of(of(base), call, &ref, &check));
     return device->ops->unwrap(device, call, &ref, aad, wrapped, out);
 }
 
@@ -191,11 +200,11 @@ static json_t *describe(struct hpl_keystore *base)
     const struct hpl_p11_facts *facts = &device->facts;
     struct hpl_p11_stat stat;
     device->ops->stat(device, &stat);
-    json_t *out = json_pack("{s:s s:s s:s s:s s:s s:s s:s s:i s:i s:I s:b s:s}", "mechanism", "aes-gcm", "iv_mode", hpl_p11_iv_mode_name(facts->iv_mode),
+    json_t *out = json_pack("{s:s s:s s:s s:s s:s s:s s:s s:i s:i s:I s:b s:b s:s}", "mechanism", "aes-gcm", "iv_mode", hpl_p11_iv_mode_name(facts->iv_mode),
                             "token", keystore->option->name, "token_label", facts->label, "token_serial", facts->serial, "token_manufacturer",
                             facts->manufacturer, "library_version", facts->library, "sessions", (int)stat.num_sessions, "max_sessions",
                             (int)stat.max_sessions, "initialisations", (json_int_t)stat.initialisations, "is_connected", stat.is_connected,
-                            "isolation", device->ops->isolation);
+                            "has_failed", stat.has_failed, "isolation", device->ops->isolation);
     json_object_set_new(out, "optional_attributes", hpl_p11_optional_names(stat.optional_attributes));
     return out;
 }

@@ -153,6 +153,9 @@ static enum hpl_status enter(struct hpl_p11_op *op)
 {
     struct hpl_p11_direct *direct = op->direct;
     HPL_TRY(hpl_call_check(op->call));
+    if (atomic_load(&direct->has_failed))
+        return hpl_fail(op->call, HPL_INTEGRITY, "token '%s' answered with another key than was asked for: it is not used until it is put right and opened anew",
+                        direct->token.facts.label);
     for (unsigned attempt = 0; attempt < 4; attempt++) {
         HPL_TRY(hpl_p11_module_enter(direct->module, op->call, &op->generation));
         if (is_connected(direct, op->generation))
@@ -188,10 +191,12 @@ static bool was_the_token(struct hpl_p11_op *op, enum hpl_status *status)
 
 static void judge(struct hpl_p11_op *op, enum hpl_status *status)
 {
-    bool was_ciphertext = op->class == HPL_P11_AMBIGUOUS;
     if (was_the_token(op, status))
         *status = HPL_KEY_UNAVAILABLE;
-    else if (was_ciphertext) {
+    else if (op->class == HPL_P11_MISMATCH) {
+        atomic_store(&op->direct->has_failed, true);
+        hpl_log(HPL_LOG_ERROR, "pkcs11.failed_integrity", HPL_S("token", op->direct->place->option->name), HPL_S("why", hpl_detail(op->call, *status)));
+    } else if (op->class == HPL_P11_AMBIGUOUS) {
         op->call->detail[0] = '\0';
         *status = HPL_INVALID_CIPHERTEXT;
     }
@@ -219,6 +224,7 @@ static bool recover(struct hpl_p11_op *op, bool is_first, enum hpl_status *statu
     case HPL_P11_DEVICE:
     case HPL_P11_AMBIGUOUS:
     case HPL_P11_ABSENT:
+    case HPL_P11_MISMATCH:
         break;
     default:
         return false;

@@ -10,12 +10,13 @@
 #define HPL_P11_NUM_BUCKETS 4096u
 #define HPL_P11_NUM_DIGESTS 4096u
 
-/* Wraps that one key version may still do before the catalog is asked again. */
+/* What is remembered of one key version: the wraps it may still do before the catalog is asked again, its check blob. */
 struct hpl_p11_lease {
     struct hpl_p11_lease *next;
     struct hpl_p11_ref ref;
     pthread_mutex_t lock;
     uint64_t remaining, reserved, revision; /* wraps left, counter and revision of the row in the catalog */
+    struct hpl_buf check;                   /* its check blob as it stands in the catalog; empty: not read yet */
 };
 
 struct hpl_p11_leases {
@@ -58,9 +59,21 @@ enum hpl_status hpl_p11_record_list(struct hpl_keystore *keystore, struct hpl_ca
 /* --- leases.c ------------------------------------------------------------------------------------------------------------------------ */
 
 void hpl_p11_leases_init(struct hpl_p11_leases *leases);
+/* The entry of a key version, made at first use; NULL when memory is out. Lives as long as the keystore. */
+struct hpl_p11_lease *hpl_p11_lease_of(struct hpl_p11_leases *leases, const struct hpl_p11_ref *ref);
+/* The name of its rows in the catalog. */
+void hpl_p11_lease_row(const struct hpl_p11_lease *lease, char name[static 2 * HPL_P11_ID_LEN + 1]);
 /* Counts one wrap against SP 800-38D's 2^32 random IVs a key. */
 enum hpl_status hpl_p11_lease_take(struct hpl_p11_keystore *keystore, struct hpl_call *call, const struct hpl_p11_ref *ref) HPL_MUST_USE;
 /* At a clean close: what is left of the blocks goes back, and the table is freed. */
 void hpl_p11_leases_close(struct hpl_p11_keystore *keystore);
+
+/* --- checks.c ------------------------------------------------------------------------------------------------------------------------ */
+
+/* Fills *check and points ref->check at it. A version without a check blob gets one. */
+enum hpl_status hpl_p11_check_of(struct hpl_p11_keystore *keystore, struct hpl_call *call, struct hpl_p11_ref *ref,
+                                 struct hpl_wrapped *check) HPL_MUST_USE;
+/* Of a version whose key is destroyed. */
+enum hpl_status hpl_p11_check_drop(struct hpl_p11_keystore *keystore, struct hpl_call *call, const struct hpl_p11_ref *ref) HPL_MUST_USE;
 
 #endif

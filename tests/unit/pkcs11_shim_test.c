@@ -324,3 +324,53 @@ HPL_TEST(a_token_with_four_sessions_serves_sixteen_threads)
     EXPECT_NUM(shim->num_open, 0);
     softhsm_wipe(&hsm);
 }
+
+/* A handle that is another key after a restart: the check blob is what tells, and no ciphertext is let out. */
+HPL_TEST(a_token_that_answers_with_another_key_is_caught_and_not_used_again)
+{
+    struct softhsm hsm;
+    uint8_t one[HPL_KEY_UID_LEN], two[HPL_KEY_UID_LEN];
+    struct hpl_wrapped wrapped, none = {0}, out;
+    shim_init(&hsm, SHIM_AS_IS);
+    struct hpl_keystore *keystore = must_open(&hsm);
+    new_key(keystore, one);
+    new_key(keystore, two);
+    EXPECT_OK(try_wrap(keystore, one, &wrapped));
+    EXPECT_OK(try_wrap(keystore, two, &out));
+
+    shim->mixes_keys = 1;
+    struct hpl_keystore *again = must_open(&hsm);
+    EXPECT_STATUS(try_wrap(again, one, &out), HPL_INTEGRITY);
+    EXPECT_BYTES(&out, &none, sizeof out);
+    shim->mixes_keys = 0;
+    EXPECT_STATUS(try_unwrap(again, one, &wrapped), HPL_INTEGRITY);
+    EXPECT_STATUS(try_wrap(again, two, &out), HPL_INTEGRITY);
+    json_t *HPL_JSON_AUTO facts = again->ops->describe(again);
+    EXPECT(json_is_true(json_object_get(facts, "has_failed")));
+    again->ops->close(again);
+
+    again = must_open(&hsm);
+    EXPECT_OK(try_unwrap(again, one, &wrapped));
+    again->ops->close(again);
+    keystore->ops->close(keystore);
+    softhsm_wipe(&hsm);
+}
+
+HPL_TEST(a_check_blob_is_opened_once_after_each_search)
+{
+    struct softhsm hsm;
+    uint8_t uid[HPL_KEY_UID_LEN];
+    struct hpl_wrapped wrapped;
+    shim_init(&hsm, SHIM_AS_IS);
+    struct hpl_keystore *keystore = must_open(&hsm);
+    new_key(keystore, uid);
+    EXPECT_OK(try_wrap(keystore, uid, &wrapped));
+    keystore->ops->close(keystore);
+    keystore = must_open(&hsm);
+    unsigned before = shim->num_calls[SHIM_DECRYPT];
+    for (int i = 0; i < 10; i++)
+        EXPECT_OK(try_wrap(keystore, uid, &wrapped));
+    EXPECT_NUM(shim->num_calls[SHIM_DECRYPT] - before, 1);
+    keystore->ops->close(keystore);
+    softhsm_wipe(&hsm);
+}
