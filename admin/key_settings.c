@@ -1,4 +1,4 @@
-/* What is set on a key once it is there: its policy. Jobs; may block on a backend. */
+/* What is set on a key once it is there: description, tags, policy, rotation. Jobs; may block on a backend. */
 #include "admin/routes.h"
 
 enum hpl_status hpl_admin_get_policy(const struct hpl_admin_request *request, json_t **answer)
@@ -20,5 +20,60 @@ enum hpl_status hpl_admin_put_policy(const struct hpl_admin_request *request, js
     if (!policy)
         return hpl_fail(request->call, HPL_INVALID_REQUEST, "'policy' is missing: an object with 'grants', or null for none");
     HPL_TRY(hpl_kms_set_policy(request->admin->kms, request->call, key_id, policy, &metadata));
+    return hpl_admin_metadata(metadata, answer);
+}
+
+enum hpl_status hpl_admin_update_description(const struct hpl_admin_request *request, json_t **answer)
+{
+    char key_id[HPL_KEY_ID_MAX + 1];
+    const char *description = NULL;
+    json_t *metadata = NULL;
+    HPL_TRY(hpl_admin_key_id(request, key_id));
+    HPL_TRY(hpl_json_str(request->call, request->body, "description", &description));
+    if (!description)
+        return hpl_fail(request->call, HPL_INVALID_REQUEST, "'description' is missing; \"\" takes it away");
+    HPL_TRY(hpl_kms_set_description(request->admin->kms, request->call, key_id, description, &metadata));
+    return hpl_admin_metadata(metadata, answer);
+}
+
+enum hpl_status hpl_admin_tag_key(const struct hpl_admin_request *request, json_t **answer)
+{
+    char key_id[HPL_KEY_ID_MAX + 1];
+    const json_t *tags = json_object_get(request->body, "tags");
+    json_t *metadata = NULL;
+    HPL_TRY(hpl_admin_key_id(request, key_id));
+    if (!json_is_object(tags))
+        return hpl_fail(request->call, HPL_INVALID_REQUEST, "'tags' must be an object of strings");
+    HPL_TRY(hpl_kms_tag(request->admin->kms, request->call, key_id, tags, &metadata));
+    return hpl_admin_metadata(metadata, answer);
+}
+
+enum hpl_status hpl_admin_untag_key(const struct hpl_admin_request *request, json_t **answer)
+{
+    char key_id[HPL_KEY_ID_MAX + 1];
+    const json_t *names = json_object_get(request->body, "tag_keys");
+    json_t *metadata = NULL;
+    HPL_TRY(hpl_admin_key_id(request, key_id));
+    if (!json_is_array(names))
+        return hpl_fail(request->call, HPL_INVALID_REQUEST, "'tag_keys' must be a list of strings");
+    HPL_TRY(hpl_kms_untag(request->admin->kms, request->call, key_id, names, &metadata));
+    return hpl_admin_metadata(metadata, answer);
+}
+
+enum hpl_status hpl_admin_put_rotation(const struct hpl_admin_request *request, json_t **answer)
+{
+    char key_id[HPL_KEY_ID_MAX + 1];
+    int64_t period_days = 0, max_wraps = 0;
+    bool is_enabled = true;
+    json_t *metadata = NULL;
+    HPL_TRY(hpl_admin_key_id(request, key_id));
+    HPL_TRY(hpl_json_bool(request->call, request->body, "enabled", &is_enabled));
+    HPL_TRY(hpl_json_int(request->call, request->body, "period_days", 1, INT32_MAX, &period_days));
+    HPL_TRY(hpl_json_int(request->call, request->body, "max_wraps", 1, INT64_MAX, &max_wraps));
+    if (!is_enabled)
+        period_days = max_wraps = 0;
+    else if (!period_days && !max_wraps)
+        period_days = 365;
+    HPL_TRY(hpl_kms_set_rotation(request->admin->kms, request->call, key_id, period_days, max_wraps, &metadata));
     return hpl_admin_metadata(metadata, answer);
 }

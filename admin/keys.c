@@ -68,6 +68,14 @@ static enum hpl_status check_usage(const struct hpl_admin_request *request, cons
     return hpl_fail(request->call, HPL_INVALID_REQUEST, "'KeyUsage' must be ENCRYPT_DECRYPT: these keys encrypt and decrypt, nothing else");
 }
 
+/* An optional query parameter: "" where it is missing. */
+static enum hpl_status option_of(const struct hpl_admin_request *request, const char *name, char *value, size_t size)
+{
+    value[0] = '\0';
+    enum hpl_status status = hpl_admin_query(request, name, value, size);
+    return status == HPL_NOT_FOUND ? HPL_OK : status;
+}
+
 enum hpl_status hpl_admin_create_key(const struct hpl_admin_request *request, json_t **answer)
 {
     static const char *const usages[] = {"KeyUsage", "key_usage", NULL};
@@ -75,6 +83,7 @@ enum hpl_status hpl_admin_create_key(const struct hpl_admin_request *request, js
     static const char *const tag_names[] = {"Tags", "tags", NULL};
     const char *usage = NULL, *name = NULL;
     const json_t *tags = NULL;
+    char in_query[HPL_KEY_ID_MAX + 1];
     struct hpl_key_create create = {.usage = "ENCRYPT_DECRYPT", .created_by = request->access_key};
     HPL_TRY(text_of(request, usages, &usage));
     HPL_TRY(check_usage(request, usage));
@@ -82,53 +91,121 @@ enum hpl_status hpl_admin_create_key(const struct hpl_admin_request *request, js
     for (size_t i = 0; tag_names[i] && !tags; i++)
         HPL_TRY(hpl_json_member(request->call, request->body, tag_names[i], &tags));
     HPL_TRY(check_tags(request, tags, &name));
-    create.key_id = name;
+    HPL_TRY(option_of(request, "key-id", in_query, sizeof in_query));
+    create.key_id = name ? name : in_query[0] ? in_query : NULL;
     create.tags = tags;
     json_t *metadata = NULL;
     HPL_TRY(hpl_kms_create_key(request->admin->kms, request->call, &create, &metadata));
     return hpl_admin_metadata(metadata, answer);
 }
 
+static enum hpl_status limit_of(const struct hpl_admin_request *request, size_t *limit)
+{
+    char text[32], *end;
+    HPL_TRY(option_of(request, "limit", text, sizeof text));
+    long number = text[0] ? strtol(text, &end, 10) : 100;
+    if ((text[0] && *end) || number < 1 || number > 1000)
+        return hpl_fail(request->call, HPL_INVALID_REQUEST, "'limit' must be a number from 1 to 1000");
+    *limit = (size_t)number;
+    return HPL_OK;
+}
+
+/* Every key here encrypts and decrypts: a list of another usage is empty. */
+static enum hpl_status is_usage_listed(const struct hpl_admin_request *request, bool *is_listed)
+{
+    static const char *const others[] = {"SIGN_VERIFY", "SignVerify", "GENERATE_VERIFY_MAC", "GenerateVerifyMac"};
+    char usage[32];
+    HPL_TRY(option_of(request, "usage", usage, sizeof usage));
+    *is_listed = !usage[0] || strcmp(usage, "ENCRYPT_DECRYPT") == 0 || strcmp(usage, "EncryptDecrypt") == 0;
+    for (size_t i = 0; i < HPL_COUNT(others); i++)
+        if (strcmp(usage, others[i]) == 0)
+            return HPL_OK;
+    return *is_listed ? HPL_OK : hpl_fail(request->call, HPL_INVALID_REQUEST, "no key usage is named '%s'", usage);
+}
+
 enum hpl_status hpl_admin_list_keys(const struct hpl_admin_request *request, json_t **answer)
 {
-    char text[32], marker[HPL_KEY_ID_MAX + 1];
-    size_t limit = 100;
-    enum hpl_status status = hpl_admin_query(request, "limit", text, sizeof text);
-    if (status == HPL_OK) {
-        char *end;
-        long number = strtol(text, &end, 10);
-        if (*end || end == text || number < 1 || number > 1000)
-            return hpl_fail(request->call, HPL_INVALID_REQUEST, "'limit' must be a number from 1 to 1000");
-        limit = (size_t)number;
-    } else if (status != HPL_NOT_FOUND)
-        return status;
-    status = hpl_admin_query(request, "marker", marker, sizeof marker);
-    if (status != HPL_OK && status != HPL_NOT_FOUND)
-        return status;
-    return hpl_kms_list_keys(request->admin->kms, request->call, limit, status == HPL_OK && marker[0] ? marker : NULL, answer);
+    char marker[HPL_KEY_ID_MAX + 1], state[32];
+    size_t limit;
+    bool is_listed;
+    HPL_TRY(limit_of(request, &limit));
+    HPL_TRY(option_of(request, "marker", marker, sizeof marker));
+    HPL_TRY(option_of(request, "status", state, sizeof state));
+    HPL_TRY(is_usage_listed(request, &is_listed));
+    HPL_TRY(hpl_kms_list_keys(request->admin->kms, request->call, limit, marker[0] ? marker : NULL, state[0] ? state : NULL, answer));
+    if (!is_listed) {
+        json_array_clear(json_object_get(*answer, "keys"));
+        json_object_set_new(*answer, "truncated", json_false());
+        json_object_set_new(*answer, "next_marker", json_null());
+    }
+    json_object_set_new(*answer, "success", json_true());
+    json_object_set_new(*answer, "message", json_string("done"));
+    return HPL_OK;
+}
+
+static enum hpl_status add_impact(const struct hpl_admin_request *request, const char *key_id, json_t *answer)
+{
+    json_t *impact = NULL;
+    HPL_TRY(hpl_kms_impact(request->admin->kms, request->call, key_id, &impact));
+    return json_object_set_new(answer, "impact", impact) == 0 ? HPL_OK : HPL_NO_MEMORY;
+}
+
+static enum hpl_status describe(const struct hpl_admin_request *request, const char *key_id, json_t **answer)
+{
+    char impact[8];
+    json_t *metadata = NULL;
+    HPL_TRY(option_of(request, "impact", impact, sizeof impact));
+    HPL_TRY(hpl_kms_describe_key(request->admin->kms, request->call, key_id, &metadata));
+    HPL_TRY(hpl_admin_metadata(metadata, answer));
+    return strcmp(impact, "true") == 0 ? add_impact(request, key_id, *answer) : HPL_OK;
 }
 
 enum hpl_status hpl_admin_describe_key(const struct hpl_admin_request *request, json_t **answer)
 {
-    json_t *metadata = NULL;
-    HPL_TRY(hpl_kms_describe_key(request->admin->kms, request->call, request->tail, &metadata));
-    return hpl_admin_metadata(metadata, answer);
+    return describe(request, request->tail, answer);
+}
+
+enum hpl_status hpl_admin_describe_key_of_query(const struct hpl_admin_request *request, json_t **answer)
+{
+    char key_id[HPL_KEY_ID_MAX + 1];
+    HPL_TRY(hpl_admin_key_id(request, key_id));
+    return describe(request, key_id, answer);
+}
+
+/* Days until then: of the body, or of the query; 0 where neither says. */
+static enum hpl_status window_of(const struct hpl_admin_request *request, int64_t *window)
+{
+    char text[16], *end;
+    *window = 0;
+    if (json_object_get(request->body, "pending_window_in_days"))
+        return hpl_json_int(request->call, request->body, "pending_window_in_days", 7, 30, window);
+    HPL_TRY(option_of(request, "pending_window_in_days", text, sizeof text));
+    if (!text[0])
+        return HPL_OK;
+    *window = strtol(text, &end, 10);
+    return *end || *window < 7 || *window > 30 ? hpl_fail(request->call, HPL_INVALID_REQUEST, "'pending_window_in_days' must be from 7 to 30") : HPL_OK;
 }
 
 enum hpl_status hpl_admin_delete_key(const struct hpl_admin_request *request, json_t **answer)
 {
     char key_id[HPL_KEY_ID_MAX + 1];
-    int64_t window = 0;
+    const char *confirmed = NULL;
+    int64_t window;
     bool is_immediate = false;
+    json_t *HPL_JSON_AUTO impact = NULL;
     json_t *metadata = NULL;
+    struct hpl_kms *kms = request->admin->kms;
     HPL_TRY(hpl_admin_key_id(request, key_id));
-    if (json_object_get(request->body, "pending_window_in_days"))
-        HPL_TRY(hpl_json_int(request->call, request->body, "pending_window_in_days", 7, 30, &window));
+    HPL_TRY(window_of(request, &window));
     HPL_TRY(hpl_json_bool(request->call, request->body, "force_immediate", &is_immediate));
-    if (is_immediate)
-        return hpl_fail(request->call, HPL_INVALID_REQUEST, "'force_immediate' is not taken: a key is destroyed 7 to 30 days after it is scheduled");
-    HPL_TRY(hpl_kms_schedule_deletion(request->admin->kms, request->call, key_id, window, &metadata));
-    return hpl_admin_metadata(metadata, answer);
+    HPL_TRY(hpl_json_str(request->call, request->body, "confirm_key_id", &confirmed));
+    if (confirmed && strcmp(confirmed, key_id) != 0)
+        return hpl_fail(request->call, HPL_INVALID_REQUEST, "'confirm_key_id' is not 'key_id'");
+    HPL_TRY(hpl_kms_impact(kms, request->call, key_id, &impact));
+    HPL_TRY(is_immediate ? hpl_kms_destroy_key(kms, request->call, key_id, &metadata)
+                         : hpl_kms_schedule_deletion(kms, request->call, key_id, window, &metadata));
+    HPL_TRY(hpl_admin_metadata(metadata, answer));
+    return json_object_set(*answer, "impact", impact) == 0 ? HPL_OK : HPL_NO_MEMORY;
 }
 
 enum hpl_status hpl_admin_cancel_deletion(const struct hpl_admin_request *request, json_t **answer)
@@ -178,9 +255,8 @@ static enum hpl_status key_name_of(const struct hpl_admin_request *request, char
     return status;
 }
 
-static const char *old_status(const json_t *metadata)
+static const char *old_status(const char *state)
 {
-    const char *state = json_string_value(json_object_get(metadata, "key_state"));
     return !state || strcmp(state, "Enabled") == 0 ? "Active" : state;
 }
 
@@ -188,8 +264,15 @@ static json_t *old_row(const json_t *metadata)
 {
     const char *algorithm = json_string_value(json_object_get(metadata, "algorithm"));
     return json_pack("{s:O, s:O, s:s, s:O?, s:s}", "key_id", json_object_get(metadata, "key_id"), "key_name",
-                     json_object_get(metadata, "key_id"), "status", old_status(metadata), "created_at",
+                     json_object_get(metadata, "key_id"), "status", old_status(json_string_value(json_object_get(metadata, "key_state"))), "created_at",
                      json_object_get(metadata, "creation_date"), "algorithm", algorithm ? algorithm : "AES-256");
+}
+
+/* The same from a row of the list. */
+static json_t *old_row_of_list(const json_t *row)
+{
+    return json_pack("{s:O, s:O, s:s, s:O?, s:s}", "key_id", json_object_get(row, "key_id"), "key_name", json_object_get(row, "key_id"), "status",
+                     old_status(json_string_value(json_object_get(row, "status"))), "created_at", json_object_get(row, "created_at"), "algorithm", "AES-256");
 }
 
 static enum hpl_status old_answer(json_t *metadata, json_t **answer)
@@ -229,20 +312,11 @@ enum hpl_status hpl_admin_named_list(const struct hpl_admin_request *request, js
     char marker[HPL_KEY_ID_MAX + 1] = "";
     for (bool is_more = true; is_more;) {
         json_t *HPL_JSON_AUTO page = NULL;
-        HPL_TRY(hpl_kms_list_keys(request->admin->kms, request->call, 1000, marker[0] ? marker : NULL, &page));
+        HPL_TRY(hpl_kms_list_keys(request->admin->kms, request->call, 1000, marker[0] ? marker : NULL, NULL, &page));
         size_t i;
         json_t *row;
         json_array_foreach(json_object_get(page, "keys"), i, row)
-        {
-            json_t *metadata = NULL;
-            const char *key_id = json_string_value(json_object_get(row, "key_id"));
-            enum hpl_status status = hpl_kms_describe_key(request->admin->kms, request->call, key_id, &metadata);
-            if (status == HPL_OK)
-                json_array_append_new(all, old_row(metadata));
-            json_decref(metadata);
-            if (status != HPL_OK && status != HPL_NO_SUCH_KEY)
-                return status;
-        }
+            json_array_append_new(all, old_row_of_list(row));
         const char *next = json_string_value(json_object_get(page, "next_marker"));
         is_more = next != NULL;
         snprintf(marker, sizeof marker, "%s", next ? next : "");

@@ -24,6 +24,10 @@ static const struct hpl_admin_route routes[] = {
     {"POST", "kms/keys/rotate", "kms:RotateKey", false, 200, hpl_admin_rotate_key},
     {"GET", "kms/keys/policy", "kms:GetKeyPolicy", false, 200, hpl_admin_get_policy},
     {"PUT", "kms/keys/policy", "kms:PutKeyPolicy", false, 200, hpl_admin_put_policy},
+    {"PUT", "kms/keys/rotation", "kms:RotateKey", false, 200, hpl_admin_put_rotation},
+    {"POST", "kms/keys/update-description", "kms:UpdateKeyDescription", false, 200, hpl_admin_update_description},
+    {"POST", "kms/keys/tag", "kms:TagResource", false, 200, hpl_admin_tag_key},
+    {"POST", "kms/keys/untag", "kms:UntagResource", false, 200, hpl_admin_untag_key},
     {"GET", "kms/keys/*", "kms:DescribeKey", false, 200, hpl_admin_describe_key},
 
     {"POST", "kms/key/create", "kms:CreateKey", false, 200, hpl_admin_named_create},
@@ -32,6 +36,10 @@ static const struct hpl_admin_route routes[] = {
     {"PUT", "kms/key/enable", "kms:EnableKey", false, 200, hpl_admin_named_enable},
     {"PUT", "kms/key/disable", "kms:DisableKey", false, 200, hpl_admin_named_disable},
     {"POST", "kms/key/rotate", "kms:RotateKey", false, 200, hpl_admin_named_rotate},
+
+    {"POST", "kms/create-key", "kms:CreateKey", false, 200, hpl_admin_create_key},
+    {"GET", "kms/list-keys", "kms:ListKeys", false, 200, hpl_admin_list_keys},
+    {"GET", "kms/describe-key", "kms:DescribeKey", false, 200, hpl_admin_describe_key_of_query},
 
     {"POST", "kms/generate-data-key", "kms:GenerateDataKey", true, 200, hpl_admin_generate},
     {"POST", "kms/generate-data-keys", "kms:GenerateDataKey", true, 200, hpl_admin_generate_many},

@@ -89,7 +89,8 @@ static enum hpl_status open_kms(struct hpl_call *call, struct hpl_house *house, 
     hpl_house_env(house->config, is_dev, &house->tokens, &house->env);
     house->env.root = house->root;
     house->env.catalog = house->catalog;
-    const struct hpl_kms_options options = {.backends = hpl_backends(), .env = &house->env, .catalog = house->catalog};
+    const struct hpl_kms_options options = {.backends = hpl_backends(), .env = &house->env, .catalog = house->catalog,
+                                            .allow_immediate_deletion = house->config->allow_immediate_deletion};
     return hpl_kms_open(call, &house->kms, &options);
 }
 

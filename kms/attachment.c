@@ -291,6 +291,7 @@ struct hpl_attachment *hpl_attachment_retune(struct hpl_attachment *attachment, 
     if (!tuned)
         return NULL;
     tuned->keystore = attachment->keystore;
+    tuned->wraps = attachment->wraps;
     tuned->owner = hpl_attachment_ref(attachment->owner ? attachment->owner : attachment);
     pthread_mutex_lock(&attachment->lock);
     json_decref(tuned->key_ids);
@@ -306,7 +307,8 @@ enum hpl_status hpl_attachment_open(struct hpl_call *call, const struct hpl_kms_
     *out = NULL;
     if (!attachment)
         return hpl_fail(call, HPL_NO_MEMORY, "out of memory");
-    enum hpl_status status = settings->backend->open(call, config, options->env, &attachment->keystore);
+    attachment->wraps = hpl_wraps_new(options->catalog);
+    enum hpl_status status = attachment->wraps ? settings->backend->open(call, config, options->env, &attachment->keystore) : HPL_NO_MEMORY;
     if (status == HPL_OK) {
         HPL_CHECK(attachment->keystore->ops->size == sizeof(struct hpl_keystore_ops));
         status = attachment->keystore->ops->probe(attachment->keystore, call);
@@ -365,6 +367,8 @@ void hpl_attachment_unref(struct hpl_attachment *attachment)
         return;
     if (attachment->keystore && !attachment->owner)
         attachment->keystore->ops->close(attachment->keystore);
+    if (!attachment->owner)
+        hpl_wraps_free(attachment->wraps);
     hpl_attachment_unref(attachment->owner);
     json_decref(attachment->key_ids);
     json_decref(attachment->records);

@@ -8,12 +8,14 @@
 
 #include "kms/config.h"
 #include "kms/record.h"
+#include "kms/wraps.h"
 
 struct hpl_attachment {
     struct hpl_keystore *keystore;
     const struct hpl_backend *backend;
     struct hpl_kms_settings settings; /* never change; hpl_attachment_retune makes another */
     struct hpl_attachment *owner;     /* holds the keystore that this one uses with other settings; NULL: its own */
+    struct hpl_wraps *wraps;          /* the owner's, where there is one */
     _Atomic unsigned refs;
     pthread_mutex_t making;           /* held while the default key is made */
     pthread_mutex_t lock;             /* around the two maps */

@@ -38,6 +38,7 @@ enum hpl_status hpl_kms_generate_on(struct hpl_call *call, struct hpl_attachment
     uint8_t mechanism = envelope.wrapped.mechanism;
     HPL_TRY(hpl_envelope_aad(call, &envelope, context, aad));
     HPL_TRY(new_secret(call, attachment, len, &made));
+    HPL_TRY(hpl_wraps_take(call, attachment->wraps, record));
     HPL_TRY(hpl_kms_wrap(call, attachment, record, aad, made, &envelope.wrapped));
     HPL_CHECK(envelope.wrapped.mechanism == mechanism);
     hpl_envelope_encode(&envelope, out);

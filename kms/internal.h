@@ -41,6 +41,9 @@ size_t hpl_kms_acquire_all(struct hpl_kms *kms, struct hpl_attachment *out[stati
 /* The attachment of an instance with a reference, opened again when it is needed. */
 enum hpl_status hpl_kms_acquire_instance(struct hpl_kms *kms, struct hpl_call *call, const uint8_t instance[static 8], struct hpl_attachment **out) HPL_MUST_USE;
 
+/* Asks the census; false when nobody can count. */
+bool hpl_kms_count_objects(struct hpl_kms *kms, const struct hpl_census *what, uint64_t *count);
+
 /* Tries a start that failed at the daemon's start again. */
 void hpl_kms_revive(struct hpl_kms *kms);
 
@@ -56,6 +59,9 @@ enum hpl_status hpl_kms_unwrap(struct hpl_call *call, struct hpl_attachment *att
 
 /* Makes a key on this attachment. */
 enum hpl_status hpl_kms_make_key(struct hpl_call *call, struct hpl_attachment *attachment, const struct hpl_key_create *create, struct hpl_key_record *record) HPL_MUST_USE;
+
+enum hpl_status hpl_key_check_description(struct hpl_call *call, const char *description) HPL_MUST_USE;
+enum hpl_status hpl_key_check_tags(struct hpl_call *call, const json_t *tags) HPL_MUST_USE;
 
 /* Changes a record that was just read, with everything that belongs to the change; argument is what the caller gave. It may be asked again. */
 typedef enum hpl_status hpl_key_change_fn(struct hpl_call *call, struct hpl_attachment *attachment, struct hpl_key_record *record, const void *argument);

@@ -37,6 +37,7 @@ struct hpl_kms_options {
     const struct hpl_backend *const *backends; /* NULL-terminated, lives as long as the service */
     const struct hpl_backend_env *env;         /* the same */
     struct hpl_catalog *catalog;
+    bool allow_immediate_deletion; /* hpl_kms_destroy_key may be asked */
 };
 
 /* Loads the persisted configuration; starts the service again when it was running before (a failure to is logged and shown in
@@ -44,9 +45,13 @@ struct hpl_kms_options {
 enum hpl_status hpl_kms_open(struct hpl_call *call, struct hpl_kms **out, const struct hpl_kms_options *options) HPL_MUST_USE;
 void hpl_kms_close(struct hpl_kms *kms);
 
-/* How many objects a key (version 0: all versions) is needed for; answered by the object index. */
-typedef enum hpl_status (*hpl_census_fn)(void *arg, struct hpl_call *call, const uint8_t uid[static HPL_KEY_UID_LEN],
-                                         uint32_t version, uint64_t *count);
+/* How many objects and uploads need what; answered by the object index. */
+struct hpl_census {
+    const uint8_t *instance; /* 8 bytes: of this keystore; NULL: of any */
+    const uint8_t *uid;      /* HPL_KEY_UID_LEN bytes: of this key; NULL: of any */
+    uint32_t version;        /* 0: of any */
+};
+typedef enum hpl_status (*hpl_census_fn)(void *arg, struct hpl_call *call, const struct hpl_census *what, uint64_t *count);
 void hpl_kms_set_census(struct hpl_kms *kms, hpl_census_fn fn, void *arg);
 
 /* What a configuration file asks for at the first start: configures and starts in one move. A service that is configured stays as it is; when
@@ -71,9 +76,11 @@ struct hpl_key_create {
 };
 enum hpl_status hpl_kms_create_key(struct hpl_kms *kms, struct hpl_call *call, const struct hpl_key_create *create,
                                    json_t **metadata) HPL_MUST_USE;
+/* The state "Unavailable": the keystore does not find the material (it is asked, by a wrap of nothing). */
 enum hpl_status hpl_kms_describe_key(struct hpl_kms *kms, struct hpl_call *call, const char *key_id, json_t **metadata) HPL_MUST_USE;
-/* {keys:[{key_id,description,…}], truncated, next_marker}; limit 0: 100, at most 1000. */
-enum hpl_status hpl_kms_list_keys(struct hpl_kms *kms, struct hpl_call *call, size_t limit, const char *marker,
+/* {keys:[{key_id,description,…}], truncated, next_marker, unreadable_key_ids}; limit 0: 100, at most 1000. status: only keys in this state (NULL: all);
+ * HPL_INVALID_REQUEST when it names none. */
+enum hpl_status hpl_kms_list_keys(struct hpl_kms *kms, struct hpl_call *call, size_t limit, const char *marker, const char *status,
                                   json_t **answer) HPL_MUST_USE;
 /* Window of 7 to 30 days (0: 30). */
 enum hpl_status hpl_kms_schedule_deletion(struct hpl_kms *kms, struct hpl_call *call, const char *key_id, int64_t window_days,
@@ -82,11 +89,24 @@ enum hpl_status hpl_kms_cancel_deletion(struct hpl_kms *kms, struct hpl_call *ca
 enum hpl_status hpl_kms_set_enabled(struct hpl_kms *kms, struct hpl_call *call, const char *key_id, bool is_enabled,
                                     json_t **metadata) HPL_MUST_USE;
 enum hpl_status hpl_kms_rotate(struct hpl_kms *kms, struct hpl_call *call, const char *key_id, json_t **metadata) HPL_MUST_USE;
+/* "" takes the description away. */
+enum hpl_status hpl_kms_set_description(struct hpl_kms *kms, struct hpl_call *call, const char *key_id, const char *description, json_t **metadata) HPL_MUST_USE;
+/* tags: an object of strings, laid over what is there; untag: an array of names. The tag "name" is the key's id and stays. */
+enum hpl_status hpl_kms_tag(struct hpl_kms *kms, struct hpl_call *call, const char *key_id, const json_t *tags, json_t **metadata) HPL_MUST_USE;
+enum hpl_status hpl_kms_untag(struct hpl_kms *kms, struct hpl_call *call, const char *key_id, const json_t *names, json_t **metadata) HPL_MUST_USE;
+/* Rotation by itself, within a minute of being due: period_days 0 to 3650 after the last one, max_wraps 0 to 2^32 under one version (0: no reason);
+ * both 0 ends it. */
+enum hpl_status hpl_kms_set_rotation(struct hpl_kms *kms, struct hpl_call *call, const char *key_id, int64_t period_days, int64_t max_wraps,
+                                     json_t **metadata) HPL_MUST_USE;
 /* Who may use the key: a policy as kms/policy.h describes it, or NULL or JSON null for none. HPL_INVALID_REQUEST by name. */
 enum hpl_status hpl_kms_set_policy(struct hpl_kms *kms, struct hpl_call *call, const char *key_id, const json_t *policy, json_t **metadata) HPL_MUST_USE;
 /* *policy is the caller's; JSON null where the key has none. */
 enum hpl_status hpl_kms_policy(struct hpl_kms *kms, struct hpl_call *call, const char *key_id, json_t **policy) HPL_MUST_USE;
-/* Destroys what is past its date; called every minute by the daemon. */
+/* Destroys the key at once. HPL_KEY_IN_USE while anything that is counted needs it; HPL_INVALID_REQUEST where the options do not allow it. */
+enum hpl_status hpl_kms_destroy_key(struct hpl_kms *kms, struct hpl_call *call, const char *key_id, json_t **metadata) HPL_MUST_USE;
+/* What needs the key: {key_id, references: [{kind, id, detail}], coverage: {scanned, not_scanned}, completeness}. */
+enum hpl_status hpl_kms_impact(struct hpl_kms *kms, struct hpl_call *call, const char *key_id, json_t **impact) HPL_MUST_USE;
+/* Destroys what is past its date and rotates what is due; called every minute by the daemon. */
 enum hpl_status hpl_kms_reap(struct hpl_kms *kms, struct hpl_call *call) HPL_MUST_USE;
 
 /* Data keys. key_id NULL: the default key, made on first use ("rustfs-default-key" when none is configured). len 16 or 32.

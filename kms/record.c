@@ -1,8 +1,12 @@
 /* Records. Pure; any thread. */
 #include "kms/record.h"
 
+#include <strings.h>
+
 #include "base/clock.h"
 #include "base/codec.h"
+
+#define DAY_MS (24ll * 3600 * 1000)
 
 /* As kept, and as the API shows it. */
 static const struct { const char *kept, *shown; } states[] = {
@@ -21,7 +25,9 @@ enum hpl_status hpl_record_init(struct hpl_key_record *record, const struct hpl_
     record->tags = create->tags ? json_deep_copy(create->tags) : json_object();
     record->former_uids = json_array();
     record->policy = json_null();
-    return record->description && record->created_by && record->tags && record->former_uids ? HPL_OK : HPL_INVALID_REQUEST;
+    record->rotation = json_null();
+    record->versions = json_pack("[I]", (json_int_t)record->created_ms);
+    return record->description && record->created_by && record->tags && record->former_uids && record->versions ? HPL_OK : HPL_INVALID_REQUEST;
 }
 
 void hpl_record_wipe(struct hpl_key_record *record)
@@ -31,6 +37,8 @@ void hpl_record_wipe(struct hpl_key_record *record)
     json_decref(record->tags);
     json_decref(record->former_uids);
     json_decref(record->policy);
+    json_decref(record->rotation);
+    json_decref(record->versions);
     *record = (struct hpl_key_record){0};
 }
 
@@ -49,7 +57,8 @@ enum hpl_status hpl_record_encode(const struct hpl_key_record *record, struct hp
         states[record->state].kept, "version", (json_int_t)record->version, "created_ms", (json_int_t)record->created_ms, "rotated_ms",
         (json_int_t)record->rotated_ms, "deletion_ms", (json_int_t)record->deletion_ms, "description", record->description, "tags", record->tags,
         "created_by", record->created_by, "former_uids", record->former_uids);
-    if (!value || !put_optional(value, "policy", record->policy))
+    if (!value || !put_optional(value, "policy", record->policy) || !put_optional(value, "rotation", record->rotation) ||
+        !put_optional(value, "versions", record->versions))
         return HPL_NO_MEMORY;
     return hpl_json_put(out, value);
 }
@@ -98,6 +107,8 @@ enum hpl_status hpl_record_decode(struct hpl_call *call, struct hpl_bytes bytes,
     out->created_by = take(value, "created_by");
     out->former_uids = take(value, "former_uids");
     out->policy = take(value, "policy");
+    out->rotation = take(value, "rotation");
+    out->versions = take(value, "versions");
     return HPL_OK;
 }
 
@@ -123,11 +134,85 @@ static json_t *time_json(int64_t unix_ms)
     return json_string(text);
 }
 
+enum hpl_status hpl_record_next_version(struct hpl_key_record *record, int64_t now_ms)
+{
+    if (!json_is_array(record->versions)) {
+        json_decref(record->versions);
+        record->versions = json_pack("[I]", (json_int_t)record->created_ms);
+    }
+    while (json_array_size(record->versions) < record->version)
+        if (json_array_append_new(record->versions, json_integer(0)) != 0)
+            return HPL_NO_MEMORY;
+    record->version++;
+    record->rotated_ms = now_ms;
+    return json_array_append_new(record->versions, json_integer(now_ms)) == 0 ? HPL_OK : HPL_NO_MEMORY;
+}
+
+int64_t hpl_record_rotation(const struct hpl_key_record *record, const char *name)
+{
+    return json_integer_value(json_object_get(record->rotation, name));
+}
+
+int64_t hpl_record_rotation_ms(const struct hpl_key_record *record)
+{
+    int64_t days = hpl_record_rotation(record, "period_days");
+    return days ? (record->rotated_ms ? record->rotated_ms : record->created_ms) + days * DAY_MS : 0;
+}
+
+bool hpl_record_is_state_name(const char *text, enum hpl_key_state *state)
+{
+    if (strcasecmp(text, "active") == 0)
+        text = "enabled";
+    for (size_t i = 0; i < HPL_COUNT(states); i++)
+        if (strcasecmp(text, states[i].kept) == 0 || strcasecmp(text, states[i].shown) == 0) {
+            *state = (enum hpl_key_state)i;
+            return true;
+        }
+    return false;
+}
+
+const char *hpl_record_state_name(enum hpl_key_state state)
+{
+    return states[state].shown;
+}
+
+static json_t *versions_json(const struct hpl_key_record *record)
+{
+    json_t *list = json_array();
+    for (uint32_t version = 1; version <= record->version; version++) {
+        int64_t made = version == 1 ? record->created_ms : json_integer_value(json_array_get(record->versions, version - 1));
+        if (version == record->version && version > 1)
+            made = record->rotated_ms;
+        json_array_append_new(list, json_pack("{s:I, s:o}", "version", (json_int_t)version, "creation_date", time_json(made)));
+    }
+    return list;
+}
+
+/* By its age; by its wraps only who counts them knows. */
+static void put_rotation(const struct hpl_key_record *record, json_t *metadata)
+{
+    int64_t next = hpl_record_rotation_ms(record);
+    bool is_due = record->state == HPL_STATE_ENABLED && next && next <= hpl_clock_unix_ms();
+    json_object_set_new(metadata, "rotation_enabled", json_boolean(json_is_object(record->rotation)));
+    json_object_set_new(metadata, "rotation_due", json_boolean(is_due));
+    json_object_set_new(metadata, "rotation_due_reason", is_due ? json_string(record->rotated_ms ? "age" : "never_rotated") : json_null());
+    if (!json_is_object(record->rotation))
+        return;
+    json_object_set_new(metadata, "rotation_period_days", json_integer(hpl_record_rotation(record, "period_days")));
+    json_object_set_new(metadata, "rotation_max_wraps", json_integer(hpl_record_rotation(record, "max_wraps")));
+    json_object_set_new(metadata, "next_rotation_date", time_json(next));
+}
+
 json_t *hpl_record_metadata(const struct hpl_key_record *record)
 {
-    return json_pack("{s:s, s:O, s:b, s:s, s:s, s:s, s:o, s:o, s:o, s:b, s:s, s:s, s:O, s:I, s:O}", "key_id", record->key_id, "description",
-                     record->description, "enabled", record->state == HPL_STATE_ENABLED, "key_state", states[record->state].shown, "key_usage",
-                     "ENCRYPT_DECRYPT", "algorithm", "AES-256", "creation_date", time_json(record->created_ms), "rotation_date",
-                     time_json(record->rotated_ms), "deletion_date", time_json(record->deletion_ms), "rotation_enabled", 0, "origin", "HARDPLATE_KMS",
-                     "key_manager", "HARDPLATE", "tags", record->tags, "current_version", (json_int_t)record->version, "created_by", record->created_by);
+    json_t *metadata =
+        json_pack("{s:s, s:O, s:b, s:s, s:s, s:s, s:o, s:o, s:o, s:s, s:s, s:O, s:I, s:O, s:o, s:b}", "key_id", record->key_id, "description",
+                  record->description, "enabled", record->state == HPL_STATE_ENABLED, "key_state", states[record->state].shown, "key_usage",
+                  "ENCRYPT_DECRYPT", "algorithm", "AES-256", "creation_date", time_json(record->created_ms), "rotation_date",
+                  time_json(record->rotated_ms), "deletion_date", time_json(record->deletion_ms), "origin", "HARDPLATE_KMS",
+                  "key_manager", "HARDPLATE", "tags", record->tags, "current_version", (json_int_t)record->version, "created_by", record->created_by,
+                  "versions", versions_json(record), "has_policy", json_is_object(record->policy));
+    if (metadata)
+        put_rotation(record, metadata);
+    return metadata;
 }

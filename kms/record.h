@@ -14,6 +14,8 @@ struct hpl_key_record {
     int64_t created_ms, rotated_ms, deletion_ms; /* 0: none */
     json_t *description, *tags, *created_by;     /* owned; JSON null where there is none */
     json_t *former_uids;       /* owned: hex uids of destroyed keys that had this id */
+    json_t *versions;          /* owned: when each version was made, from version 1 on, in ms; shorter, or 0, where nobody noted it */
+    json_t *rotation;          /* owned: {"period_days", "max_wraps"}, 0 where it is no reason; JSON null: only when somebody asks */
     json_t *policy;            /* owned: who may use it (kms/policy.h); JSON null: the account's rules alone decide */
 };
 
@@ -27,6 +29,20 @@ enum hpl_status hpl_record_decode(struct hpl_call *call, struct hpl_bytes bytes,
 
 /* HPL_OK when the key may be used; else the status that its state means. */
 enum hpl_status hpl_record_usable(struct hpl_call *call, const struct hpl_key_record *record) HPL_MUST_USE;
+
+/* The next version, made now: counts it and notes its date. HPL_NO_MEMORY. */
+enum hpl_status hpl_record_next_version(struct hpl_key_record *record, int64_t now_ms) HPL_MUST_USE;
+
+/* A member of rotation; 0 where there is none. */
+int64_t hpl_record_rotation(const struct hpl_key_record *record, const char *name);
+/* When its age makes a rotation due; 0: never. */
+int64_t hpl_record_rotation_ms(const struct hpl_key_record *record);
+
+/* The state that a text names, as kept or as shown, in any case; "Active" is Enabled. False for none. */
+bool hpl_record_is_state_name(const char *text, enum hpl_key_state *state);
+
+/* The state as the API shows it. */
+const char *hpl_record_state_name(enum hpl_key_state state);
 
 /* key_metadata as the API shows it: a new object. */
 json_t *hpl_record_metadata(const struct hpl_key_record *record);

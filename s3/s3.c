@@ -171,7 +171,7 @@ void hpl_s3_close(struct hpl_s3 *s3)
     free(s3);
 }
 
-enum hpl_status hpl_s3_census(void *arg, struct hpl_call *call, const uint8_t uid[static HPL_KEY_UID_LEN], uint32_t version, uint64_t *count)
+enum hpl_status hpl_s3_census(void *arg, struct hpl_call *call, const struct hpl_census *what, uint64_t *count)
 {
-    return hpl_store_census(call, ((struct hpl_s3 *)arg)->store, uid, version, count);
+    return hpl_store_census(call, ((struct hpl_s3 *)arg)->store, what, count);
 }

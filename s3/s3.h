@@ -26,6 +26,6 @@ extern const struct hpl_http_handler hpl_s3_handler;
 void hpl_s3_fail(struct hpl_http_exchange *exchange, enum hpl_status status);
 
 /* Objects and uploads that need a key: a hpl_census_fn; arg is the struct hpl_s3. */
-enum hpl_status hpl_s3_census(void *arg, struct hpl_call *call, const uint8_t uid[static HPL_KEY_UID_LEN], uint32_t version, uint64_t *count);
+enum hpl_status hpl_s3_census(void *arg, struct hpl_call *call, const struct hpl_census *what, uint64_t *count);
 
 #endif

@@ -68,7 +68,7 @@ enum hpl_status hpl_store_delete_object(struct hpl_call *call, struct hpl_store 
 typedef bool (*hpl_object_fn)(void *arg, const struct hpl_object *object, char *skip_to);
 enum hpl_status hpl_store_list_objects(struct hpl_call *call, struct hpl_store *store, const char *bucket, const char *prefix, const char *after, hpl_object_fn fn,
                                        void *arg) HPL_MUST_USE;
-enum hpl_status hpl_store_census(struct hpl_call *call, struct hpl_store *store, const uint8_t uid[static HPL_KEY_UID_LEN], uint32_t version, uint64_t *count) HPL_MUST_USE;
+enum hpl_status hpl_store_census(struct hpl_call *call, struct hpl_store *store, const struct hpl_census *what, uint64_t *count) HPL_MUST_USE;
 
 /* --- uploads in parts */
 struct hpl_upload {

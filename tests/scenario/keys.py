@@ -74,5 +74,75 @@ class Policies(Asking):
         self.refused(404, "PUT", "kms/keys/policy", {"key_id": "nobody", "policy": None})
 
 
+class Metadata(Asking):
+    def test_description_and_tags(self):
+        self.make("described")
+        answer = self.ok("POST", "kms/keys/update-description", {"key_id": "described", "description": "of the ledger"})
+        self.assertEqual((answer["success"], answer["key_id"], answer["key_metadata"]["description"]), (True, "described", "of the ledger"))
+        answer = self.ok("POST", "kms/keys/tag", {"key_id": "described", "tags": {"owner": "a", "env": "prod"}})
+        self.assertEqual(answer["key_metadata"]["tags"], {"name": "described", "owner": "a", "env": "prod"})
+        answer = self.ok("POST", "kms/keys/untag", {"key_id": "described", "tag_keys": ["env"]})
+        self.assertEqual(answer["key_metadata"]["tags"], {"name": "described", "owner": "a"})
+        for path, body, name in (("update-description", {}, "description"), ("update-description", {"description": 5}, "description"), ("tag", {"tags": ["a"]}, "tags"),
+                                 ("tag", {"tags": {"a": 1}}, "a"), ("tag", {"tags": {"name": "x"}}, "name"), ("untag", {"tag_keys": "a"}, "tag_keys")):
+            self.assertIn(name, self.refused(400, "POST", "kms/keys/" + path, {"key_id": "described", **body})["message"])
+
+    def test_lists_filter_by_state_and_usage(self):
+        for name in ("f-1", "f-2", "f-3"):
+            self.make(name)
+        self.ok("POST", "kms/keys/disable", {"key_id": "f-2"})
+        rows = self.ok("GET", "kms/keys?status=Disabled")["keys"]
+        self.assertEqual([row["key_id"] for row in rows], ["f-2"])
+        active = [row["key_id"] for row in self.ok("GET", "kms/keys?status=Active&usage=EncryptDecrypt")["keys"]]
+        self.assertTrue({"f-1", "f-3"} <= set(active) and "f-2" not in active)
+        self.assertEqual(self.ok("GET", "kms/keys?usage=SignVerify")["keys"], [])
+        self.assertIn("status", self.refused(400, "GET", "kms/keys?status=asleep")["message"] + " status")
+        self.refused(400, "GET", "kms/keys?usage=nothing")
+        self.assertEqual([row["status"] for row in self.ok("GET", "kms/key/list")["keys"] if row["key_id"] == "f-2"], ["Disabled"])
+
+    def test_the_older_names_of_routes(self):
+        made = self.ok("POST", "kms/create-key?key-id=legacy", {"key_usage": "EncryptDecrypt", "description": "by its older name"})
+        self.assertEqual((made["key_id"], made["key_metadata"]["description"]), ("legacy", "by its older name"))
+        for query in ("keyId", "key-id", "key", "key_id"):
+            self.assertEqual(self.ok("GET", f"kms/describe-key?{query}=legacy")["key_metadata"]["key_id"], "legacy")
+        listed = self.ok("GET", "kms/list-keys?limit=1000")
+        self.assertEqual((listed["success"], listed["truncated"], listed["unreadable_key_ids"]), (True, False, []))
+        self.assertIn("legacy", [row["key_id"] for row in listed["keys"]])
+        self.refused(404, "GET", "kms/describe-key?keyId=nobody")
+        self.refused(400, "GET", "kms/describe-key")
+
+    def test_impact_and_deletion(self):
+        s3 = self.daemon.s3()
+        self.make("needed")
+        s3.create_bucket(Bucket="impact")
+        s3.put_object(Bucket="impact", Key="o", Body=b"x", ServerSideEncryption="aws:kms", SSEKMSKeyId="needed")
+        self.assertNotIn("impact", self.ok("GET", "kms/keys/needed"))
+        impact = self.ok("GET", "kms/keys/needed?impact=true")["impact"]
+        self.assertEqual([r["kind"] for r in impact["references"]], ["objects"])
+        self.assertTrue(impact["references"][0]["detail"].startswith("1 "))
+        self.assertEqual((impact["coverage"]["scanned"], impact["completeness"]), (["objects", "configuration"], "partial"))
+        self.assertIn("allow_immediate_deletion", self.refused(400, "DELETE", "kms/keys/delete", {"key_id": "needed", "force_immediate": True})["message"])
+        self.refused(400, "DELETE", "kms/keys/delete", {"key_id": "needed", "confirm_key_id": "other"})
+        self.assertEqual(self.ok("GET", "kms/keys/needed")["key_metadata"]["key_state"], "Enabled")
+        answer = self.ok("DELETE", "kms/keys/delete?keyId=needed&pending_window_in_days=8")
+        self.assertEqual((answer["success"], answer["key_id"], len(answer["impact"]["references"])), (True, "needed", 1))
+        self.assertTrue(answer["deletion_date"])
+        self.refused(400, "DELETE", "kms/keys/delete?keyId=needed&pending_window_in_days=31")
+        self.ok("POST", "kms/keys/cancel-deletion", {"key_id": "needed"})
+
+    def test_rotation_is_set_and_shown(self):
+        self.assertIs(self.make("turning")["rotation_enabled"], False)
+        metadata = self.ok("PUT", "kms/keys/rotation", {"key_id": "turning", "enabled": True, "period_days": 30, "max_wraps": 1000})["key_metadata"]
+        self.assertEqual((metadata["rotation_enabled"], metadata["rotation_period_days"], metadata["rotation_max_wraps"], metadata["rotation_due"]), (True, 30, 1000, False))
+        self.assertTrue(metadata["next_rotation_date"])
+        self.ok("POST", "kms/keys/rotate", {"key_id": "turning"})
+        described = self.ok("GET", "kms/keys/turning")["key_metadata"]
+        self.assertEqual([v["version"] for v in described["versions"]], [1, 2])
+        self.assertIn("wraps", described)
+        self.assertIs(self.ok("PUT", "kms/keys/rotation", {"key_id": "turning", "enabled": False})["key_metadata"]["rotation_enabled"], False)
+        for body in ({"period_days": 0}, {"period_days": "7"}, {"max_wraps": -1}, {"max_wraps": 2 ** 33}, {"period_days": 3651}, {"enabled": 1}):
+            self.refused(400, "PUT", "kms/keys/rotation", {"key_id": "turning", **body})
+
+
 if __name__ == "__main__":
     unittest.main(verbosity=2)

@@ -1,6 +1,11 @@
 /* Does a key do only what its record lets it: who may use it and for what, when it rotates, what it says of itself? */
 #include "tests/unit/kms_house.h"
 
+#include <pthread.h>
+
+#include "backends/local/local.h"
+#include "base/clock.h"
+
 static void open_running(struct house *house)
 {
     open_house(house);
@@ -110,5 +115,358 @@ HPL_TEST(what_is_not_a_policy_is_refused_whole)
         EXPECT_STATUS(put_policy(&house, "k", wrong[i]), HPL_INVALID_REQUEST);
     EXPECT_OK(generate_as(&house, "anyone", "objects", HPL_PURPOSE_API, NULL, &envelope));
     hpl_buf_wipe(&envelope);
+    close_house(&house, true);
+}
+
+/* --- metadata -------------------------------------------------------------------------------------------------------------- */
+
+static json_t *describe(struct house *house, const char *key_id)
+{
+    json_t *metadata = NULL;
+    struct hpl_call call = {0};
+    EXPECT_OK(hpl_kms_describe_key(house->kms, &call, key_id, &metadata));
+    return metadata;
+}
+
+static const char *text_of(const json_t *object, const char *name)
+{
+    const char *text = json_string_value(json_object_get(object, name));
+    return text ? text : "(none)";
+}
+
+typedef enum hpl_status set_fn(struct hpl_kms *kms, struct hpl_call *call, const char *key_id, const json_t *value, json_t **metadata);
+
+static enum hpl_status set_to(struct house *house, set_fn *fn, const char *key_id, const char *text)
+{
+    json_t *HPL_JSON_AUTO value = json_loads(text, JSON_DECODE_ANY, NULL);
+    json_t *HPL_JSON_AUTO metadata = NULL;
+    struct hpl_call call = {0};
+    return fn(house->kms, &call, key_id, value, &metadata);
+}
+
+static enum hpl_status set_description(struct house *house, const char *key_id, const char *text)
+{
+    json_t *HPL_JSON_AUTO metadata = NULL;
+    struct hpl_call call = {0};
+    return hpl_kms_set_description(house->kms, &call, key_id, text, &metadata);
+}
+
+HPL_TEST(description_and_tags_change_and_last)
+{
+    struct house house = {0};
+    open_running(&house);
+    EXPECT_OK(create(&house, "k"));
+    EXPECT_OK(set_description(&house, "k", "of the ledger"));
+    EXPECT_OK(set_to(&house, hpl_kms_tag, "k", "{\"owner\":\"a\",\"env\":\"prod\"}"));
+    EXPECT_OK(set_to(&house, hpl_kms_tag, "k", "{\"owner\":\"b\"}"));
+    EXPECT_OK(set_to(&house, hpl_kms_untag, "k", "[\"env\",\"never there\"]"));
+    close_house(&house, false);
+    open_house(&house);
+    json_t *HPL_JSON_AUTO metadata = describe(&house, "k");
+    EXPECT_TEXT(text_of(metadata, "description"), "of the ledger");
+    EXPECT_TEXT(text_of(json_object_get(metadata, "tags"), "owner"), "b");
+    EXPECT_NUM(json_object_size(json_object_get(metadata, "tags")), 1);
+    EXPECT_OK(set_description(&house, "k", ""));
+    json_t *HPL_JSON_AUTO without = describe(&house, "k");
+    EXPECT(json_is_null(json_object_get(without, "description")));
+    EXPECT_STATUS(set_to(&house, hpl_kms_tag, "k", "{\"name\":\"other\"}"), HPL_INVALID_REQUEST);
+    EXPECT_STATUS(set_to(&house, hpl_kms_untag, "k", "[\"name\"]"), HPL_INVALID_REQUEST);
+    EXPECT_STATUS(set_to(&house, hpl_kms_untag, "k", "[5]"), HPL_INVALID_REQUEST);
+    EXPECT_STATUS(set_to(&house, hpl_kms_tag, "k", "{\"a\":5}"), HPL_INVALID_REQUEST);
+    EXPECT_STATUS(set_to(&house, hpl_kms_tag, "nobody's", "{\"a\":\"b\"}"), HPL_NO_SUCH_KEY);
+    close_house(&house, true);
+}
+
+HPL_TEST(tags_added_one_by_one_stay_within_the_bound)
+{
+    struct house house = {0};
+    char tag[32];
+    open_running(&house);
+    EXPECT_OK(create(&house, "k"));
+    for (int i = 0; i < 50; i++) {
+        snprintf(tag, sizeof tag, "{\"t%d\":\"\"}", i);
+        EXPECT_OK(set_to(&house, hpl_kms_tag, "k", tag));
+    }
+    EXPECT_STATUS(set_to(&house, hpl_kms_tag, "k", "{\"one more\":\"\"}"), HPL_INVALID_REQUEST);
+    close_house(&house, true);
+}
+
+static size_t num_listed(struct house *house, size_t limit, const char *marker, const char *status, char next[static HPL_KEY_ID_MAX + 1])
+{
+    json_t *HPL_JSON_AUTO answer = NULL;
+    struct hpl_call call = {0};
+    EXPECT_OK(hpl_kms_list_keys(house->kms, &call, limit, marker, status, &answer));
+    snprintf(next, HPL_KEY_ID_MAX + 1, "%s", text_of(answer, "next_marker"));
+    return json_array_size(json_object_get(answer, "keys"));
+}
+
+HPL_TEST(a_list_holds_the_keys_of_one_state_by_page)
+{
+    struct house house = {0};
+    struct hpl_call call = {0};
+    char key_id[16], next[HPL_KEY_ID_MAX + 1];
+    json_t *answer = NULL;
+    open_running(&house);
+    for (int i = 0; i < 9; i++) {
+        json_t *HPL_JSON_AUTO metadata = NULL;
+        snprintf(key_id, sizeof key_id, "k%d", i);
+        EXPECT_OK(create(&house, key_id));
+        if (i % 3 == 0)
+            EXPECT_OK(hpl_kms_set_enabled(house.kms, &call, key_id, false, &metadata));
+    }
+    EXPECT_NUM(num_listed(&house, 100, NULL, "Active", next), 6);
+    EXPECT_NUM(num_listed(&house, 2, NULL, "disabled", next), 2);
+    EXPECT_TEXT(next, "k3");
+    EXPECT_NUM(num_listed(&house, 2, "k3", "Disabled", next), 1);
+    EXPECT_TEXT(next, "(none)");
+    EXPECT_NUM(num_listed(&house, 100, NULL, "PendingDeletion", next), 0);
+    EXPECT_STATUS(hpl_kms_list_keys(house.kms, &call, 0, NULL, "asleep", &answer), HPL_INVALID_REQUEST);
+    close_house(&house, true);
+}
+
+/* --- rotation -------------------------------------------------------------------------------------------------------------- */
+
+static enum hpl_status set_rotation(struct house *house, const char *key_id, int64_t days, int64_t wraps)
+{
+    json_t *HPL_JSON_AUTO metadata = NULL;
+    struct hpl_call call = {0};
+    return hpl_kms_set_rotation(house->kms, &call, key_id, days, wraps, &metadata);
+}
+
+static long long version_of(struct house *house, const char *key_id)
+{
+    json_t *HPL_JSON_AUTO metadata = describe(house, key_id);
+    return json_integer_value(json_object_get(metadata, "current_version"));
+}
+
+static void *reap(void *kms)
+{
+    struct hpl_call call = {0};
+    EXPECT_OK(hpl_kms_reap(kms, &call));
+    return NULL;
+}
+
+#define DAYS(n) ((n) * 24ll * 3600 * 1000)
+
+HPL_TEST(a_key_rotates_by_its_age_once_whoever_asks)
+{
+    struct house house = {0};
+    pthread_t threads[4];
+    open_running(&house);
+    EXPECT_OK(create(&house, "k"));
+    EXPECT_OK(create(&house, "never"));
+    EXPECT_OK(set_rotation(&house, "k", 30, 0));
+    hpl_clock_shift_ms(DAYS(29));
+    reap(house.kms);
+    EXPECT_NUM(version_of(&house, "k"), 1);
+    hpl_clock_shift_ms(DAYS(2));
+    json_t *HPL_JSON_AUTO due = describe(&house, "k");
+    EXPECT_TEXT(text_of(due, "rotation_due_reason"), "never_rotated");
+    for (size_t i = 0; i < HPL_COUNT(threads); i++)
+        EXPECT_NUM(pthread_create(&threads[i], NULL, reap, house.kms), 0);
+    for (size_t i = 0; i < HPL_COUNT(threads); i++)
+        pthread_join(threads[i], NULL);
+    EXPECT_NUM(version_of(&house, "k"), 2);
+    EXPECT_NUM(version_of(&house, "never"), 1);
+    json_t *HPL_JSON_AUTO done = describe(&house, "k");
+    EXPECT(json_is_false(json_object_get(done, "rotation_due")));
+    const json_t *versions = json_object_get(done, "versions");
+    EXPECT_NUM(json_array_size(versions), 2);
+    EXPECT(strcmp(text_of(json_array_get(versions, 0), "creation_date"), text_of(json_array_get(versions, 1), "creation_date")) < 0);
+    hpl_clock_shift_ms(DAYS(31));
+    json_t *HPL_JSON_AUTO again = describe(&house, "k");
+    EXPECT_TEXT(text_of(again, "rotation_due_reason"), "age");
+    EXPECT_OK(set_rotation(&house, "k", 0, 0));
+    reap(house.kms);
+    EXPECT_NUM(version_of(&house, "k"), 2);
+    hpl_clock_shift_ms(-DAYS(62));
+    close_house(&house, true);
+}
+
+HPL_TEST(a_key_rotates_by_its_wraps_and_the_count_survives_a_restart)
+{
+    struct house house = {0};
+    struct hpl_buf envelope = {0}, first = {0};
+    open_running(&house);
+    EXPECT_OK(create(&house, "k"));
+    EXPECT_OK(set_rotation(&house, "k", 0, 32));
+    EXPECT_OK(generate_as(&house, NULL, NULL, HPL_PURPOSE_API, NULL, &first));
+    for (int i = 0; i < 20; i++) {
+        EXPECT_OK(generate_as(&house, NULL, NULL, HPL_PURPOSE_API, NULL, &envelope));
+        hpl_buf_wipe(&envelope);
+    }
+    reap(house.kms);
+    EXPECT_NUM(version_of(&house, "k"), 1);
+    close_house(&house, false);
+    open_house(&house);
+    for (int i = 0; i < 12; i++) {
+        EXPECT_OK(generate_as(&house, NULL, NULL, HPL_PURPOSE_API, NULL, &envelope));
+        hpl_buf_wipe(&envelope);
+    }
+    json_t *HPL_JSON_AUTO due = describe(&house, "k");
+    EXPECT_TEXT(text_of(due, "rotation_due_reason"), "wraps");
+    reap(house.kms);
+    EXPECT_NUM(version_of(&house, "k"), 2);
+    reap(house.kms);
+    EXPECT_NUM(version_of(&house, "k"), 2); /* the new version begins at nothing */
+    EXPECT_OK(decrypt_as(&house, NULL, NULL, NULL, &first));
+    EXPECT_STATUS(set_rotation(&house, "k", -1, 0), HPL_INVALID_REQUEST);
+    EXPECT_STATUS(set_rotation(&house, "k", 3651, 0), HPL_INVALID_REQUEST);
+    EXPECT_STATUS(set_rotation(&house, "k", 0, (1ll << 32) + 1), HPL_INVALID_REQUEST);
+    hpl_buf_wipe(&first);
+    close_house(&house, true);
+}
+
+HPL_TEST(a_disabled_key_does_not_rotate)
+{
+    struct house house = {0};
+    struct hpl_call call = {0};
+    json_t *HPL_JSON_AUTO metadata = NULL;
+    open_running(&house);
+    EXPECT_OK(create(&house, "k"));
+    EXPECT_OK(set_rotation(&house, "k", 1, 1));
+    EXPECT_OK(hpl_kms_set_enabled(house.kms, &call, "k", false, &metadata));
+    hpl_clock_shift_ms(DAYS(10));
+    reap(house.kms);
+    hpl_clock_shift_ms(-DAYS(10));
+    EXPECT_NUM(version_of(&house, "k"), 1);
+    close_house(&house, true);
+}
+
+/* --- destroying at once, and what is not there ------------------------------------------------------------------------------ */
+
+static uint64_t num_objects;
+
+static enum hpl_status count_objects(void *arg, struct hpl_call *call, const struct hpl_census *what, uint64_t *count)
+{
+    (void)arg, (void)call, (void)what;
+    *count = num_objects;
+    return HPL_OK;
+}
+
+static enum hpl_status destroy(struct house *house, const char *key_id)
+{
+    json_t *HPL_JSON_AUTO metadata = NULL;
+    struct hpl_call call = {0};
+    return hpl_kms_destroy_key(house->kms, &call, key_id, &metadata);
+}
+
+static void open_willing(struct house *house)
+{
+    struct hpl_call call = {0};
+    open_running(house);
+    hpl_kms_close(house->kms);
+    house->options.allow_immediate_deletion = true;
+    EXPECT_OK(hpl_kms_open(&call, &house->kms, &house->options));
+}
+
+HPL_TEST(a_key_is_destroyed_at_once_only_where_that_is_allowed_and_nothing_needs_it)
+{
+    struct house house = {0};
+    struct hpl_buf envelope = {0};
+    open_running(&house);
+    EXPECT_OK(create(&house, "k"));
+    EXPECT_STATUS(destroy(&house, "k"), HPL_INVALID_REQUEST);
+    close_house(&house, true);
+    house = (struct house){0};
+    open_willing(&house);
+    EXPECT_OK(create(&house, "k"));
+    EXPECT_OK(create(&house, "d"));
+    EXPECT_OK(generate_as(&house, NULL, NULL, HPL_PURPOSE_API, NULL, &envelope));
+    EXPECT_STATUS(destroy(&house, "k"), HPL_KEY_IN_USE); /* nobody counts */
+    hpl_kms_set_census(house.kms, count_objects, NULL);
+    num_objects = 2;
+    EXPECT_STATUS(destroy(&house, "k"), HPL_KEY_IN_USE);
+    EXPECT_OK(decrypt_as(&house, NULL, NULL, NULL, &envelope));
+    num_objects = 0;
+    EXPECT_STATUS(destroy(&house, "d"), HPL_KEY_IN_USE); /* the default key */
+    EXPECT_OK(destroy(&house, "k"));
+    EXPECT_STATUS(decrypt_as(&house, NULL, NULL, NULL, &envelope), HPL_KEY_DESTROYED);
+    EXPECT_STATUS(destroy(&house, "k"), HPL_KEY_DESTROYED);
+    hpl_buf_wipe(&envelope);
+    close_house(&house, true);
+}
+
+/* Says none at first and two from the second question on: an object that was stored meanwhile. */
+static enum hpl_status count_late(void *arg, struct hpl_call *call, const struct hpl_census *what, uint64_t *count)
+{
+    (void)arg, (void)call, (void)what;
+    *count = num_objects++ ? 2 : 0;
+    return HPL_OK;
+}
+
+HPL_TEST(an_object_stored_while_its_key_was_to_go_keeps_the_key)
+{
+    struct house house = {0};
+    open_willing(&house);
+    EXPECT_OK(create(&house, "k"));
+    num_objects = 0;
+    hpl_kms_set_census(house.kms, count_late, NULL);
+    EXPECT_STATUS(destroy(&house, "k"), HPL_KEY_IN_USE);
+    json_t *HPL_JSON_AUTO metadata = describe(&house, "k");
+    EXPECT_TEXT(text_of(metadata, "key_state"), "Enabled");
+    EXPECT(json_is_null(json_object_get(metadata, "deletion_date")));
+    close_house(&house, true);
+}
+
+HPL_TEST(impact_names_what_needs_a_key)
+{
+    struct house house = {0};
+    struct hpl_call call = {0};
+    json_t *HPL_JSON_AUTO none = NULL;
+    json_t *HPL_JSON_AUTO some = NULL;
+    open_running(&house);
+    EXPECT_OK(create(&house, "d"));
+    EXPECT_OK(create(&house, "k"));
+    EXPECT_OK(hpl_kms_impact(house.kms, &call, "k", &none));
+    EXPECT_NUM(json_array_size(json_object_get(none, "references")), 0);
+    EXPECT_NUM(json_array_size(json_object_get(json_object_get(none, "coverage"), "not_scanned")), 2);
+    num_objects = 7;
+    hpl_kms_set_census(house.kms, count_objects, NULL);
+    EXPECT_OK(hpl_kms_impact(house.kms, &call, "d", &some));
+    EXPECT_NUM(json_array_size(json_object_get(some, "references")), 2);
+    EXPECT_TEXT(text_of(json_array_get(json_object_get(some, "references"), 1), "id"), "default_key_id");
+    EXPECT_TEXT(text_of(some, "completeness"), "partial");
+    close_house(&house, true);
+}
+
+static struct hpl_keystore_ops forgetful_ops;
+
+static enum hpl_status forget(struct hpl_keystore *keystore, struct hpl_call *call, const uint8_t uid[static HPL_KEY_UID_LEN], uint32_t version,
+                              const uint8_t aad[static HPL_WRAP_AAD_LEN], const struct hpl_secret *secret, struct hpl_wrapped *out)
+{
+    (void)keystore, (void)uid, (void)version, (void)aad, (void)secret, (void)out;
+    return hpl_fail(call, HPL_KEY_UNAVAILABLE, "the token does not find the key");
+}
+
+static enum hpl_status forgetful_open(struct hpl_call *call, const json_t *config, const struct hpl_backend_env *env, struct hpl_keystore **out)
+{
+    HPL_TRY(hpl_backend_local.open(call, config, env, out));
+    forgetful_ops = *(*out)->ops;
+    forgetful_ops.wrap = forget;
+    (*out)->ops = &forgetful_ops;
+    return HPL_OK;
+}
+
+HPL_TEST(a_key_whose_material_is_not_found_is_unavailable_and_never_deleted)
+{
+    static struct hpl_backend forgetful;
+    static const struct hpl_backend *const list[] = {&forgetful, NULL};
+    struct house house = {0};
+    struct hpl_call call = {0};
+    open_running(&house);
+    EXPECT_OK(create(&house, "k"));
+    hpl_kms_close(house.kms);
+    forgetful = hpl_backend_local;
+    forgetful.open = forgetful_open;
+    house.options.backends = list;
+    EXPECT_OK(hpl_kms_open(&call, &house.kms, &house.options));
+    json_t *HPL_JSON_AUTO metadata = describe(&house, "k");
+    EXPECT_TEXT(text_of(metadata, "key_state"), "Unavailable");
+    EXPECT_TEXT(text_of(metadata, "unavailable_reason"), "the token does not find the key");
+    close_house(&house, false);
+    open_house(&house);
+    json_t *HPL_JSON_AUTO again = describe(&house, "k");
+    EXPECT_TEXT(text_of(again, "key_state"), "Enabled");
     close_house(&house, true);
 }

@@ -15,6 +15,7 @@ static const char schema[] =
     "CREATE TABLE IF NOT EXISTS objects (bucket TEXT NOT NULL, key BLOB NOT NULL, instance BLOB NOT NULL, size INTEGER NOT NULL, modified_ms INTEGER NOT NULL,"
     " manifest BLOB NOT NULL, envelope BLOB NOT NULL, key_instance BLOB, key_uid BLOB, key_version INTEGER, key_id TEXT, PRIMARY KEY (bucket, key)) WITHOUT ROWID;"
     "CREATE INDEX IF NOT EXISTS objects_by_key ON objects (key_uid, key_version) WHERE key_uid IS NOT NULL;"
+    "CREATE INDEX IF NOT EXISTS objects_by_keystore ON objects (key_instance) WHERE key_uid IS NOT NULL;"
     "CREATE TABLE IF NOT EXISTS object_files (instance BLOB NOT NULL, place INTEGER NOT NULL, file BLOB NOT NULL, PRIMARY KEY (instance, place)) WITHOUT ROWID;"
     "CREATE UNIQUE INDEX IF NOT EXISTS object_files_by_file ON object_files (file);"
     "CREATE TABLE IF NOT EXISTS uploads (id TEXT PRIMARY KEY, bucket TEXT NOT NULL, key BLOB NOT NULL, created_ms INTEGER NOT NULL, state BLOB NOT NULL,"
@@ -577,15 +578,30 @@ enum hpl_status hpl_store_list_objects(struct hpl_call *call, struct hpl_store *
     return status;
 }
 
-enum hpl_status hpl_store_census(struct hpl_call *call, struct hpl_store *store, const uint8_t uid[static HPL_KEY_UID_LEN], uint32_t version, uint64_t *count)
+#define COUNT(where) "SELECT (SELECT count(*) FROM objects WHERE key_uid IS NOT NULL" where ") + (SELECT count(*) FROM uploads WHERE key_uid IS NOT NULL" where ")"
+
+/* One text a question, so that each finds its index. */
+static const char *census_text(const struct hpl_census *what)
+{
+    static const char *const texts[2][2] = {
+        {COUNT(""), COUNT(" AND key_uid = ?2 AND (?3 = 0 OR key_version = ?3)")},
+        {COUNT(" AND key_instance = ?1"), COUNT(" AND key_instance = ?1 AND key_uid = ?2 AND (?3 = 0 OR key_version = ?3)")},
+    };
+    return texts[what->instance != NULL][what->uid != NULL];
+}
+
+enum hpl_status hpl_store_census(struct hpl_call *call, struct hpl_store *store, const struct hpl_census *what, uint64_t *count)
 {
     sqlite3_stmt *statement;
     pthread_mutex_lock(&store->lock);
-    enum hpl_status status = prepare(call, store, &statement,
-        "SELECT (SELECT count(*) FROM objects WHERE key_uid = ?1 AND (?2 = 0 OR key_version = ?2)) + (SELECT count(*) FROM uploads WHERE key_uid = ?1 AND (?2 = 0 OR key_version = ?2))");
+    enum hpl_status status = prepare(call, store, &statement, census_text(what));
     if (status == HPL_OK) {
-        bind_bytes(statement, 1, uid, HPL_KEY_UID_LEN);
-        sqlite3_bind_int64(statement, 2, version);
+        if (what->instance)
+            bind_bytes(statement, 1, what->instance, 8);
+        if (what->uid) {
+            bind_bytes(statement, 2, what->uid, HPL_KEY_UID_LEN);
+            sqlite3_bind_int64(statement, 3, what->version);
+        }
         int code = sqlite3_step(statement);
         *count = code == SQLITE_ROW ? (uint64_t)sqlite3_column_int64(statement, 0) : 0;
         if (code != SQLITE_ROW)
