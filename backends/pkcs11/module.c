@@ -24,6 +24,7 @@ struct hpl_p11_module {
     pthread_cond_t changed;
     unsigned in_flight;
     bool is_restarting, is_initialised;
+    bool owes_finalize; /* C_Finalize failed, so the module may still be as it was */
     uint64_t generation;
     CK_FUNCTION_LIST **lists; /* NULL-terminated; what p11-kit gave */
 };
@@ -48,7 +49,7 @@ static enum hpl_status load(struct hpl_call *call, struct hpl_p11_module *module
     module->lists = calloc(2, sizeof *module->lists);
     if (!module->lists)
         return HPL_NO_MEMORY;
-    module->lists[0] = p11_kit_module_load(module->path, module->reserved ? P11_KIT_MODULE_UNMANAGED : 0);
+    module->lists[0] = p11_kit_module_load(module->path, P11_KIT_MODULE_UNMANAGED);
     if (module->lists[0])
         return HPL_OK;
     const char *why = p11_kit_message();
@@ -69,25 +70,33 @@ static void release(struct hpl_p11_module *module)
     module->lists = NULL;
 }
 
-/* Of a module with a pReserved: p11-kit's managed layer would not pass it on. NSS's struct has one word more than Cryptoki's, with
+/* One module by its path is not left to p11-kit's managed layer, which passes no pReserved on, and which after a C_Finalize that failed
+ * takes the module for initialised by somebody else and never finalizes it again. NSS's struct has one word more than Cryptoki's, with
  * the parameters where pReserved is. */
-static CK_RV initialise_reserved(struct hpl_p11_module *module)
+static CK_RV initialise_one(struct hpl_p11_module *module)
 {
     struct {
         CK_C_INITIALIZE_ARGS args;
         void *one_more;
     } wide = {.args = {.flags = CKF_OS_LOCKING_OK, .pReserved = module->reserved}};
-    return module->lists[0]->C_Initialize(&wide);
-}
-
-static CK_RV initialise_one(struct hpl_p11_module *module)
-{
-    return module->reserved ? initialise_reserved(module) : p11_kit_module_initialize(module->lists[0]);
+    CK_FUNCTION_LIST *fn = module->lists[0];
+    CK_RV rv = CKR_OK;
+    if (module->owes_finalize) {
+        rv = fn->C_Finalize(NULL);
+        module->owes_finalize = rv != CKR_OK && rv != CKR_CRYPTOKI_NOT_INITIALIZED;
+    }
+    rv = fn->C_Initialize(&wide);
+    if (rv == CKR_CRYPTOKI_ALREADY_INITIALIZED) /* fine if it was not us: another library of this process */
+        return module->owes_finalize ? rv : CKR_OK;
+    module->owes_finalize = rv != CKR_OK; /* it may have got half way */
+    return rv;
 }
 
 static CK_RV finalize_one(struct hpl_p11_module *module)
 {
-    return module->reserved ? module->lists[0]->C_Finalize(NULL) : p11_kit_module_finalize(module->lists[0]);
+    CK_RV rv = module->lists[0]->C_Finalize(NULL);
+    module->owes_finalize = rv != CKR_OK && rv != CKR_CRYPTOKI_NOT_INITIALIZED;
+    return rv;
 }
 
 /* p11-kit gives CKF_OS_LOCKING_OK, and takes a configured module that fails out of its list, so that list is loaded anew each time. */

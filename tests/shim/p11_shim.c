@@ -29,6 +29,7 @@ static CK_FUNCTION_LIST mine;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pid_t owner;
 static CK_ULONG generation;                    /* of this process */
+static CK_SESSION_HANDLE first_session, last_session, last_lost; /* as given, of this generation; under the lock */
 static CK_SESSION_HANDLE tainted[MAX_TAINTED]; /* as given; under the lock */
 static CK_OBJECT_HANDLE keys[MAX_KEYS];        /* key versions in the order they were used */
 static unsigned num_keys;
@@ -146,6 +147,18 @@ static void judge_use(enum shim_where where, CK_SESSION_HANDLE session)
         count(&state->num_tainted, 1);
 }
 
+static int is_lost(CK_SESSION_HANDLE session)
+{
+    pthread_mutex_lock(&lock);
+    if (shim_get(state->loses_sessions)) {
+        last_lost = last_session;
+        shim_set(state->loses_sessions, 0);
+    }
+    int is = session > first_session && session <= last_lost;
+    pthread_mutex_unlock(&lock);
+    return is;
+}
+
 static CK_RV take_session(enum shim_where where, CK_SESSION_HANDLE *session, struct fault *fault)
 {
     *fault = fault_of(where);
@@ -153,6 +166,8 @@ static CK_RV take_session(enum shim_where where, CK_SESSION_HANDLE *session, str
         count(&state->num_stale_sessions, 1);
         return CKR_SESSION_HANDLE_INVALID;
     }
+    if (where != SHIM_CLOSE && is_lost(*session))
+        return CKR_SESSION_HANDLE_INVALID;
     judge_use(where, *session);
     if (fault->rv != CKR_OK && has_steps(where))
         taint(*session);
@@ -444,6 +459,7 @@ static CK_RV initialize(void *args)
     __atomic_fetch_add(&generation, 1, __ATOMIC_ACQ_REL);
     memset(tainted, 0, sizeof tainted);
     num_keys = 0;
+    first_session = last_session = last_lost = 0;
     shim_set(state->num_open, 0);
     shim_set(state->is_dead, 0);
     pthread_mutex_unlock(&lock);
@@ -492,6 +508,10 @@ static CK_RV open_session(CK_SLOT_ID slot, CK_FLAGS flags, void *application, CK
     if (rv != CKR_OK)
         return rv;
     *session = give(opened);
+    pthread_mutex_lock(&lock);
+    last_session = *session;
+    first_session = first_session ? first_session : *session;
+    pthread_mutex_unlock(&lock);
     unsigned num = __atomic_add_fetch(&state->num_open, 1, __ATOMIC_RELAXED);
     if (num > shim_get(state->num_most_open))
         shim_set(state->num_most_open, num);
@@ -506,7 +526,7 @@ static CK_RV shim_C_CloseSession(CK_SESSION_HANDLE session)
     CK_RV rv = take_session(SHIM_CLOSE, &session, &fault);
     if (rv == CKR_OK)
         rv = real->C_CloseSession(session);
-    if (is_ours && (rv == CKR_OK || fault.rv != CKR_OK))
+    if (is_ours && (rv == CKR_OK || fault.rv != CKR_OK) && shim_get(state->num_open))
         count(&state->num_open, -1);
     return answer(fault, rv);
 }

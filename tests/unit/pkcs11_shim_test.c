@@ -256,6 +256,14 @@ HPL_TEST(a_pin_counter_that_is_low_is_never_lowered_further)
     }
 }
 
+static enum hpl_status wait_until_unwrapped(struct hpl_keystore *keystore, const uint8_t *uid, const struct hpl_wrapped *good)
+{
+    enum hpl_status status = HPL_KEY_UNAVAILABLE;
+    for (int i = 0; i < 100 && status != HPL_OK; i++, usleep(50000))
+        status = try_unwrap(keystore, uid, good);
+    return status;
+}
+
 HPL_TEST(another_token_in_the_place_of_ours_is_not_used)
 {
     struct softhsm hsm;
@@ -276,10 +284,31 @@ HPL_TEST(another_token_in_the_place_of_ours_is_not_used)
     EXPECT_NUM(shim->num_logins, num_logins);
     EXPECT(shim->num_initialised >= 2);
     shim->has_other_serial = 0;
-    enum hpl_status status = HPL_KEY_UNAVAILABLE;
-    for (int i = 0; i < 100 && status != HPL_OK; i++, usleep(50000))
-        status = try_unwrap(keystore, uid, &good);
-    EXPECT_OK(status);
+    EXPECT_OK(wait_until_unwrapped(keystore, uid, &good));
+    keystore->ops->close(keystore);
+    softhsm_wipe(&hsm);
+}
+
+HPL_TEST(a_restart_that_fails_half_way_is_done_again)
+{
+    static const struct { enum shim_where where; unsigned is_after; } faults[] = {
+        {SHIM_FINALIZE, 0}, {SHIM_FINALIZE, 1}, {SHIM_INITIALIZE, 0}, {SHIM_INITIALIZE, 1}};
+    struct softhsm hsm;
+    uint8_t uid[HPL_KEY_UID_LEN];
+    struct hpl_wrapped good;
+    shim_init(&hsm, SHIM_AS_IS);
+    struct hpl_keystore *keystore = must_open(&hsm);
+    new_key(keystore, uid);
+    EXPECT_OK(try_wrap(keystore, uid, &good));
+    for (size_t i = 0; i < HPL_COUNT(faults); i++) {
+        shim->rv = CKR_GENERAL_ERROR;
+        shim->times = 2;
+        shim->is_after = faults[i].is_after;
+        shim->where = faults[i].where;
+        shim->is_dead = 1;
+        EXPECT(try_unwrap(keystore, uid, &good) != HPL_OK);
+        EXPECT_OK(wait_until_unwrapped(keystore, uid, &good));
+    }
     keystore->ops->close(keystore);
     softhsm_wipe(&hsm);
 }
