@@ -69,8 +69,10 @@ static enum hpl_status wrap(struct hpl_p11_device *device, struct hpl_call *call
                             const uint8_t aad[static HPL_WRAP_AAD_LEN], const struct hpl_secret *secret, struct hpl_wrapped *out)
 {
     struct job job = {.aad = aad, .in = hpl_bytes(secret->bytes, secret->len), .wrapped_out = out};
-    memset(out, 0, sizeof *out);
-    return run_on_key(device, call, ref, wrap_op, &job);
+    enum hpl_status status = run_on_key(device, call, ref, wrap_op, &job);
+    if (status != HPL_OK) /* an attempt that failed may have left its IV */
+        memset(out, 0, sizeof *out);
+    return status;
 }
 
 static enum hpl_status unwrap_op(struct hpl_p11_op *op, void *arg)
