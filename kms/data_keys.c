@@ -25,10 +25,11 @@ static enum hpl_status new_secret(struct hpl_call *call, struct hpl_attachment *
     return status;
 }
 
-enum hpl_status hpl_kms_seal_on(struct hpl_call *call, struct hpl_attachment *attachment, enum hpl_purpose purpose, const struct hpl_key_record *record,
-                                const struct hpl_context *context, const struct hpl_secret *secret, struct hpl_buf *out)
+enum hpl_status hpl_kms_generate_on(struct hpl_call *call, struct hpl_attachment *attachment, enum hpl_purpose purpose, const struct hpl_key_record *record,
+                                    const struct hpl_context *context, size_t len, struct hpl_secret **secret, struct hpl_buf *out)
 {
     uint8_t aad[HPL_WRAP_AAD_LEN];
+    struct hpl_secret *HPL_SECRET_AUTO made = NULL;
     struct hpl_envelope envelope = {.purpose = (uint8_t)purpose, .version = record->version};
     memcpy(envelope.instance, attachment->keystore->instance, sizeof envelope.instance);
     memcpy(envelope.uid, record->uid, sizeof envelope.uid);
@@ -36,19 +37,12 @@ enum hpl_status hpl_kms_seal_on(struct hpl_call *call, struct hpl_attachment *at
     envelope.wrapped.mechanism = attachment->keystore->ops->mechanism(attachment->keystore);
     uint8_t mechanism = envelope.wrapped.mechanism;
     HPL_TRY(hpl_envelope_aad(call, &envelope, context, aad));
+    HPL_TRY(new_secret(call, attachment, len, &made));
     HPL_TRY(hpl_wraps_take(call, attachment->wraps, record));
-    HPL_TRY(hpl_kms_wrap(call, attachment, record, aad, secret, &envelope.wrapped));
+    HPL_TRY(hpl_kms_wrap(call, attachment, record, aad, made, &envelope.wrapped));
     HPL_CHECK(envelope.wrapped.mechanism == mechanism);
     hpl_envelope_encode(&envelope, out);
-    return hpl_buf_check(out);
-}
-
-enum hpl_status hpl_kms_generate_on(struct hpl_call *call, struct hpl_attachment *attachment, enum hpl_purpose purpose, const struct hpl_key_record *record,
-                                    const struct hpl_context *context, size_t len, struct hpl_secret **secret, struct hpl_buf *out)
-{
-    struct hpl_secret *HPL_SECRET_AUTO made = NULL;
-    HPL_TRY(new_secret(call, attachment, len, &made));
-    HPL_TRY(hpl_kms_seal_on(call, attachment, purpose, record, context, made, out));
+    HPL_TRY(hpl_buf_check(out));
     *secret = made;
     made = NULL;
     return HPL_OK;
@@ -97,7 +91,7 @@ static void log_use(const struct hpl_call *call, const char *event, const struct
             HPL_S("request_id", call ? call->request_id : ""));
 }
 
-void hpl_kms_fill_ref(struct hpl_key_ref *ref, const struct hpl_attachment *attachment, const struct hpl_key_record *record, uint32_t version)
+static void fill_ref(struct hpl_key_ref *ref, const struct hpl_attachment *attachment, const struct hpl_key_record *record, uint32_t version)
 {
     if (!ref)
         return;
@@ -166,7 +160,7 @@ enum hpl_status hpl_kms_generate(struct hpl_kms *kms, struct hpl_call *call, enu
     HPL_TRY(key_to_use(call, attachment, key_id, &record));
     HPL_TRY(hpl_key_may_be_used(call, &record, HPL_OP_GENERATE, purpose, context));
     HPL_TRY(hpl_kms_generate_on(call, attachment, purpose, &record, context, len, secret, envelope));
-    hpl_kms_fill_ref(ref, attachment, &record, record.version);
+    fill_ref(ref, attachment, &record, record.version);
     log_use(call, "kms.generate", &record, record.version, purpose);
     return HPL_OK;
 }
@@ -193,7 +187,7 @@ enum hpl_status hpl_kms_decrypt(struct hpl_kms *kms, struct hpl_call *call, enum
         return hpl_fail(call, HPL_KEY_DESTROYED, "the key '%.80s' that sealed this was destroyed; another one has its id now", key_id);
     HPL_TRY(hpl_key_may_be_used(call, &record, HPL_OP_DECRYPT, purpose, context));
     HPL_TRY(hpl_kms_open_on(call, attachment, &record, &envelope, context, secret));
-    hpl_kms_fill_ref(ref, attachment, &record, envelope.version);
+    fill_ref(ref, attachment, &record, envelope.version);
     log_use(call, "kms.decrypt", &record, envelope.version, purpose);
     return HPL_OK;
 }

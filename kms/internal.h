@@ -69,9 +69,6 @@ typedef enum hpl_status hpl_key_change_fn(struct hpl_call *call, struct hpl_atta
 enum hpl_status hpl_kms_change_key(struct hpl_kms *kms, struct hpl_call *call, const char *key_id, hpl_key_change_fn *change, const void *argument,
                                    const char *event, json_t **metadata) HPL_MUST_USE;
 
-/* Appends the envelope of a secret (16 to 64 bytes) under the record's version. */
-enum hpl_status hpl_kms_seal_on(struct hpl_call *call, struct hpl_attachment *attachment, enum hpl_purpose purpose, const struct hpl_key_record *record,
-                                const struct hpl_context *context, const struct hpl_secret *secret, struct hpl_buf *envelope) HPL_MUST_USE;
 /* generate and decrypt on a given attachment; health and reconfigure use them too. */
 enum hpl_status hpl_kms_generate_on(struct hpl_call *call, struct hpl_attachment *attachment, enum hpl_purpose purpose, const struct hpl_key_record *record,
                                     const struct hpl_context *context, size_t len, struct hpl_secret **secret, struct hpl_buf *envelope) HPL_MUST_USE;
@@ -81,21 +78,6 @@ enum hpl_status hpl_kms_open_on(struct hpl_call *call, struct hpl_attachment *at
 /* A real round trip: of a data key under the default key, or the backend's own (its probe) while that key is not there, may not be used or has
  * a damaged record: that harms this key alone. Why a default key that is there does not serve is in *refusal, HPL_OK otherwise; refusal may be NULL. */
 enum hpl_status hpl_kms_prove(struct hpl_call *call, struct hpl_attachment *attachment, enum hpl_status *refusal) HPL_MUST_USE;
-
-/* ref may be NULL. */
-void hpl_kms_fill_ref(struct hpl_key_ref *ref, const struct hpl_attachment *attachment, const struct hpl_key_record *record, uint32_t version);
-
-/* The key that sealed an envelope: its attachment with a reference, its record and the purpose that its path has. Nothing is opened; the policy is not
- * asked. HPL_INVALID_CIPHERTEXT, HPL_KEY_UNAVAILABLE, HPL_KEY_DESTROYED. */
-struct hpl_sealer {
-    struct hpl_attachment *attachment;
-    struct hpl_key_record record;
-    struct hpl_envelope envelope;
-    enum hpl_purpose purpose;
-};
-enum hpl_status hpl_kms_find_sealer(struct hpl_kms *kms, struct hpl_call *call, struct hpl_bytes envelope, struct hpl_sealer *sealer) HPL_MUST_USE;
-void hpl_sealer_wipe(struct hpl_sealer *sealer);
-#define HPL_SEALER_AUTO HPL_CLEANUP(hpl_sealer_wipe)
 
 /* The id in use as the default key for these settings. */
 const char *hpl_kms_default_of(const struct hpl_kms_settings *settings);

@@ -117,11 +117,6 @@ enum hpl_status hpl_kms_generate(struct hpl_kms *kms, struct hpl_call *call, enu
 /* Disabled, pending and destroyed keys refuse; HPL_INVALID_CIPHERTEXT for anything forged or of another purpose or context. */
 enum hpl_status hpl_kms_decrypt(struct hpl_kms *kms, struct hpl_call *call, enum hpl_purpose purpose, struct hpl_bytes envelope,
                                 const struct hpl_context *context, struct hpl_secret **secret, struct hpl_key_ref *ref) HPL_MUST_USE;
-/* One envelope again, its purpose and context kept: under the current version of its key, or of key_id (may be NULL). An envelope of a keystore that
- * was active before comes under the key of the same id in the active one. The plaintext stays inside. Policies: Rewrap on both keys. Appends the new
- * envelope; the old one goes on opening. ref (may be NULL) is of the new one. HPL_NO_SUCH_KEY when the active keystore has no such key. */
-enum hpl_status hpl_kms_rewrap(struct hpl_kms *kms, struct hpl_call *call, struct hpl_bytes envelope, const struct hpl_context *context, const char *key_id,
-                               struct hpl_buf *out, struct hpl_key_ref *ref) HPL_MUST_USE;
 /* The id of the default key (what GetBucketEncryption and SSE-S3 answers show); the fallback name when none is configured. */
 void hpl_kms_default_key(struct hpl_kms *kms, char key_id[static HPL_KEY_ID_MAX + 1]);
 /* HPL_OK, HPL_NOT_CONFIGURED or HPL_NOT_RUNNING: a cheap early refusal. */
