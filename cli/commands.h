@@ -22,8 +22,10 @@ struct hpl_command {
 /* service.c */
 hpl_command_fn hpl_cli_status, hpl_cli_config, hpl_cli_configure, hpl_cli_service_act;
 /* keys.c */
-hpl_command_fn hpl_cli_keys_create, hpl_cli_keys_list, hpl_cli_keys_describe, hpl_cli_keys_act, hpl_cli_keys_delete, hpl_cli_keys_update,
-    hpl_cli_keys_tag, hpl_cli_keys_untag;
+hpl_command_fn hpl_cli_keys_create, hpl_cli_keys_list, hpl_cli_keys_describe, hpl_cli_keys_act, hpl_cli_keys_delete;
+/* key_settings.c */
+hpl_command_fn hpl_cli_keys_update, hpl_cli_keys_tag, hpl_cli_keys_untag, hpl_cli_keys_rotation, hpl_cli_keys_policy_get, hpl_cli_keys_policy_set,
+    hpl_cli_keys_policy_remove;
 /* data_keys.c */
 hpl_command_fn hpl_cli_data_key, hpl_cli_decrypt;
 /* files.c; these set up the client themselves, when they need the daemon */
@@ -59,5 +61,6 @@ const char *hpl_cli_text(const json_t *object, const char *name); /* "-" when it
 void hpl_cli_show_member(const char *name, const json_t *value, int indent);
 /* Every member so. */
 void hpl_cli_show_object(const json_t *object);
+hpl_show_fn hpl_cli_show_key; /* an answer with key_metadata */
 
 #endif

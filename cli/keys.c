@@ -5,13 +5,41 @@
 #include "base/codec.h"
 #include "cli/commands.h"
 
-/* What every key has on a line of its own first, then whatever else the daemon says of it. */
-static void show_key(const json_t *answer)
+static void show_versions(const json_t *versions)
 {
-    static const char *const first[][2] = {{"key_id", "key"}, {"description", "description"}, {"key_state", "state"}, {"current_version", "version"},
-                                           {"creation_date", "created"}, {"rotation_date", "rotated"}, {"deletion_date", "destroyed on"},
-                                           {"tags", "tags"}, {"objects", "objects"}};
-    static const char *const unsaid[] = {"enabled", "key_manager", "key_usage"};
+    size_t i;
+    json_t *version;
+    json_array_foreach((json_t *)versions, i, version)
+        printf("%-20s %lld, made %s\n", i ? "" : "versions", (long long)json_integer_value(json_object_get(version, "version")),
+               hpl_cli_text(version, "creation_date"));
+}
+
+/* "every 90 days or 1000 wraps, next 2026-…". */
+static void show_rotation(const json_t *metadata)
+{
+    long long days = json_integer_value(json_object_get(metadata, "rotation_period_days")),
+              wraps = json_integer_value(json_object_get(metadata, "rotation_max_wraps"));
+    if (!json_is_true(json_object_get(metadata, "rotation_enabled")))
+        return;
+    printf("%-20s every", "rotates by itself");
+    if (days)
+        printf(" %lld days", days);
+    if (wraps)
+        printf("%s %lld wraps", days ? " or" : "", wraps);
+    if (json_is_string(json_object_get(metadata, "next_rotation_date")))
+        printf(", next %s", hpl_cli_text(metadata, "next_rotation_date"));
+    puts(json_is_true(json_object_get(metadata, "rotation_due")) ? ", due now" : "");
+}
+
+/* What every key has on a line of its own first, then whatever else the daemon says of it. */
+void hpl_cli_show_key(const json_t *answer)
+{
+    static const char *const first[][2] = {{"key_id", "key"}, {"description", "description"}, {"key_state", "state"},
+                                           {"unavailable_reason", "why"}, {"deletion_date", "destroyed on"}, {"tags", "tags"},
+                                           {"objects", "objects that need it"}, {"has_policy", "has a policy"}};
+    static const char *const unsaid[] = {"enabled", "key_manager", "key_usage", "current_version", "creation_date", "rotation_date", "versions",
+                                         "rotation_enabled", "rotation_due", "rotation_due_reason", "rotation_period_days", "rotation_max_wraps",
+                                         "next_rotation_date"};
     const json_t *metadata = json_object_get(answer, "key_metadata");
     json_t *HPL_JSON_AUTO rest = json_copy((json_t *)metadata);
     for (size_t i = 0; i < HPL_COUNT(first); i++) {
@@ -20,6 +48,8 @@ static void show_key(const json_t *answer)
     }
     for (size_t i = 0; i < HPL_COUNT(unsaid); i++)
         json_object_del(rest, unsaid[i]);
+    show_versions(json_object_get(metadata, "versions"));
+    show_rotation(metadata);
     hpl_cli_show_object(rest);
     hpl_cli_show_member("impact", json_object_get(answer, "impact"), 0);
 }
@@ -46,7 +76,7 @@ enum hpl_exit hpl_cli_keys_create(const struct hpl_client *client, int argc, cha
         json_object_set_new(body, "Tags", json_object());
     if (name)
         json_object_set_new(json_object_get(body, "Tags"), "name", json_string(name));
-    return hpl_cli_ask_and_print(client, "POST", "kms/keys", "", body, show_key);
+    return hpl_cli_ask_and_print(client, "POST", "kms/keys", "", body, hpl_cli_show_key);
 }
 
 static void show_keys(const json_t *answer)
@@ -83,21 +113,37 @@ static enum hpl_exit all_pages(const struct hpl_client *client, const char *filt
 enum hpl_exit hpl_cli_keys_list(const struct hpl_client *client, int argc, char **argv)
 {
     json_t *HPL_JSON_AUTO all = json_array();
-    (void)argv;
-    if (argc > 1)
-        return hpl_cli_usage_error(client, "no arguments are taken");
-    enum hpl_exit code = all_pages(client, "", all);
+    static const struct option longs[] = {{"status", required_argument, NULL, 's'}, {0}};
+    struct hpl_buf filter = {0};
+    bool started = false;
+    hpl_buf_put_str(&filter, "");
+    for (int option; (option = hpl_cli_option(argc, argv, longs, &started)) != -1;) {
+        if (option != 's')
+            return hpl_cli_usage_error(client, "--status takes Enabled, Disabled, PendingDeletion or Destroyed");
+        hpl_buf_put_str(&filter, "&status=");
+        hpl_uri_put(&filter, hpl_bytes_str(optarg), false);
+    }
+    if (optind < argc)
+        return hpl_cli_usage_error(client, "only options are taken");
+    enum hpl_exit code = all_pages(client, filter.len ? hpl_buf_text(&filter) : "", all);
+    hpl_buf_wipe(&filter);
     return code == HPL_EXIT_DONE ? hpl_cli_print(client, json_pack("{s:O}", "keys", all), show_keys) : code;
 }
 
 enum hpl_exit hpl_cli_keys_describe(const struct hpl_client *client, int argc, char **argv)
 {
+    static const struct option longs[] = {{"impact", no_argument, NULL, 'i'}, {0}};
     struct hpl_buf path = {0};
-    if (argc != 2 || !*argv[1])
+    const char *query = "";
+    bool started = false;
+    for (int option; (option = hpl_cli_option(argc, argv, longs, &started)) != -1; query = "impact=true")
+        if (option != 'i')
+            return hpl_cli_usage_error(client, "an option is not understood");
+    if (optind + 1 != argc || !*argv[optind])
         return hpl_cli_usage_error(client, "one key id is wanted");
     hpl_buf_put_str(&path, "kms/keys/");
-    hpl_uri_put(&path, hpl_bytes_str(argv[1]), false);
-    enum hpl_exit code = hpl_cli_ask_and_print(client, "GET", hpl_buf_text(&path), "", NULL, show_key);
+    hpl_uri_put(&path, hpl_bytes_str(argv[optind]), false);
+    enum hpl_exit code = hpl_cli_ask_and_print(client, "GET", hpl_buf_text(&path), query, NULL, hpl_cli_show_key);
     hpl_buf_wipe(&path);
     return code;
 }
@@ -107,59 +153,47 @@ enum hpl_exit hpl_cli_keys_act(const struct hpl_client *client, int argc, char *
     if (argc != 2)
         return hpl_cli_usage_error(client, "one key id is wanted");
     json_t *HPL_JSON_AUTO body = json_pack("{s:s}", "key_id", argv[1]);
-    return hpl_cli_ask_and_print(client, "POST", client->command->route, "", body, show_key);
+    return hpl_cli_ask_and_print(client, "POST", client->command->route, "", body, hpl_cli_show_key);
 }
 
 static void show_deletion(const json_t *answer)
 {
-    show_key(answer);
+    hpl_cli_show_key(answer);
     printf("\nEvery use of it is refused from now on. Until that day 'hardplate keys cancel-deletion %s' takes it back.\n", hpl_cli_text(answer, "key_id"));
+}
+
+static void show_destruction(const json_t *answer)
+{
+    hpl_cli_show_key(answer);
+    printf("\nDestroyed: what it sealed is lost.\n");
+}
+
+/* The id a second time, since nothing takes this back. */
+static bool is_confirmed(json_t *body, const char *key_id, const char *confirmed)
+{
+    json_object_set_new(body, "force_immediate", json_true());
+    json_object_set_new(body, "confirm_key_id", json_string(key_id));
+    return confirmed && strcmp(key_id, confirmed) == 0;
 }
 
 enum hpl_exit hpl_cli_keys_delete(const struct hpl_client *client, int argc, char **argv)
 {
-    static const struct option longs[] = {{"days", required_argument, NULL, 'd'}, {0}};
+    static const struct option longs[] = {{"days", required_argument, NULL, 'd'}, {"now", no_argument, NULL, 'n'},
+                                          {"confirm", required_argument, NULL, 'c'}, {0}};
     json_t *HPL_JSON_AUTO body = json_object();
-    bool started = false;
+    const char *confirmed = NULL;
+    bool started = false, is_now = false;
     for (int option; (option = hpl_cli_option(argc, argv, longs, &started)) != -1;)
-        if (option != 'd' || !hpl_cli_add_number(body, "pending_window_in_days", optarg, 7, 30))
-            return hpl_cli_usage_error(client, "--days takes a number from 7 to 30");
+        if (option == 'n')
+            is_now = true;
+        else if (option == 'c')
+            confirmed = optarg;
+        else if (option != 'd' || !hpl_cli_add_number(body, "pending_window_in_days", optarg, 7, 30))
+            return hpl_cli_usage_error(client, option == 'd' ? "--days takes a number from 7 to 30" : "an option is not understood");
     if (optind + 1 != argc)
         return hpl_cli_usage_error(client, "one key id is wanted");
+    if (is_now && !is_confirmed(body, argv[optind], confirmed))
+        return hpl_cli_usage_error(client, "--now cannot be taken back: give the same id with --confirm too");
     json_object_set_new(body, "key_id", json_string(argv[optind]));
-    return hpl_cli_ask_and_print(client, "DELETE", "kms/keys/delete", "", body, show_deletion);
-}
-
-enum hpl_exit hpl_cli_keys_update(const struct hpl_client *client, int argc, char **argv)
-{
-    static const struct option longs[] = {{"description", required_argument, NULL, 'd'}, {0}};
-    const char *description = NULL;
-    bool started = false;
-    for (int option; (option = hpl_cli_option(argc, argv, longs, &started)) != -1;)
-        description = option == 'd' ? optarg : NULL;
-    if (optind + 1 != argc || !description)
-        return hpl_cli_usage_error(client, "one key id and --description are wanted");
-    json_t *HPL_JSON_AUTO body = json_pack("{s:s, s:s}", "key_id", argv[optind], "description", description);
-    return hpl_cli_ask_and_print(client, "POST", "kms/keys/update-description", "", body, show_key);
-}
-
-enum hpl_exit hpl_cli_keys_tag(const struct hpl_client *client, int argc, char **argv)
-{
-    if (argc < 3)
-        return hpl_cli_usage_error(client, "one key id and at least one NAME=VALUE are wanted");
-    json_t *HPL_JSON_AUTO body = json_pack("{s:s}", "key_id", argv[1]);
-    for (int i = 2; i < argc; i++)
-        if (!hpl_cli_add_pair(body, "tags", argv[i]))
-            return hpl_cli_usage_error(client, "a tag is written NAME=VALUE, each name once");
-    return hpl_cli_ask_and_print(client, "POST", "kms/keys/tag", "", body, show_key);
-}
-
-enum hpl_exit hpl_cli_keys_untag(const struct hpl_client *client, int argc, char **argv)
-{
-    if (argc < 3)
-        return hpl_cli_usage_error(client, "one key id and at least one tag's name are wanted");
-    json_t *HPL_JSON_AUTO body = json_pack("{s:s, s:[]}", "key_id", argv[1], "tag_keys");
-    for (int i = 2; i < argc; i++)
-        json_array_append_new(json_object_get(body, "tag_keys"), json_string(argv[i]));
-    return hpl_cli_ask_and_print(client, "POST", "kms/keys/untag", "", body, show_key);
+    return hpl_cli_ask_and_print(client, "DELETE", "kms/keys/delete", "", body, is_now ? show_destruction : show_deletion);
 }

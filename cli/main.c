@@ -24,13 +24,23 @@ static const struct hpl_command commands[] = {
 
     {.help = "Master keys"},
     {"keys create", hpl_cli_keys_create, NULL, false, "[--description TEXT] [--tag N=V]... [NAME]", "make one; without NAME its id is a UUID", NULL},
-    {"keys list", hpl_cli_keys_list, NULL, false, "", "all of them", NULL},
-    {"keys describe", hpl_cli_keys_describe, NULL, false, "ID", "all about one, and how many objects need it", NULL},
+    {"keys list", hpl_cli_keys_list, NULL, false, "[--status STATE]", "all of them, or those in one state", NULL},
+    {"keys describe", hpl_cli_keys_describe, NULL, false, "[--impact] ID", "all about one; with --impact what depends on it", NULL},
+    {"keys update", hpl_cli_keys_update, NULL, false, "--description TEXT ID", "describe it anew", NULL},
+    {"keys tag", hpl_cli_keys_tag, NULL, false, "ID NAME=VALUE...", "add tags, or change them", NULL},
+    {"keys untag", hpl_cli_keys_untag, NULL, false, "ID NAME...", "take tags away", NULL},
     {"keys enable", hpl_cli_keys_act, "kms/keys/enable", false, "ID", "let it be used again", NULL},
     {"keys disable", hpl_cli_keys_act, "kms/keys/disable", false, "ID", "refuse every use, reading what it sealed too", NULL},
     {"keys rotate", hpl_cli_keys_act, "kms/keys/rotate", false, "ID", "wrap under a new version from now on; older ones still unwrap", NULL},
-    {"keys delete", hpl_cli_keys_delete, NULL, false, "[--days N] ID", "destroy it in N days (7 to 30; 30 unless said)",
-     "Refuses every use at once; until the day 'keys cancel-deletion' takes it back. Destroyed, what it sealed is lost."},
+    {"keys rotation", hpl_cli_keys_rotation, NULL, false, "[--days N] [--wraps N] | --off ID", "let it rotate by itself, by age or by number of wraps", NULL},
+    {"keys policy get", hpl_cli_keys_policy_get, NULL, false, "ID", "who may use it, for what, with which context", NULL},
+    {"keys policy set", hpl_cli_keys_policy_set, NULL, false, "ID FILE|-", "replace its policy",
+     "FILE holds what 'keys policy get' prints: {\"grants\": [{\"principals\": [\"role:objects\"], \"operations\": [\"*\"]}]}; docs/admin-api.md, \"A key's policy\".\n"
+     "Every use that no grant fits is refused, your own too; an administrator can always change the policy."},
+    {"keys policy remove", hpl_cli_keys_policy_remove, NULL, false, "ID", "let the account's rules alone decide again", NULL},
+    {"keys delete", hpl_cli_keys_delete, NULL, false, "[--days N | --now --confirm ID] ID", "destroy it in N days (7 to 30; 30 unless said)",
+     "Refuses every use at once; until the day 'keys cancel-deletion' takes it back. Destroyed, what it sealed is lost.\n"
+     "--now destroys it this moment, where the daemon's file has allow_immediate_deletion and no object needs it."},
     {"keys cancel-deletion", hpl_cli_keys_act, "kms/keys/cancel-deletion", false, "ID", "keep it after all", NULL},
 
     {.help = "Data keys"},

@@ -54,7 +54,11 @@ static void show_array(const char *name, const json_t *array, int indent)
     json_t *value;
     json_array_foreach((json_t *)array, i, value)
         is_plain = is_plain && json_is_string(value);
-    printf("%*s%-*s", indent, "", NAME_WIDTH - indent, name);
+    printf("%*s", indent, "");
+    if (is_plain)
+        printf("%-*s", NAME_WIDTH - indent, name);
+    else
+        printf("%s", name);
     json_array_foreach((json_t *)array, i, value)
         if (is_plain)
             printf(" %s", json_string_value(value));

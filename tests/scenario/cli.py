@@ -52,6 +52,44 @@ class Keys(Cli):
         listed = [line.split() for line in self.cli("keys", "list").splitlines() if line.startswith("orders")]
         self.assertEqual(listed[0][:3], ["orders", "Enabled", "2"])
 
+    def test_a_key_is_described_tagged_and_rotated_by_itself(self):
+        self.cli("keys", "create", "invoices")
+        self.assertIn("of the shop", self.cli("keys", "update", "invoices", "--description", "of the shop"))
+        self.cli("keys", "tag", "invoices", "team=red", "cost=7")
+        self.assertEqual(self.answer("keys", "untag", "invoices", "cost")["key_metadata"]["tags"].get("team"), "red")
+        self.assertNotIn("cost", self.answer("keys", "describe", "invoices")["key_metadata"]["tags"])
+        rotated = self.answer("keys", "rotation", "invoices", "--days", "90", "--wraps", "1000000")["key_metadata"]
+        self.assertEqual((rotated["rotation_enabled"], rotated["rotation_period_days"], rotated["rotation_max_wraps"]), (True, 90, 1000000))
+        self.assertFalse(self.answer("keys", "rotation", "invoices", "--off")["key_metadata"]["rotation_enabled"])
+        for args in (["invoices"], ["invoices", "--days", "0"], ["invoices", "--off", "--days", "3"], ["--days", "3"]):
+            self.cli("keys", "rotation", *args, wanted=2)
+        for args in (["tag", "invoices"], ["tag", "invoices", "x"], ["untag", "invoices"], ["update", "invoices"]):
+            self.cli("keys", *args, wanted=2)
+        self.cli("keys", "disable", "invoices")
+        self.cli("keys", "create", "letters")
+        self.assertEqual([key["key_id"] for key in self.answer("keys", "list", "--status", "Disabled")["keys"]], ["invoices"])
+        self.assertIn("completeness", self.cli("keys", "describe", "--impact", "letters"))
+
+    def test_a_policy_goes_in_as_it_comes_out(self):
+        self.cli("keys", "create", "guarded")
+        self.assertIn("none", self.cli("keys", "policy", "get", "guarded"))
+        self.cli("keys", "policy", "set", "guarded", "-", stdin='{"grants": [{"principals": ["somebody"], "operations": ["Decrypt"]}]}')
+        self.assertIn("guarded", self.cli("data-key", "--key", "guarded", wanted=3))
+        said = self.cli("keys", "policy", "get", "guarded")
+        self.assertEqual(json.loads(said)["grants"][0]["principals"], ["somebody"])
+        self.cli("keys", "policy", "set", "guarded", "-", stdin=said)
+        self.assertEqual(self.cli("keys", "policy", "get", "guarded"), said)
+        self.cli("keys", "policy", "set", "guarded", "-", stdin='{"grants": 1}', wanted=1)
+        self.cli("keys", "policy", "remove", "guarded")
+        self.cli("data-key", "--key", "guarded")
+
+    def test_destroying_at_once_wants_the_id_twice_and_the_daemons_leave(self):
+        self.cli("keys", "create", "short")
+        self.cli("keys", "delete", "short", "--now", wanted=2)
+        self.cli("keys", "delete", "short", "--now", "--confirm", "shorter", wanted=2)
+        self.assertIn("allow_immediate_deletion", self.cli("keys", "delete", "short", "--now", "--confirm", "short", wanted=1))
+        self.cli("data-key", "--key", "short")
+
     def test_refusals_name_what_to_do(self):
         self.assertIn("NotFound", self.cli("keys", "disable", "nobody", wanted=1))
         self.cli("keys", "create", "twice")
