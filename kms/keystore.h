@@ -80,6 +80,11 @@ struct hpl_keystore_ops {
 
     /* Facts for status: a new JSON object (the caller's): mechanism, token label, IV mode … no secrets. */
     json_t *(*describe)(struct hpl_keystore *keystore);
+
+    /* Whether material that somebody else made waits under this key id, to be taken over by the first record_put for it. NULL: never. */
+    enum hpl_status (*has_material)(struct hpl_keystore *keystore, struct hpl_call *call, const char *key_id, bool *out);
+    /* Keys here cannot be disabled (HPL_NOT_IMPLEMENTED); enabling one makes sure that it is there. */
+    bool cannot_disable;
 };
 
 struct hpl_keystore {
@@ -97,12 +102,27 @@ struct hpl_token_option {
     const char *init_reserved; /* for C_Initialize, where a module wants it (NSS, YubiHSM); NULL: nothing */
 };
 
+/* A Vault or OpenBao server as the local file names it. Files are read again at every login. Credentials from files go to its own address only. */
+struct hpl_vault_option {
+    const char *name;            /* what "vault" in a configure body names; without it the option of the same address counts */
+    const char *address;         /* https://host:port; NULL: any (then only the certificates below apply) */
+    const char *ca_file;         /* PEM: who may sign the server's certificate, in place of the system's */
+    const char *certificate, *key; /* PEM: the client certificate; both or none */
+    const char *token_file;
+    const char *role_id, *secret_id_file; /* AppRole */
+    const char *role, *jwt_file; /* Kubernetes; NULL jwt_file: where a pod has it */
+    const char *auth_mount;      /* NULL: "approle", "kubernetes" */
+    bool allow_http;             /* plain HTTP to another machine, in so many words */
+};
+
 struct hpl_backend_env {
     const char *state_dir;
     const char *const *key_dir_roots; /* folders under which key_dir may lie; the state folder always may */
     size_t num_key_dir_roots;
     const struct hpl_token_option *tokens;
     size_t num_tokens;
+    const struct hpl_vault_option *vaults;
+    size_t num_vaults;
     const struct hpl_secret *root;    /* the root secret */
     struct hpl_catalog *catalog;      /* for backends that cannot keep records themselves */
     bool is_dev;
@@ -124,6 +144,9 @@ struct hpl_backend {
     json_t *(*summary)(const json_t *config, const struct hpl_backend_env *env);
     /* Names of top-level members that hold secrets: persisted sealed, never shown; NULL-terminated; may be NULL. */
     const char *const *secret_fields;
+    /* Names of top-level members that say where those secrets are sent: a reconfigure that changes one must bring the secrets itself.
+     * NULL-terminated; may be NULL. */
+    const char *const *bound_fields;
 };
 
 #endif

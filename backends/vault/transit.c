@@ -1,0 +1,305 @@
+/* Key versions in the transit engine. Any thread; blocks on Vault. A data key crosses only as base64 in locked memory and in libcurl's own buffers,
+ * which are wiped when they are given back. */
+#include "backends/vault/internal.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <openssl/evp.h>
+
+#include "base/codec.h"
+
+#define MAX_PATH 640u
+#define KEY_TYPE "aes256-gcm96"
+#define NO_TYPE "never-made-by-encrypting" /* encrypt makes a missing key of this type: refused. An existing key ignores it */
+#define NONCE_AND_TAG 28u
+#define MAX_BODY 2048u
+
+static void key_path(char out[static MAX_PATH], const struct hpl_vault *vault, const char *verb, const char *name, const char *tail)
+{
+    snprintf(out, MAX_PATH, "%s/%s/%s%s", vault->settings.mount, verb, name, tail);
+}
+
+static enum hpl_status invalid(struct hpl_call *call)
+{
+    return hpl_fail(call, HPL_INVALID_CIPHERTEXT, "%s", hpl_status_row(HPL_INVALID_CIPHERTEXT)->text);
+}
+
+/* --- a transit key -------------------------------------------------------------------------------------------------------- */
+
+static enum hpl_status no_engine(struct hpl_call *call, const struct hpl_vault *vault)
+{
+    return hpl_fail(call, HPL_BACKEND, "no transit engine is mounted at '%.80s': vault secrets enable -path=%.80s transit, or set 'mount_path'", vault->settings.mount,
+                    vault->settings.mount);
+}
+
+static enum hpl_status read_key(struct hpl_call *call, const char *name, const json_t *data, uint32_t *latest)
+{
+    const char *type = json_string_value(json_object_get(data, "type"));
+    int64_t number = 0;
+    if (!type || strcmp(type, KEY_TYPE) != 0)
+        return hpl_fail(call, HPL_INVALID_CONFIGURATION, "the transit key '%.80s' is of type %.40s; keys here are " KEY_TYPE, name, type ? type : "unknown");
+    if (json_is_true(json_object_get(data, "derived")))
+        return hpl_fail(call, HPL_INVALID_CONFIGURATION, "the transit key '%.80s' is a derived one; make one with derived=false", name);
+    if (json_is_true(json_object_get(data, "soft_deleted")))
+        return hpl_fail(call, HPL_KEY_UNAVAILABLE, "the transit key '%.80s' is soft-deleted in Vault; have it restored", name);
+    if (hpl_json_int(NULL, data, "latest_version", 1, UINT32_MAX, &number) != HPL_OK || !number)
+        return hpl_fail(call, HPL_BACKEND, "Vault's answer about the transit key '%.80s' is not what it should be", name);
+    *latest = (uint32_t)number;
+    return HPL_OK;
+}
+
+enum hpl_status hpl_vault_transit_read(struct hpl_call *call, struct hpl_vault *vault, const char *name, uint32_t *latest)
+{
+    char path[MAX_PATH];
+    struct hpl_vault_answer HPL_VAULT_ANSWER_AUTO answer = {0};
+    json_t *HPL_JSON_AUTO root = NULL;
+    *latest = 0;
+    key_path(path, vault, "keys", name, "");
+    struct hpl_vault_request request = {.method = "GET", .path = path};
+    HPL_TRY(hpl_vault_ask(call, vault->session, &request, &answer));
+    if (answer.code == 404)
+        return hpl_vault_answer_says(&answer, "no handler for route") ? no_engine(call, vault) : HPL_OK;
+    if (!hpl_vault_answer_is_ok(&answer))
+        return hpl_vault_refused(call, vault->http, &request, &answer, "reading a transit key");
+    HPL_TRY(hpl_vault_answer_json(call, &answer, &root));
+    return read_key(call, name, json_object_get(root, "data"), latest);
+}
+
+/* POST without an answer that matters. */
+static enum hpl_status post(struct hpl_call *call, struct hpl_vault *vault, const char *name, const char *tail, const char *body, const char *what)
+{
+    char path[MAX_PATH];
+    struct hpl_vault_answer HPL_VAULT_ANSWER_AUTO answer = {0};
+    key_path(path, vault, "keys", name, tail);
+    struct hpl_vault_request request = {.method = "POST", .path = path, .body = hpl_bytes_str(body)};
+    HPL_TRY(hpl_vault_ask(call, vault->session, &request, &answer));
+    if (hpl_vault_answer_is_ok(&answer))
+        return HPL_OK;
+    if (answer.code == 403 && !*tail)
+        return hpl_fail(call, HPL_KEY_UNAVAILABLE, "Vault's policy does not let us make the transit key '%.60s'; have it made: vault write %.60s/keys/%.60s type=" KEY_TYPE, name,
+                        vault->settings.mount, name);
+    if (answer.code == 404 && hpl_vault_answer_says(&answer, "no handler for route"))
+        return no_engine(call, vault);
+    return hpl_vault_refused(call, vault->http, &request, &answer, what);
+}
+
+static bool is_destroyed(const struct hpl_vault_place *place, uint32_t version)
+{
+    size_t i;
+    json_t *number;
+    json_array_foreach(place->destroyed, i, number)
+        if (json_integer_value(number) == (json_int_t)version)
+            return true;
+    return false;
+}
+
+static enum hpl_status gone(struct hpl_call *call, const struct hpl_vault *vault, const struct hpl_vault_place *place, uint32_t version)
+{
+    return hpl_fail(call, HPL_KEY_UNAVAILABLE, "version %" PRIu32 " of the transit key '%.80s' is not in Vault's '%.60s' (or below its min_decryption_version)", version + place->base - 1,
+                    place->name, vault->settings.mount);
+}
+
+enum hpl_status hpl_vault_create_version(struct hpl_keystore *keystore, struct hpl_call *call, const uint8_t uid[static HPL_KEY_UID_LEN], uint32_t version)
+{
+    struct hpl_vault *vault = hpl_vault_of(keystore);
+    struct hpl_vault_place HPL_VAULT_PLACE_AUTO place = {0};
+    uint32_t latest;
+    HPL_TRY(hpl_vault_place_get(call, vault, uid, true, &place));
+    if (version > UINT32_MAX - place.base)
+        return hpl_fail(call, HPL_INVALID_REQUEST, "no key has so many versions");
+    HPL_TRY(hpl_vault_transit_read(call, vault, place.name, &latest));
+    if (!latest && (version > 1 || !place.is_ours))
+        return gone(call, vault, &place, version);
+    if (!latest)
+        HPL_TRY(post(call, vault, place.name, "", "{\"type\":\"" KEY_TYPE "\"}", "making a transit key"));
+    for (uint32_t have = latest ? latest : 1; have < version + place.base - 1; have++)
+        HPL_TRY(post(call, vault, place.name, "/rotate", "{}", "rotating a transit key"));
+    return HPL_OK;
+}
+
+/* --- destroying ----------------------------------------------------------------------------------------------------------- */
+
+static enum hpl_status delete_key(struct hpl_call *call, struct hpl_vault *vault, const char *name)
+{
+    char path[MAX_PATH];
+    struct hpl_vault_answer HPL_VAULT_ANSWER_AUTO answer = {0};
+    HPL_TRY(post(call, vault, name, "/config", "{\"deletion_allowed\":true}", "allowing the deletion of a transit key"));
+    key_path(path, vault, "keys", name, "");
+    struct hpl_vault_request request = {.method = "DELETE", .path = path};
+    HPL_TRY(hpl_vault_ask(call, vault->session, &request, &answer));
+    if (hpl_vault_answer_is_ok(&answer) || hpl_vault_answer_says(&answer, "not found"))
+        return HPL_OK;
+    return hpl_vault_refused(call, vault->http, &request, &answer, "deleting a transit key");
+}
+
+/* Transit deletes whole keys only: a version is written down as destroyed, and the key goes with the last of them when we made it. */
+enum hpl_status hpl_vault_destroy_version(struct hpl_keystore *keystore, struct hpl_call *call, const uint8_t uid[static HPL_KEY_UID_LEN], uint32_t version)
+{
+    struct hpl_vault *vault = hpl_vault_of(keystore);
+    struct hpl_vault_place HPL_VAULT_PLACE_AUTO place = {0};
+    uint32_t latest;
+    HPL_TRY(hpl_vault_place_get(call, vault, uid, false, &place));
+    HPL_TRY(hpl_vault_transit_read(call, vault, place.name, &latest));
+    if (!latest)
+        return place.revision ? hpl_vault_place_remove(call, vault, uid) : HPL_OK;
+    uint32_t count = latest >= place.base ? latest - place.base + 1 : 0;
+    if (version < 1 || version > count)
+        return HPL_OK;
+    if (!is_destroyed(&place, version)) {
+        json_array_append_new(place.destroyed, json_integer(version));
+        HPL_TRY(hpl_vault_place_put(call, vault, uid, &place));
+    }
+    if (json_array_size(place.destroyed) < count || !place.is_ours)
+        return HPL_OK;
+    HPL_TRY(delete_key(call, vault, place.name));
+    return hpl_vault_place_remove(call, vault, uid);
+}
+
+/* --- wrap ------------------------------------------------------------------------------------------------------------------ */
+
+static enum hpl_status ready(struct hpl_call *call, struct hpl_vault *vault, const uint8_t *uid, uint32_t version, struct hpl_vault_place *place)
+{
+    HPL_TRY(hpl_vault_place_get(call, vault, uid, true, place));
+    if (version < 1 || version > UINT32_MAX - place->base || is_destroyed(place, version))
+        return gone(call, vault, place, version);
+    return HPL_OK;
+}
+
+/* Base64 of bytes into locked memory; out has room for it and a NUL. */
+static void put_base64(char *out, const uint8_t *bytes, size_t len)
+{
+    HPL_CHECK(EVP_EncodeBlock((unsigned char *)out, bytes, (int)len) == (int)((len + 2) / 3 * 4));
+}
+
+/* Sends body to MOUNT/verb/NAME. The answer comes back in locked memory. */
+static enum hpl_status ask_transit(struct hpl_call *call, struct hpl_vault *vault, const char *verb, const char *name, const struct hpl_secret *body,
+                                   struct hpl_vault_answer *answer, json_t **root)
+{
+    char path[MAX_PATH];
+    key_path(path, vault, verb, name, "");
+    struct hpl_vault_request request = {.method = "POST", .path = path, .body = hpl_bytes(body->bytes, strlen((const char *)body->bytes))};
+    answer->secret = hpl_secret_new(MAX_BODY);
+    if (!answer->secret)
+        return hpl_fail(call, HPL_NO_MEMORY, "the secret region is full");
+    HPL_TRY(hpl_vault_ask(call, vault->session, &request, answer));
+    if (answer->code == 400)
+        return HPL_OK; /* the caller knows which of its questions was wrong */
+    if (answer->code == 404 && hpl_vault_answer_says(answer, "no handler for route"))
+        return no_engine(call, vault);
+    if (!hpl_vault_answer_is_ok(answer))
+        return hpl_vault_refused(call, vault->http, &request, answer, *verb == 'e' ? "wrapping a data key" : "unwrapping a data key");
+    return hpl_vault_answer_json(call, answer, root);
+}
+
+enum hpl_status hpl_vault_read_wrapped(struct hpl_call *call, const json_t *answer, uint32_t version, size_t secret_len, struct hpl_wrapped *out)
+{
+    char prefix[32];
+    struct hpl_buf bytes = {.max = sizeof out->ct};
+    const char *text = json_string_value(json_object_get(json_object_get(answer, "data"), "ciphertext"));
+    size_t prefix_len = (size_t)snprintf(prefix, sizeof prefix, "vault:v%" PRIu32 ":", version);
+    bool is_right = text && strncmp(text, prefix, prefix_len) == 0 && hpl_base64_decode(&bytes, text + prefix_len, strlen(text) - prefix_len) &&
+                    bytes.len == secret_len + NONCE_AND_TAG && hpl_buf_check(&bytes) == HPL_OK;
+    if (is_right) {
+        *out = (struct hpl_wrapped){.mechanism = HPL_MECH_TRANSIT, .ct_len = (uint16_t)bytes.len};
+        memcpy(out->ct, bytes.data, bytes.len);
+    }
+    hpl_buf_wipe(&bytes);
+    return is_right ? HPL_OK : hpl_fail(call, HPL_BACKEND, "Vault's ciphertext is not one of this key version and this length");
+}
+
+/* Vault's reasons for 400 that are about the key and not about what was asked with it. */
+static bool is_about_the_key(const struct hpl_vault_answer *answer)
+{
+    static const char *const reasons[] = {"key not found", "unknown key type", "version", "soft deleted", "soft-deleted"};
+    for (size_t i = 0; i < HPL_COUNT(reasons); i++)
+        if (hpl_vault_answer_says(answer, reasons[i]))
+            return true;
+    return false;
+}
+
+static struct hpl_secret *wrap_body(const struct hpl_secret *secret, const uint8_t *aad, uint32_t version)
+{
+    char aad64[HPL_WRAP_AAD_LEN * 2];
+    struct hpl_secret *HPL_SECRET_AUTO text = hpl_secret_new(128);
+    struct hpl_secret *body = hpl_secret_new(512);
+    if (!text || !body) {
+        hpl_secret_free(body);
+        return NULL;
+    }
+    put_base64((char *)text->bytes, secret->bytes, secret->len);
+    put_base64(aad64, aad, HPL_WRAP_AAD_LEN);
+    snprintf((char *)body->bytes, body->len, "{\"plaintext\":\"%s\",\"associated_data\":\"%s\",\"key_version\":%" PRIu32 ",\"type\":\"" NO_TYPE "\"}",
+             (const char *)text->bytes, aad64, version);
+    return body;
+}
+
+enum hpl_status hpl_vault_wrap(struct hpl_keystore *keystore, struct hpl_call *call, const uint8_t uid[static HPL_KEY_UID_LEN], uint32_t version,
+                               const uint8_t aad[static HPL_WRAP_AAD_LEN], const struct hpl_secret *secret, struct hpl_wrapped *out)
+{
+    struct hpl_vault *vault = hpl_vault_of(keystore);
+    struct hpl_vault_place HPL_VAULT_PLACE_AUTO place = {0};
+    struct hpl_vault_answer HPL_VAULT_ANSWER_AUTO answer = {0};
+    json_t *HPL_JSON_AUTO root = NULL;
+    HPL_CHECK(secret->len >= 16 && secret->len <= 64);
+    HPL_TRY(ready(call, vault, uid, version, &place));
+    uint32_t transit_version = version + place.base - 1;
+    struct hpl_secret *HPL_SECRET_AUTO body = wrap_body(secret, aad, transit_version);
+    if (!body)
+        return hpl_fail(call, HPL_NO_MEMORY, "the secret region is full");
+    HPL_TRY(ask_transit(call, vault, "encrypt", place.name, body, &answer, &root));
+    if (root)
+        return hpl_vault_read_wrapped(call, root, transit_version, secret->len, out);
+    if (is_about_the_key(&answer))
+        return gone(call, vault, &place, version);
+    const struct hpl_vault_request request = {.method = "POST", .path = "encrypt"};
+    return hpl_vault_refused(call, vault->http, &request, &answer, "wrapping a data key");
+}
+
+/* --- unwrap ---------------------------------------------------------------------------------------------------------------- */
+
+static struct hpl_secret *unwrap_body(const struct hpl_wrapped *wrapped, const uint8_t *aad, uint32_t version)
+{
+    char aad64[HPL_WRAP_AAD_LEN * 2], ct64[160];
+    struct hpl_secret *body = hpl_secret_new(512);
+    if (!body)
+        return NULL;
+    put_base64(aad64, aad, HPL_WRAP_AAD_LEN);
+    put_base64(ct64, wrapped->ct, wrapped->ct_len);
+    snprintf((char *)body->bytes, body->len, "{\"ciphertext\":\"vault:v%" PRIu32 ":%s\",\"associated_data\":\"%s\"}", version, ct64, aad64);
+    return body;
+}
+
+static enum hpl_status read_opened(struct hpl_call *call, const json_t *root, size_t len, struct hpl_secret **out)
+{
+    const json_t *text = json_object_get(json_object_get(root, "data"), "plaintext");
+    struct hpl_secret *opened = hpl_secret_new(len);
+    if (!opened)
+        return hpl_fail(call, HPL_NO_MEMORY, "the secret region is full");
+    if (json_is_string(text) && hpl_base64_decode_exact(opened->bytes, len, json_string_value(text), json_string_length(text))) {
+        *out = opened;
+        return HPL_OK;
+    }
+    hpl_secret_free(opened);
+    return hpl_fail(call, HPL_BACKEND, "Vault's plaintext is not of the length that was wrapped");
+}
+
+enum hpl_status hpl_vault_unwrap(struct hpl_keystore *keystore, struct hpl_call *call, const uint8_t uid[static HPL_KEY_UID_LEN], uint32_t version,
+                                 const uint8_t aad[static HPL_WRAP_AAD_LEN], const struct hpl_wrapped *wrapped, struct hpl_secret **out)
+{
+    struct hpl_vault *vault = hpl_vault_of(keystore);
+    struct hpl_vault_place HPL_VAULT_PLACE_AUTO place = {0};
+    struct hpl_vault_answer HPL_VAULT_ANSWER_AUTO answer = {0};
+    json_t *HPL_JSON_AUTO root = NULL;
+    *out = NULL;
+    if (wrapped->mechanism != HPL_MECH_TRANSIT || wrapped->iv_len || wrapped->ct_len < 16 + NONCE_AND_TAG || wrapped->ct_len > 64 + NONCE_AND_TAG)
+        return invalid(call);
+    HPL_TRY(ready(call, vault, uid, version, &place));
+    struct hpl_secret *HPL_SECRET_AUTO body = unwrap_body(wrapped, aad, version + place.base - 1);
+    if (!body)
+        return hpl_fail(call, HPL_NO_MEMORY, "the secret region is full");
+    HPL_TRY(ask_transit(call, vault, "decrypt", place.name, body, &answer, &root));
+    if (root)
+        return read_opened(call, root, wrapped->ct_len - NONCE_AND_TAG, out);
+    return is_about_the_key(&answer) ? gone(call, vault, &place, version) : invalid(call);
+}
