@@ -8,6 +8,7 @@
 
 #include "base/clock.h"
 #include "base/codec.h"
+#include "base/log.h"
 
 #define ROW_TYPE "attachment"
 #define PAGE 500u
@@ -163,8 +164,8 @@ void hpl_attachment_clear_cache(struct hpl_attachment *attachment)
     pthread_mutex_unlock(&attachment->lock);
 }
 
-enum hpl_status hpl_attachment_record(struct hpl_call *call, struct hpl_attachment *attachment, const char *key_id, bool may_be_cached,
-                                      struct hpl_key_record *record, uint64_t *revision)
+enum hpl_status hpl_attachment_kept_record(struct hpl_call *call, struct hpl_attachment *attachment, const char *key_id, bool may_be_cached,
+                                           struct hpl_key_record *record, uint64_t *revision)
 {
     struct hpl_buf content = {0};
     uint64_t found = 0;
@@ -196,6 +197,39 @@ enum hpl_status hpl_attachment_put(struct hpl_call *call, struct hpl_attachment 
         forget(attachment, record->key_id);
     hpl_buf_wipe(&content);
     return status;
+}
+
+/* A key that somebody made in the backend itself gets its record when it is first asked for. */
+static enum hpl_status take_over(struct hpl_call *call, struct hpl_attachment *attachment, const char *key_id, struct hpl_key_record *record, uint64_t *revision)
+{
+    const struct hpl_key_create create = {.key_id = key_id, .description = "made in the backend, taken over on first use", .created_by = "hardplate"};
+    struct hpl_call sub = call ? *call : (struct hpl_call){0};
+    bool is_there = false;
+    HPL_TRY(attachment->keystore->ops->has_material(attachment->keystore, call, key_id, &is_there));
+    if (!is_there || hpl_record_init(record, &create, key_id) != HPL_OK)
+        return hpl_fail(call, HPL_NO_SUCH_KEY, "no key '%.80s'", key_id);
+    record->state = HPL_STATE_ENABLED;
+    enum hpl_status status = hpl_attachment_put(&sub, attachment, record, 0);
+    if (status == HPL_OK) {
+        hpl_log(HPL_LOG_INFO, "kms.key.taken_over", HPL_S("key_id", key_id), HPL_S("request_id", sub.request_id));
+        if (revision)
+            *revision = 1;
+        return HPL_OK;
+    }
+    hpl_record_wipe(record);
+    if (status == HPL_STALE) /* another node was faster */
+        return hpl_attachment_kept_record(call, attachment, key_id, false, record, revision);
+    return hpl_fail(call, status, "%s", hpl_detail(&sub, status));
+}
+
+enum hpl_status hpl_attachment_record(struct hpl_call *call, struct hpl_attachment *attachment, const char *key_id, bool may_be_cached,
+                                      struct hpl_key_record *record, uint64_t *revision)
+{
+    struct hpl_call sub = call ? *call : (struct hpl_call){0};
+    enum hpl_status status = hpl_attachment_kept_record(&sub, attachment, key_id, may_be_cached, record, revision);
+    if (status == HPL_NO_SUCH_KEY && attachment->keystore->ops->has_material)
+        return take_over(call, attachment, key_id, record, revision);
+    return status == HPL_OK ? HPL_OK : hpl_fail_over(call, status, "%s", hpl_detail(&sub, status));
 }
 
 /* --- opening and closing ------------------------------------------------------------------------------------------------- */

@@ -38,9 +38,13 @@ struct hpl_attachment *hpl_attachment_retune(struct hpl_attachment *attachment, 
 struct hpl_attachment *hpl_attachment_ref(struct hpl_attachment *attachment);
 void hpl_attachment_unref(struct hpl_attachment *attachment); /* NULL is fine */
 
-/* A key's record, from the cache where settings allow. HPL_NO_SUCH_KEY. revision may be NULL. */
+/* A key's record, from the cache where settings allow; one that has none but waits in the backend (has_material) gets it. HPL_NO_SUCH_KEY. revision
+ * may be NULL. */
 enum hpl_status hpl_attachment_record(struct hpl_call *call, struct hpl_attachment *attachment, const char *key_id, bool may_be_cached,
                                       struct hpl_key_record *record, uint64_t *revision) HPL_MUST_USE;
+/* The same without taking anything over. */
+enum hpl_status hpl_attachment_kept_record(struct hpl_call *call, struct hpl_attachment *attachment, const char *key_id, bool may_be_cached,
+                                           struct hpl_key_record *record, uint64_t *revision) HPL_MUST_USE;
 /* Writes it if its revision still is expected, and keeps the maps true. */
 enum hpl_status hpl_attachment_put(struct hpl_call *call, struct hpl_attachment *attachment, const struct hpl_key_record *record, uint64_t expected) HPL_MUST_USE;
 /* Which key id has this uid now or had it. None, also after reading all records again: HPL_INVALID_CIPHERTEXT, or HPL_KEY_UNAVAILABLE when a damaged

@@ -92,9 +92,34 @@ static enum hpl_status name_backend(struct hpl_call *call, const struct hpl_kms_
     const struct hpl_backend *backend = find_backend(options, name);
     if (backend)
         return json_object_set_new(config, "backend_type", json_string(backend->name)) ? HPL_NO_MEMORY : HPL_OK;
-    if (strncasecmp(name, "vault", 5) == 0)
-        return hpl_fail(call, HPL_NOT_IMPLEMENTED, "the vault backend is not part of this build; local and pkcs11 are");
-    return hpl_fail(call, HPL_INVALID_REQUEST, "'backend_type' '%.40s' is not known; use local or pkcs11", name);
+    return hpl_fail(call, HPL_INVALID_REQUEST, "'backend_type' '%.40s' is not known; use local, pkcs11 or vault", name);
+}
+
+static bool is_blank(const json_t *value)
+{
+    const char *name;
+    json_t *member;
+    if (!json_is_object(value))
+        return json_is_string(value) && json_string_length(value) == 0;
+    json_object_foreach((json_t *)value, name, member)
+        if (!is_blank(member))
+            return false;
+    return json_object_size(value) > 0;
+}
+
+/* A secret that is sent blank stays as it is. Secrets that stay are not sent to another place than the one they were given for. */
+static enum hpl_status keep_secrets(struct hpl_call *call, const struct hpl_backend *backend, const json_t *base, json_t *over)
+{
+    for (const char *const *secret = backend->secret_fields; secret && *secret; secret++) {
+        if (is_blank(json_object_get(over, *secret)))
+            json_object_del(over, *secret);
+        if (json_object_get(over, *secret) || !json_object_get(base, *secret))
+            continue;
+        for (const char *const *bound = backend->bound_fields; bound && *bound; bound++)
+            if (json_object_get(over, *bound) && !json_equal(json_object_get(over, *bound), json_object_get(base, *bound)))
+                return hpl_fail(call, HPL_INVALID_REQUEST, "a change of '%s' needs '%s' in the same body: what is stored is not sent to another place", *bound, *secret);
+    }
+    return HPL_OK;
 }
 
 enum hpl_status hpl_kms_normalise(struct hpl_call *call, const struct hpl_kms_options *options, const json_t *body, const json_t *base, json_t **out)
@@ -106,6 +131,9 @@ enum hpl_status hpl_kms_normalise(struct hpl_call *call, const struct hpl_kms_op
     const char *new_backend = json_string_value(json_object_get(over, "backend_type"));
     const char *old_backend = json_string_value(json_object_get(base, "backend_type"));
     bool is_switch = new_backend && old_backend && strcmp(new_backend, old_backend) != 0;
+    const struct hpl_backend *same = old_backend && !is_switch ? find_backend(options, old_backend) : NULL;
+    if (same)
+        HPL_TRY(keep_secrets(call, same, base, over));
     const char *name;
     json_t *value;
     json_object_foreach((json_t *)base, name, value)
@@ -155,7 +183,7 @@ enum hpl_status hpl_kms_read_settings(struct hpl_call *call, const struct hpl_km
         return hpl_fail(call, HPL_INVALID_REQUEST, "the configuration is larger than %u bytes", MAX_CONFIG_BYTES);
     HPL_TRY(hpl_json_str(call, config, "backend_type", &name));
     if (!name)
-        return hpl_fail(call, HPL_INVALID_REQUEST, "'backend_type' is missing: local or pkcs11");
+        return hpl_fail(call, HPL_INVALID_REQUEST, "'backend_type' is missing: local, pkcs11 or vault");
     out->backend = find_backend(options, name);
     if (!out->backend)
         return hpl_fail(call, HPL_INVALID_CONFIGURATION, "the backend '%.40s' is not part of this build", name);

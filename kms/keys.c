@@ -61,7 +61,7 @@ static enum hpl_status claim_record(struct hpl_call *call, struct hpl_attachment
     struct hpl_call quiet = {0};
     char former[2 * HPL_KEY_UID_LEN + 1];
     *revision = 0;
-    enum hpl_status status = hpl_attachment_record(&quiet, attachment, key_id, false, &old, revision);
+    enum hpl_status status = hpl_attachment_kept_record(&quiet, attachment, key_id, false, &old, revision);
     if (status != HPL_OK && status != HPL_NO_SUCH_KEY)
         return hpl_fail(call, status, "%s", hpl_detail(&quiet, status));
     if (status == HPL_OK && old.state != HPL_STATE_CREATING && old.state != HPL_STATE_GONE)
@@ -356,16 +356,26 @@ enum hpl_status hpl_kms_cancel_deletion(struct hpl_kms *kms, struct hpl_call *ca
 
 static enum hpl_status set_enabled(struct hpl_call *call, struct hpl_attachment *attachment, struct hpl_key_record *record, const void *is_enabled)
 {
-    (void)attachment;
+    bool cannot_disable = attachment->keystore->ops->cannot_disable;
+    if (cannot_disable && !*(const bool *)is_enabled)
+        return hpl_fail(call, HPL_NOT_IMPLEMENTED, "the %s backend cannot disable a key; restrict it by the backend's policy, rotate it, or schedule its deletion",
+                        attachment->keystore->ops->name);
     if (record->state != HPL_STATE_ENABLED && record->state != HPL_STATE_DISABLED)
         return hpl_record_usable(call, record);
+    if (cannot_disable)
+        HPL_TRY(hpl_kms_create_version(call, attachment, record));
     record->state = *(const bool *)is_enabled ? HPL_STATE_ENABLED : HPL_STATE_DISABLED;
     return HPL_OK;
 }
 
 enum hpl_status hpl_kms_set_enabled(struct hpl_kms *kms, struct hpl_call *call, const char *key_id, bool is_enabled, json_t **metadata)
 {
-    return hpl_kms_change_key(kms, call, key_id, set_enabled, &is_enabled, is_enabled ? "kms.key.enabled" : "kms.key.disabled", metadata);
+    struct hpl_call sub = call ? *call : (struct hpl_call){0};
+    struct hpl_attachment *HPL_ATTACHMENT_AUTO attachment = NULL;
+    enum hpl_status status = hpl_kms_change_key(kms, &sub, key_id, set_enabled, &is_enabled, is_enabled ? "kms.key.enabled" : "kms.key.disabled", metadata);
+    if (status == HPL_NO_SUCH_KEY && is_enabled && hpl_kms_acquire(kms, call, &attachment) == HPL_OK && attachment->keystore->ops->cannot_disable)
+        return hpl_kms_create_key(kms, call, &(struct hpl_key_create){.key_id = key_id}, metadata); /* enabling there makes sure that it is there */
+    return status == HPL_OK ? HPL_OK : hpl_fail(call, status, "%s", hpl_detail(&sub, status));
 }
 
 /* The material first, then the record: a crash between leaves material that the next rotation finds and uses. */

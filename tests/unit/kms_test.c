@@ -66,11 +66,11 @@ HPL_TEST(the_lifecycle_moves_as_documented_and_survives_restarts)
     close_house(&house, true);
 }
 
-HPL_TEST(the_older_spelling_configures_too_and_vault_is_refused_plainly)
+HPL_TEST(the_older_spelling_configures_too_and_vault_needs_a_login)
 {
     struct house house = {0};
     open_house(&house);
-    EXPECT_STATUS(send(&house, hpl_kms_configure, "{\"kms_type\":\"vault\",\"vault_address\":\"https://v\",\"vault_token\":\"t\"}"), HPL_NOT_IMPLEMENTED);
+    EXPECT_STATUS(send(&house, hpl_kms_configure, "{\"kms_type\":\"vault\",\"vault_address\":\"https://v\",\"vault_app_role_id\":\"r\"}"), HPL_INVALID_CONFIGURATION);
     EXPECT_STATUS(send(&house, hpl_kms_configure, "{\"kms_type\":\"floppy\"}"), HPL_INVALID_REQUEST);
     EXPECT_STATUS(send(&house, hpl_kms_configure, "{}"), HPL_INVALID_REQUEST);
     EXPECT_STATUS(send(&house, hpl_kms_configure, "{\"backend_type\":\"local\",\"cache_ttl_seconds\":\"x\"}"), HPL_INVALID_REQUEST);
