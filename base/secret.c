@@ -205,15 +205,6 @@ struct hpl_secret *hpl_secret_from(const void *bytes, size_t len)
     return secret;
 }
 
-struct hpl_secret *hpl_secret_random(size_t len)
-{
-    struct hpl_secret *secret = hpl_secret_new(len);
-    if (secret && RAND_priv_bytes(secret->bytes, (int)len) != 1) {
-        hpl_secret_free(secret);
-        return NULL;
-    }
-    return secret;
-}
 
 void hpl_secret_check(const struct hpl_secret *secret)
 {
@@ -235,4 +226,81 @@ void hpl_secret_free(struct hpl_secret *secret)
     free_lists[class] = block;
     bytes_in_use -= class_size(class);
     pthread_mutex_unlock(&lock);
+}
+
+/* --- random bytes -------------------------------------------------------------------------------------------------------- */
+
+#define STOCK_LEN 928u /* what a block of 1 KiB holds */
+
+/* A call of the generator takes as long as all else that a data key needs, and as long for 900 bytes as for 32: so each thread keeps some. */
+struct stock {
+    struct hpl_secret *bytes; /* NULL: not yet */
+    size_t num_left;
+};
+static _Thread_local struct stock stock;
+static pthread_key_t stock_key; /* only for its destructor */
+static pthread_once_t stock_once = PTHREAD_ONCE_INIT;
+
+static void note_stock(size_t len)
+{
+    pthread_mutex_lock(&lock);
+    bytes_in_use += len;
+    pthread_mutex_unlock(&lock);
+}
+
+static void end_stock(void *bytes)
+{
+    note_stock(class_size(((struct block *)bytes)->class));
+    hpl_secret_free(bytes);
+    stock = (struct stock){0};
+}
+
+static void make_stock_key(void)
+{
+    HPL_CHECK(pthread_key_create(&stock_key, end_stock) == 0);
+}
+
+/* The stock is the threads' and no secret that was handed out: it is not counted as in use. */
+static bool open_stock(void)
+{
+    if (stock.bytes)
+        return true;
+    pthread_once(&stock_once, make_stock_key);
+    struct hpl_secret *bytes = hpl_secret_new(STOCK_LEN);
+    if (!bytes)
+        return false;
+    note_stock(-class_size(((struct block *)bytes)->class));
+    if (pthread_setspecific(stock_key, bytes) != 0) {
+        end_stock(bytes);
+        return false;
+    }
+    stock.bytes = bytes;
+    return true;
+}
+
+bool hpl_random(void *out, size_t len)
+{
+    if (len > STOCK_LEN / 8 || !open_stock())
+        return RAND_priv_bytes(out, (int)len) == 1;
+    hpl_secret_check(stock.bytes); /* a child of fork has no share in it */
+    if (stock.num_left < len) {
+        if (RAND_priv_bytes(stock.bytes->bytes, STOCK_LEN) != 1)
+            return false;
+        stock.num_left = STOCK_LEN;
+    }
+    uint8_t *from = stock.bytes->bytes + STOCK_LEN - stock.num_left;
+    memcpy(out, from, len);
+    OPENSSL_cleanse(from, len);
+    stock.num_left -= len;
+    return true;
+}
+
+struct hpl_secret *hpl_secret_random(size_t len)
+{
+    struct hpl_secret *secret = hpl_secret_new(len);
+    if (secret && !hpl_random(secret->bytes, len)) {
+        hpl_secret_free(secret);
+        return NULL;
+    }
+    return secret;
 }

@@ -32,6 +32,9 @@ struct hpl_secret *hpl_secret_new(size_t len) HPL_MUST_USE;
 /* A copy of len bytes; the caller still has to wipe its own. NULL when the region is full. */
 struct hpl_secret *hpl_secret_from(const void *bytes, size_t len) HPL_MUST_USE;
 struct hpl_secret *hpl_secret_random(size_t len) HPL_MUST_USE;
+/* Random bytes for salts, nonces and keys, by OpenSSL's private generator (SP 800-90A): small amounts out of a stock of the thread's own in secret memory,
+ * each byte given once and wiped there. False where there are none. Ends the process in a child of fork. Any thread. */
+bool hpl_random(void *out, size_t len) HPL_MUST_USE;
 /* Wipes and gives back. NULL is fine. A broken canary ends the process. */
 void hpl_secret_free(struct hpl_secret *secret);
 /* Ends the process when this is not a live secret of this process (freed, overrun, or inherited by fork). */

@@ -1,7 +1,9 @@
 /* The status table and the call's detail. Any thread. */
 #include "base/status.h"
 
+#include <pthread.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -57,13 +59,32 @@ const char *hpl_detail(const struct hpl_call *call, enum hpl_status status)
     return call && call->detail[0] ? call->detail : hpl_status_row(status)->text;
 }
 
+/* Where the ids of this process begin. */
+static uint64_t first_id;
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+static void choose_first_id(void)
+{
+    if (RAND_bytes((unsigned char *)&first_id, sizeof first_id) != 1)
+        first_id = (uint64_t)hpl_clock_unix_ms();
+}
+
+/* Each once in 2^64, and no two alike to the eye (the finaliser of SplitMix64, a bijection); names a request, keeps no secret. */
+static uint64_t next_id(void)
+{
+    static _Atomic uint64_t count;
+    pthread_once(&once, choose_first_id);
+    uint64_t id = first_id + UINT64_C(0x9e3779b97f4a7c15) * atomic_fetch_add_explicit(&count, 1, memory_order_relaxed);
+    id = (id ^ (id >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
+    id = (id ^ (id >> 27)) * UINT64_C(0x94d049bb133111eb);
+    return id ^ (id >> 31);
+}
+
 void hpl_call_init(struct hpl_call *call, uint64_t timeout_ms)
 {
-    uint8_t id[8];
     *call = (struct hpl_call){0};
-    if (RAND_bytes(id, sizeof id) != 1)
-        memset(id, 0, sizeof id);
-    hpl_hex_encode(call->request_id, id, sizeof id);
+    const uint64_t id = next_id();
+    hpl_hex_encode(call->request_id, &id, sizeof id);
     if (timeout_ms)
         call->deadline_ns = hpl_clock_mono_ns() + timeout_ms * 1000000u;
 }
