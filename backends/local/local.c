@@ -5,15 +5,16 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
-#include <openssl/rand.h>
 
 #include "backends/local/key_file.h"
 #include "backends/local/place.h"
+#include "base/clock.h"
 #include "base/codec.h"
 #include "base/file.h"
 #include "base/hash.h"
@@ -21,6 +22,13 @@
 #define MAX_FILE (8u << 20)
 #define NUM_CACHED 64u
 #define NAME_LEN 64u
+#define LOOKED_FOR_NS 1000000u /* 1 ms: how late a change made by another process is seen; a look costs as much as the rest of a wrap */
+
+/* When a file was looked at, and how many files this process had changed by then. */
+struct look {
+    uint64_t at_ns, num_changes;
+};
+static _Atomic uint64_t num_changes; /* by all handles of this process */
 
 /* Unsealed material of a version, as of a file's identity: a replaced file has another inode or time. */
 struct cached {
@@ -28,6 +36,7 @@ struct cached {
     uint32_t version;
     ino_t inode;
     struct timespec changed;
+    struct look look;
     struct hpl_secret *material;
 };
 
@@ -111,6 +120,7 @@ static enum hpl_status write_file(struct hpl_call *call, const struct local *loc
     if (status == HPL_OK)
         status = hpl_file_replace(call, path, hpl_buf_bytes(&bytes), 0600);
     hpl_buf_wipe(&bytes);
+    atomic_fetch_add(&num_changes, 1);
     return status;
 }
 
@@ -200,26 +210,51 @@ static enum hpl_status name_of(struct hpl_call *call, struct local *local, const
 
 /* --- material ------------------------------------------------------------------------------------------------------------ */
 
-static struct hpl_secret *recall_material(struct local *local, const uint8_t *uid, uint32_t version, const struct stat *st)
+static struct look look_now(void)
+{
+    return (struct look){hpl_clock_mono_ns(), atomic_load(&num_changes)};
+}
+
+static bool is_of(const struct cached *entry, const uint8_t *uid, uint32_t version)
+{
+    return entry->material && entry->version == version && memcmp(entry->uid, uid, HPL_KEY_UID_LEN) == 0;
+}
+
+/* Of a file that was looked at just now. */
+static struct hpl_secret *recall_fresh(struct local *local, const uint8_t *uid, uint32_t version, const struct look *look)
 {
     struct hpl_secret *found = NULL;
     pthread_mutex_lock(&local->lock);
     for (size_t i = 0; i < NUM_CACHED && !found; i++) {
         const struct cached *entry = &local->cache[i];
-        if (entry->material && entry->version == version && memcmp(entry->uid, uid, HPL_KEY_UID_LEN) == 0 && entry->inode == st->st_ino &&
-            entry->changed.tv_sec == st->st_mtim.tv_sec && entry->changed.tv_nsec == st->st_mtim.tv_nsec)
+        if (is_of(entry, uid, version) && look->at_ns - entry->look.at_ns < LOOKED_FOR_NS && entry->look.num_changes == look->num_changes)
             found = hpl_secret_from(entry->material->bytes, entry->material->len);
     }
     pthread_mutex_unlock(&local->lock);
     return found;
 }
 
-static void remember_material(struct local *local, const uint8_t *uid, uint32_t version, const struct stat *st, const struct hpl_secret *material)
+static struct hpl_secret *recall_material(struct local *local, const uint8_t *uid, uint32_t version, const struct stat *st, const struct look *look)
+{
+    struct hpl_secret *found = NULL;
+    pthread_mutex_lock(&local->lock);
+    for (size_t i = 0; i < NUM_CACHED && !found; i++) {
+        struct cached *entry = &local->cache[i];
+        if (is_of(entry, uid, version) && entry->inode == st->st_ino && entry->changed.tv_sec == st->st_mtim.tv_sec && entry->changed.tv_nsec == st->st_mtim.tv_nsec) {
+            found = hpl_secret_from(entry->material->bytes, entry->material->len);
+            entry->look = *look;
+        }
+    }
+    pthread_mutex_unlock(&local->lock);
+    return found;
+}
+
+static void remember_material(struct local *local, const uint8_t *uid, uint32_t version, const struct stat *st, const struct look *look, const struct hpl_secret *material)
 {
     pthread_mutex_lock(&local->lock);
     struct cached *entry = &local->cache[local->next++ % NUM_CACHED];
     hpl_secret_free(entry->material);
-    *entry = (struct cached){.version = version, .inode = st->st_ino, .changed = st->st_mtim, .material = hpl_secret_from(material->bytes, material->len)};
+    *entry = (struct cached){.version = version, .inode = st->st_ino, .changed = st->st_mtim, .look = *look, .material = hpl_secret_from(material->bytes, material->len)};
     memcpy(entry->uid, uid, sizeof entry->uid);
     pthread_mutex_unlock(&local->lock);
 }
@@ -229,7 +264,7 @@ static void forget_material(struct local *local, const uint8_t *uid, uint32_t ve
     pthread_mutex_lock(&local->lock);
     for (size_t i = 0; i < NUM_CACHED; i++) {
         struct cached *entry = &local->cache[i];
-        if (entry->material && entry->version == version && memcmp(entry->uid, uid, HPL_KEY_UID_LEN) == 0) {
+        if (is_of(entry, uid, version)) {
             hpl_secret_free(entry->material);
             *entry = (struct cached){0};
         }
@@ -242,11 +277,14 @@ static enum hpl_status material_of(struct hpl_call *call, struct local *local, c
     char name[NAME_LEN + 5], path[PATH_MAX + NAME_LEN + 8];
     struct stat st;
     struct hpl_key_file file;
+    const struct look look = look_now();
+    if ((*out = recall_fresh(local, uid, version, &look)))
+        return HPL_OK;
     HPL_TRY(name_of(call, local, uid, name));
     snprintf(path, sizeof path, "%s/%s", local->dir, name);
     if (stat(path, &st) != 0)
         return hpl_fail(call, HPL_KEY_UNAVAILABLE, "the key file %s cannot be read: %s", path, strerror(errno));
-    if ((*out = recall_material(local, uid, version, &st)))
+    if ((*out = recall_material(local, uid, version, &st, &look)))
         return HPL_OK;
     enum hpl_status status = read_file(call, local, name, &file);
     if (status == HPL_OK && memcmp(file.uid, uid, HPL_KEY_UID_LEN) != 0)
@@ -254,7 +292,7 @@ static enum hpl_status material_of(struct hpl_call *call, struct local *local, c
     if (status == HPL_OK)
         status = hpl_key_file_material(call, &file, local->root, version, out);
     if (status == HPL_OK)
-        remember_material(local, uid, version, &st, *out);
+        remember_material(local, uid, version, &st, &look, *out);
     hpl_key_file_wipe(&file);
     return status;
 }
@@ -347,6 +385,7 @@ static enum hpl_status remove_version(struct hpl_keystore *keystore, struct hpl_
         else {
             snprintf(path, sizeof path, "%s/%s", local->dir, name);
             status = unlink(path) == 0 || errno == ENOENT ? hpl_file_sync_dir(call, local->dir) : hpl_file_error(call, "cannot remove", path);
+            atomic_fetch_add(&num_changes, 1);
         }
     }
     hpl_key_file_wipe(&file);
@@ -384,7 +423,7 @@ static enum hpl_status wrap(struct hpl_keystore *keystore, struct hpl_call *call
     HPL_CHECK(secret->len >= 16 && secret->len <= 64);
     HPL_TRY(material_of(call, local_of(keystore), uid, version, &material));
     *out = (struct hpl_wrapped){.mechanism = HPL_MECH_LOCAL_GCM, .iv_len = HPL_LOCAL_SALT_LEN, .ct_len = (uint16_t)(secret->len + HPL_LOCAL_TAG_LEN)};
-    if (RAND_bytes(out->iv, HPL_LOCAL_SALT_LEN) != 1 || !hpl_local_seal(material, out->iv, hpl_bytes_str("hpl-local-wrap-v1"), hpl_bytes(aad, HPL_WRAP_AAD_LEN),
+    if (!hpl_random(out->iv, HPL_LOCAL_SALT_LEN) || !hpl_local_seal(material, out->iv, hpl_bytes_str("hpl-local-wrap-v1"), hpl_bytes(aad, HPL_WRAP_AAD_LEN),
                                                                        secret->bytes, secret->len, out->ct))
         return hpl_fail(call, HPL_INTERNAL, "wrapping failed");
     return HPL_OK;
