@@ -115,6 +115,15 @@ struct hpl_vault_option {
     bool allow_http;             /* plain HTTP to another machine, in so many words */
 };
 
+/* A worker process for PKCS#11 modules, so that a vendor's code runs outside the daemon. */
+struct hpl_tokend_option {
+    const char *program;            /* absolute path; NULL: hardplate-tokend beside this program */
+    const char *user;               /* the worker becomes that user; NULL: it stays ours */
+    unsigned watchdog_ms;           /* a call that takes longer ends the worker; 0: 10000 */
+    const char *const *environment; /* names of variables that it inherits besides the known vendors' */
+    size_t num_environment;
+};
+
 struct hpl_backend_env {
     const char *state_dir;
     const char *const *key_dir_roots; /* folders under which key_dir may lie; the state folder always may */
@@ -126,6 +135,7 @@ struct hpl_backend_env {
     const struct hpl_secret *root;    /* the root secret */
     struct hpl_catalog *catalog;      /* for backends that cannot keep records themselves */
     bool is_dev;
+    const struct hpl_tokend_option *tokend; /* NULL: PKCS#11 modules run in this process */
 };
 
 /* One line in the list of backends. config is the merged configure body. */

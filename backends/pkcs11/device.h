@@ -56,6 +56,7 @@ struct hpl_p11_stat {
     uint32_t optional_attributes; /* a mask for hpl_p11_optional_names */
     uint64_t initialisations;
     bool is_connected;
+    bool is_latched;    /* an IV came twice: no more wraps */
     bool has_failed;    /* HPL_INTEGRITY from now on: a key was not the key it should be */
     int64_t worker_pid; /* 0: in this process, or no worker now */
     uint64_t restarts;  /* of the worker */
@@ -99,6 +100,7 @@ struct hpl_p11_device { /* first member of every implementation */
 struct hpl_p11_place {
     const struct hpl_token_option *option;
     const char *latch_dir;              /* a folder, 0700, where refused PINs are written down */
+    const char *latch_shown;            /* how messages call it; NULL: latch_dir */
     const struct hpl_secret *latch_key; /* keys their digests */
 };
 

@@ -130,6 +130,7 @@ static void stat_device(struct hpl_p11_device *device, struct hpl_p11_stat *out)
     out->initialisations = hpl_p11_module_generation(direct->module);
     out->is_connected = atomic_load(&direct->generation) == out->initialisations && atomic_load(&direct->suspect) != out->initialisations;
     out->has_failed = atomic_load(&direct->has_failed);
+    out->is_latched = atomic_load(&direct->is_latched);
     out->optional_attributes = atomic_load(&direct->optional_attributes);
 }
 

@@ -20,7 +20,7 @@
 
 /* The latch file: a salt, then one digest for each PIN that was refused since the last good login. */
 struct latch {
-    char path[PATH_MAX];
+    char path[PATH_MAX], shown[PATH_MAX]; /* shown: for people, where the process stands in the folder */
     uint8_t salt[SALT_LEN];
     uint8_t digests[MAX_REFUSED][HPL_SHA256_LEN];
     size_t num_digests;
@@ -33,8 +33,10 @@ static enum hpl_status latch_read(struct hpl_call *call, const struct hpl_p11_lo
 {
     struct hpl_buf content = {0};
     latch->num_digests = 0;
-    int n = snprintf(latch->path, sizeof latch->path, "%s/%s.pin-refused", login->place->latch_dir, login->token->facts.id);
-    if (n < 0 || (size_t)n >= sizeof latch->path)
+    const char *dir = login->place->latch_dir, *shown = login->place->latch_shown;
+    int n = snprintf(latch->path, sizeof latch->path, "%s/%s.pin-refused", dir, login->token->facts.id);
+    int m = snprintf(latch->shown, sizeof latch->shown, "%s/%s.pin-refused", shown ? shown : dir, login->token->facts.id);
+    if (n < 0 || (size_t)n >= sizeof latch->path || m < 0 || (size_t)m >= sizeof latch->shown)
         return hpl_fail(call, HPL_INVALID_CONFIGURATION, "the state folder's path is too long");
     if (access(latch->path, F_OK) != 0 && errno == ENOENT)
         return RAND_bytes(latch->salt, SALT_LEN) == 1 ? HPL_OK : hpl_fail(call, HPL_INTERNAL, "no random numbers");
@@ -44,7 +46,7 @@ static enum hpl_status latch_read(struct hpl_call *call, const struct hpl_p11_lo
     for (; reader.rest.len >= HPL_SHA256_LEN; latch->num_digests++)
         hpl_read_copy(&reader, latch->digests[latch->num_digests], HPL_SHA256_LEN);
     if (status == HPL_OK && (!hpl_read_is_done(&reader) || latch->num_digests == 0))
-        status = hpl_fail(call, HPL_PIN_REJECTED, "%s is damaged: make sure of the PIN, then remove it", latch->path);
+        status = hpl_fail(call, HPL_PIN_REJECTED, "%s is damaged: make sure of the PIN, then remove it", latch->shown);
     hpl_buf_wipe(&content);
     return status;
 }
@@ -77,7 +79,7 @@ static void latch_write(struct latch *latch, const uint8_t digest[static HPL_SHA
     if (status == HPL_OK)
         status = hpl_file_replace(&call, latch->path, hpl_buf_bytes(&content), 0600);
     if (status != HPL_OK)
-        hpl_log(HPL_LOG_ERROR, "pkcs11.pin_latch_lost", HPL_S("file", latch->path), HPL_S("why", hpl_detail(&call, status)));
+        hpl_log(HPL_LOG_ERROR, "pkcs11.pin_latch_lost", HPL_S("file", latch->shown), HPL_S("why", hpl_detail(&call, status)));
     is_latch_lost = status != HPL_OK;
     hpl_buf_wipe(&content);
 }
@@ -136,16 +138,17 @@ static enum hpl_status try_pin(struct hpl_call *call, const struct hpl_p11_login
     struct latch latch;
     uint8_t digest[HPL_SHA256_LEN];
     if (is_latch_lost)
-        return hpl_fail(call, HPL_PIN_REJECTED, "a refused PIN could not be written down under %s: correct it and restart", login->place->latch_dir);
+        return hpl_fail(call, HPL_PIN_REJECTED, "a refused PIN could not be written down under %s: correct it and restart",
+                        login->place->latch_shown ? login->place->latch_shown : login->place->latch_dir);
     HPL_TRY(read_pin(call, login->place->option->pin_source, &pin));
     HPL_TRY(latch_read(call, login, &latch));
     digest_of(digest, login, &latch, pin);
     if (is_refused(&latch, digest))
         return hpl_fail(call, HPL_PIN_REJECTED, "token '%s' refused this PIN before: correct %s; if the token was what was wrong, remove %s",
-                        login->token->facts.label, login->place->option->pin_source, latch.path);
+                        login->token->facts.label, login->place->option->pin_source, latch.shown);
     if (latch.num_digests == MAX_REFUSED)
         return hpl_fail(call, HPL_PIN_REJECTED, "token '%s' refused %u PINs: log in once by hand, then remove %s", login->token->facts.label,
-                        MAX_REFUSED, latch.path);
+                        MAX_REFUSED, latch.shown);
     HPL_TRY(judge_flags(call, login->token, latch.num_digests > 0));
     return send(call, login, session, &latch, digest, pin);
 }

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "backends/pkcs11/store.h"
+#include "backends/pkcs11/tokend/tokend.h"
 #include "backends/pkcs11/uri.h"
 #include "base/file.h"
 #include "base/hash.h"
@@ -206,6 +207,10 @@ static json_t *describe(struct hpl_keystore *base)
                             (int)stat.max_sessions, "initialisations", (json_int_t)stat.initialisations, "is_connected", stat.is_connected,
                             "has_failed", stat.has_failed, "isolation", device->ops->isolation);
     json_object_set_new(out, "optional_attributes", hpl_p11_optional_names(stat.optional_attributes));
+    if (keystore->env->tokend) {
+        json_object_set_new(out, "worker_pid", stat.worker_pid ? json_integer(stat.worker_pid) : json_null());
+        json_object_set_new(out, "worker_restarts", json_integer((json_int_t)stat.restarts));
+    }
     return out;
 }
 
@@ -271,6 +276,8 @@ static enum hpl_status open_device(struct hpl_p11_keystore *keystore, struct hpl
     hpl_hkdf_sha256(latch_key->bytes, latch_key->len, hpl_bytes(root->bytes, root->len), hpl_bytes(NULL, 0), hpl_bytes_str("hpl-pkcs11-latch-v1"));
     keystore->place = (struct hpl_p11_place){.option = keystore->option, .latch_dir = keystore->latch_dir, .latch_key = latch_key};
     HPL_TRY(hpl_file_make_dir(call, keystore->latch_dir));
+    if (keystore->env->tokend)
+        return hpl_p11_tokend_open(call, &keystore->place, keystore->env->tokend, &keystore->device);
     return hpl_p11_direct_open(call, &keystore->place, &keystore->device);
 }
 

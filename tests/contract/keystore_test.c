@@ -4,6 +4,7 @@
 #include "tests/contract/open_nss.h"
 #include "tests/contract/open_openbao.h"
 #include "tests/contract/open_softhsm.h"
+#include "tests/contract/open_tokend.h"
 
 #include <pthread.h>
 #include <stdio.h>
@@ -16,6 +17,7 @@ static const struct { const char *name; struct hpl_keystore *(*open)(void); } st
     {"local", open_local},
     {"softhsm", open_softhsm},
     {"openbao", open_openbao},
+    {"tokend", open_tokend},
     {"nss", open_nss},
     {"kryoptic", open_kryoptic},
 };

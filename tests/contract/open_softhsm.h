@@ -87,12 +87,10 @@ static inline enum hpl_status softhsm_try_open(struct softhsm *hsm, struct hpl_c
     return hpl_backend_pkcs11.open(call, config, &hsm->env, out);
 }
 
-/* For the contract suite: opens another handle on the one token of this program; NULL, said once, where there is no SoftHSM. */
-static inline struct hpl_keystore *open_softhsm(void)
+/* For the contract suite: the one token of this program; NULL, said once, where there is no SoftHSM. */
+static inline struct softhsm *softhsm_shared(void)
 {
     static struct softhsm hsm;
-    struct hpl_call call;
-    struct hpl_keystore *keystore = NULL;
     static bool was_said;
     const char *ci = getenv("CI");
     if (!softhsm_is_there() && !(ci && strcmp(ci, "true") == 0)) {
@@ -103,7 +101,18 @@ static inline struct hpl_keystore *open_softhsm(void)
     }
     if (!hsm.root)
         softhsm_init(&hsm, "hpl test");
-    enum hpl_status status = softhsm_try_open(&hsm, &call, &keystore);
+    return &hsm;
+}
+
+/* Opens another handle on it. */
+static inline struct hpl_keystore *open_softhsm(void)
+{
+    struct hpl_call call;
+    struct hpl_keystore *keystore = NULL;
+    struct softhsm *hsm = softhsm_shared();
+    if (!hsm)
+        return NULL;
+    enum hpl_status status = softhsm_try_open(hsm, &call, &keystore);
     if (status != HPL_OK)
         fprintf(stderr, "\n    softhsm: %s\n", hpl_detail(&call, status));
     EXPECT_OK(status);
