@@ -189,6 +189,7 @@ static enum hpl_status open_token(struct check *check, const char *name, struct 
     }
     rmdir(dir);
     free(tokens);
+    free((void *)env.vaults);
     return status;
 }
 
@@ -207,7 +208,24 @@ static void check_tokens(struct check *check)
         say(check, status, what, &call, good);
     }
     if (check->config->num_tokens == 0)
-        printf("warn  %-14s %s\n", "tokens", "none configured: only the local backend can be used");
+        printf("warn  %-14s %s\n", "tokens", "none configured: only the local and vault backends can be used");
+}
+
+/* The files are there; whether the server takes them is the key service's to say. */
+static void check_vaults(struct check *check)
+{
+    for (unsigned i = 0; i < check->config->num_vaults; i++) {
+        const struct hpl_config_vault *vault = &check->config->vaults[i];
+        const char *const files[] = {vault->ca_file, vault->certificate, vault->key, vault->token_file, vault->secret_id_file, vault->jwt_file};
+        struct hpl_call call = {0};
+        enum hpl_status status = HPL_OK;
+        char what[64];
+        for (size_t j = 0; j < HPL_COUNT(files) && status == HPL_OK; j++)
+            if (files[j] && access(files[j], R_OK) != 0)
+                status = hpl_file_error(&call, "cannot read", files[j]);
+        snprintf(what, sizeof what, "vault %.40s", vault->name);
+        say(check, status, what, &call, "its files can be read");
+    }
 }
 
 int hpl_check_run(const struct hpl_config *config, bool is_dev)
@@ -220,6 +238,7 @@ int hpl_check_run(const struct hpl_config *config, bool is_dev)
     check_folders(&check);
     check_root(&check);
     check_tokens(&check);
+    check_vaults(&check);
     check_tls(&check);
     check_port(&check);
     hpl_secret_free(check.root);

@@ -33,11 +33,34 @@ static const cyaml_schema_field_t token_fields[] = {
     CYAML_FIELD_END,
 };
 
+static const cyaml_schema_field_t vault_fields[] = {
+    NEEDED_STRING("name", struct hpl_config_vault, name),
+    OPTIONAL_STRING("address", struct hpl_config_vault, address),
+    OPTIONAL_STRING("ca_file", struct hpl_config_vault, ca_file),
+    OPTIONAL_STRING("certificate", struct hpl_config_vault, certificate),
+    OPTIONAL_STRING("key", struct hpl_config_vault, key),
+    OPTIONAL_STRING("token_file", struct hpl_config_vault, token_file),
+    OPTIONAL_STRING("role_id", struct hpl_config_vault, role_id),
+    OPTIONAL_STRING("secret_id_file", struct hpl_config_vault, secret_id_file),
+    OPTIONAL_STRING("role", struct hpl_config_vault, role),
+    OPTIONAL_STRING("jwt_file", struct hpl_config_vault, jwt_file),
+    OPTIONAL_STRING("auth_mount", struct hpl_config_vault, auth_mount),
+    CYAML_FIELD_BOOL("allow_http", CYAML_FLAG_OPTIONAL, struct hpl_config_vault, allow_http),
+    CYAML_FIELD_END,
+};
+
 static const cyaml_schema_field_t kms_fields[] = {
     NEEDED_STRING("backend_type", struct hpl_config_kms, backend_type),
     OPTIONAL_STRING("key_dir", struct hpl_config_kms, key_dir),
     OPTIONAL_STRING("token", struct hpl_config_kms, token),
     OPTIONAL_STRING("uri", struct hpl_config_kms, uri),
+    OPTIONAL_STRING("vault", struct hpl_config_kms, vault),
+    OPTIONAL_STRING("address", struct hpl_config_kms, address),
+    OPTIONAL_STRING("auth_method", struct hpl_config_kms, auth_method),
+    OPTIONAL_STRING("namespace", struct hpl_config_kms, namespace_),
+    OPTIONAL_STRING("mount_path", struct hpl_config_kms, mount_path),
+    OPTIONAL_STRING("kv_mount", struct hpl_config_kms, kv_mount),
+    OPTIONAL_STRING("key_path_prefix", struct hpl_config_kms, key_path_prefix),
     OPTIONAL_STRING("default_key_id", struct hpl_config_kms, default_key_id),
     OPTIONAL_INT_PTR("cache_ttl_seconds", struct hpl_config_kms, cache_ttl_seconds),
     OPTIONAL_INT_PTR("max_cached_keys", struct hpl_config_kms, max_cached_keys),
@@ -60,6 +83,9 @@ static const cyaml_schema_value_t credential_schema = {
 static const cyaml_schema_value_t token_schema = {
     CYAML_VALUE_MAPPING(CYAML_FLAG_DEFAULT, struct hpl_config_token, token_fields),
 };
+static const cyaml_schema_value_t vault_schema = {
+    CYAML_VALUE_MAPPING(CYAML_FLAG_DEFAULT, struct hpl_config_vault, vault_fields),
+};
 static const cyaml_schema_value_t folder_schema = {
     CYAML_VALUE_STRING(CYAML_FLAG_POINTER, char *, 1, CYAML_UNLIMITED),
 };
@@ -74,6 +100,7 @@ static const cyaml_schema_field_t fields[] = {
     CYAML_FIELD_MAPPING_PTR("root", CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL, struct hpl_config, root, root_fields),
     CYAML_FIELD_SEQUENCE_COUNT("key_dirs", CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL, struct hpl_config, key_dirs, num_key_dirs, &folder_schema, 0, 64),
     CYAML_FIELD_SEQUENCE_COUNT("tokens", CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL, struct hpl_config, tokens, num_tokens, &token_schema, 0, 64),
+    CYAML_FIELD_SEQUENCE_COUNT("vaults", CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL, struct hpl_config, vaults, num_vaults, &vault_schema, 0, 64),
     CYAML_FIELD_SEQUENCE_COUNT("credentials", CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL, struct hpl_config, credentials, num_credentials, &credential_schema, 0, 256),
     CYAML_FIELD_MAPPING_PTR("kms", CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL, struct hpl_config, kms, kms_fields),
     CYAML_FIELD_BOOL("allow_unlocked_memory", CYAML_FLAG_OPTIONAL, struct hpl_config, allow_unlocked_memory),
@@ -104,6 +131,25 @@ static void keep_reason(cyaml_log_t level, void *arg, const char *fmt, va_list a
 
 static const cyaml_config_t base_config = {.mem_fn = cyaml_mem, .log_level = CYAML_LOG_ERROR, .log_fn = keep_reason};
 
+static enum hpl_status check_vaults(struct hpl_call *call, const char *path, const struct hpl_config *config)
+{
+    for (unsigned i = 0; i < config->num_vaults; i++) {
+        const struct hpl_config_vault *vault = &config->vaults[i];
+        const char *const files[] = {vault->ca_file, vault->certificate, vault->key, vault->token_file, vault->secret_id_file, vault->jwt_file};
+        for (unsigned j = 0; j < i; j++)
+            if (strcmp(vault->name, config->vaults[j].name) == 0)
+                return hpl_fail(call, HPL_INVALID_CONFIGURATION, "%s: two vaults are named '%.40s'", path, vault->name);
+        if (!vault->certificate != !vault->key)
+            return hpl_fail(call, HPL_INVALID_CONFIGURATION, "%s: the vault '%.40s' needs certificate and key, or neither", path, vault->name);
+        if (!vault->address && (vault->token_file || vault->secret_id_file || vault->role || vault->certificate))
+            return hpl_fail(call, HPL_INVALID_CONFIGURATION, "%s: the vault '%.40s' needs the address that its credentials may be sent to", path, vault->name);
+        for (size_t j = 0; j < HPL_COUNT(files); j++)
+            if (files[j] && files[j][0] != '/')
+                return hpl_fail(call, HPL_INVALID_CONFIGURATION, "%s: the vault '%.40s' names '%.60s', which is not an absolute path", path, vault->name, files[j]);
+    }
+    return HPL_OK;
+}
+
 static enum hpl_status check(struct hpl_call *call, const char *path, const struct hpl_config *config)
 {
     static const char *const levels[] = {"debug", "info", "warn", "error"};
@@ -120,6 +166,7 @@ static enum hpl_status check(struct hpl_call *call, const char *path, const stru
         for (unsigned j = 0; j < i; j++)
             if (strcmp(config->tokens[i].name, config->tokens[j].name) == 0)
                 return hpl_fail(call, HPL_INVALID_CONFIGURATION, "%s: two tokens are named '%.40s'", path, config->tokens[i].name);
+    HPL_TRY(check_vaults(call, path, config));
     for (unsigned i = 0; i < config->num_credentials; i++)
         if (strcmp(config->credentials[i].role, "admin") != 0 && strcmp(config->credentials[i].role, "objects") != 0)
             return hpl_fail(call, HPL_INVALID_CONFIGURATION, "%s: the role of '%.40s' must be admin or objects", path, config->credentials[i].access_key);
@@ -175,6 +222,13 @@ json_t *hpl_config_kms_json(const struct hpl_config_kms *kms)
     set_text(body, "key_dir", kms->key_dir);
     set_text(body, "token", kms->token);
     set_text(body, "uri", kms->uri);
+    set_text(body, "vault", kms->vault);
+    set_text(body, "address", kms->address);
+    set_text(body, "auth_method", kms->auth_method);
+    set_text(body, "namespace", kms->namespace_);
+    set_text(body, "mount_path", kms->mount_path);
+    set_text(body, "kv_mount", kms->kv_mount);
+    set_text(body, "key_path_prefix", kms->key_path_prefix);
     set_text(body, "default_key_id", kms->default_key_id);
     set_number(body, "cache_ttl_seconds", kms->cache_ttl_seconds);
     set_number(body, "max_cached_keys", kms->max_cached_keys);

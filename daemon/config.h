@@ -20,6 +20,12 @@ struct hpl_config_token {
     unsigned max_sessions;
 };
 
+/* What struct hpl_vault_option says. */
+struct hpl_config_vault {
+    char *name, *address, *ca_file, *certificate, *key, *token_file, *role_id, *secret_id_file, *role, *jwt_file, *auth_mount;
+    bool allow_http;
+};
+
 /* A credential that the file provides; written to the catalog at every start, so that the file is the truth for its access keys. */
 struct hpl_config_credential {
     char *access_key, *secret_file, *role; /* role: "admin" or "objects" */
@@ -28,6 +34,7 @@ struct hpl_config_credential {
 /* The admin JSON's field names; what stands here applies until a reconfigure over the API is persisted. */
 struct hpl_config_kms {
     char *backend_type, *key_dir, *token, *uri, *default_key_id;
+    char *vault, *address, *auth_method, *namespace_, *mount_path, *kv_mount, *key_path_prefix;
     int64_t *cache_ttl_seconds, *max_cached_keys, *timeout_seconds, *retry_attempts;
     bool *enable_cache;
 };
@@ -40,6 +47,8 @@ struct hpl_config {
     unsigned num_key_dirs;
     struct hpl_config_token *tokens;
     unsigned num_tokens;
+    struct hpl_config_vault *vaults;
+    unsigned num_vaults;
     struct hpl_config_credential *credentials;
     unsigned num_credentials;
     struct hpl_config_kms *kms;

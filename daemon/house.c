@@ -58,8 +58,17 @@ void hpl_house_env(const struct hpl_config *config, bool is_dev, struct hpl_toke
         (*tokens)[i] = (struct hpl_token_option){.name = from->name, .uri = from->uri, .module = from->module, .pin_source = from->pin_source,
                                                  .max_sessions = from->max_sessions, .init_reserved = from->init_reserved};
     }
+    struct hpl_vault_option *vaults = calloc(config->num_vaults + 1, sizeof *vaults);
+    HPL_CHECK(vaults);
+    for (unsigned i = 0; i < config->num_vaults; i++) {
+        const struct hpl_config_vault *from = &config->vaults[i];
+        vaults[i] = (struct hpl_vault_option){
+            .name = from->name, .address = from->address, .ca_file = from->ca_file, .certificate = from->certificate, .key = from->key,
+            .token_file = from->token_file, .role_id = from->role_id, .secret_id_file = from->secret_id_file, .role = from->role,
+            .jwt_file = from->jwt_file, .auth_mount = from->auth_mount, .allow_http = from->allow_http};
+    }
     *env = (struct hpl_backend_env){
-        .state_dir = config->state_dir, .key_dir_roots = (const char *const *)config->key_dirs, .num_key_dir_roots = config->num_key_dirs,
+        .vaults = vaults, .num_vaults = config->num_vaults, .state_dir = config->state_dir, .key_dir_roots = (const char *const *)config->key_dirs, .num_key_dir_roots = config->num_key_dirs,
         .tokens = *tokens, .num_tokens = config->num_tokens, .is_dev = is_dev};
 }
 
@@ -150,6 +159,7 @@ void hpl_house_close(struct hpl_house *house)
     hpl_catalog_close(house->catalog);
     hpl_secret_free(house->root);
     free(house->tokens);
+    free((void *)house->env.vaults);
     if (house->lock_fd >= 0)
         close(house->lock_fd);
 }

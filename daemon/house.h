@@ -35,7 +35,7 @@ void hpl_house_close(struct hpl_house *house);
 /* Secret memory as configured: HPL_UNAVAILABLE with the mend when it cannot be locked. */
 enum hpl_status hpl_house_lock_memory(struct hpl_call *call, const struct hpl_config *config) HPL_MUST_USE;
 
-/* What backends get from the configuration. tokens is the caller's to free; views live as long as config. */
+/* What backends get from the configuration. tokens and env->vaults are the caller's to free; views live as long as config. */
 void hpl_house_env(const struct hpl_config *config, bool is_dev, struct hpl_token_option **tokens, struct hpl_backend_env *env);
 
 #endif
