@@ -164,13 +164,14 @@ static enum hpl_status open_token(struct check *check, const char *name, struct 
 {
     char dir[] = "/tmp/hardplate-check-XXXXXX", path[PATH_MAX];
     struct hpl_token_option *tokens;
+    struct hpl_tokend_option tokend;
     struct hpl_backend_env env;
     const struct hpl_backend *backend = find_backend("pkcs11");
     struct hpl_secret *HPL_SECRET_AUTO root = hpl_secret_random(32);
     struct hpl_keystore *keystore = NULL;
     if (!root || !backend || !mkdtemp(dir))
         return hpl_fail(call, HPL_INTERNAL, "cannot prepare a trial in /tmp: %s", strerror(errno));
-    hpl_house_env(check->config, check->is_dev, &tokens, &env);
+    hpl_house_env(check->config, check->is_dev, &tokens, &tokend, &env);
     env.root = root;
     snprintf(path, sizeof path, "%s/catalog.db", dir);
     enum hpl_status status = hpl_catalog_open(call, &env.catalog, path, root);
@@ -204,7 +205,10 @@ static void check_tokens(struct check *check)
         const char *iv_mode = json_string_value(json_object_get(facts, "iv_mode"));
         const char *mechanism = json_string_value(json_object_get(facts, "mechanism"));
         snprintf(what, sizeof what, "token %.40s", name);
-        snprintf(good, sizeof good, "PIN accepted; %s, IV mode '%s' proven on a throw-away key", mechanism ? mechanism : "?", iv_mode ? iv_mode : "?");
+        const char *isolation = json_string_value(json_object_get(facts, "isolation"));
+        bool is_worker = isolation && strcmp(isolation, "worker") == 0;
+        snprintf(good, sizeof good, "PIN accepted; %s, IV mode '%s' proven on a throw-away key%s", mechanism ? mechanism : "?", iv_mode ? iv_mode : "?",
+                 is_worker ? ", in a worker process" : "");
         say(check, status, what, &call, good);
     }
     if (check->config->num_tokens == 0)

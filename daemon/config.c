@@ -49,6 +49,18 @@ static const cyaml_schema_field_t vault_fields[] = {
     CYAML_FIELD_END,
 };
 
+static const cyaml_schema_value_t variable_schema = {
+    CYAML_VALUE_STRING(CYAML_FLAG_POINTER, char *, 1, 256),
+};
+
+static const cyaml_schema_field_t tokend_fields[] = {
+    OPTIONAL_STRING("user", struct hpl_config_tokend, user),
+    CYAML_FIELD_UINT("watchdog_ms", CYAML_FLAG_OPTIONAL, struct hpl_config_tokend, watchdog_ms),
+    CYAML_FIELD_SEQUENCE_COUNT("environment", CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL, struct hpl_config_tokend, environment, num_environment,
+                               &variable_schema, 0, 32),
+    CYAML_FIELD_END,
+};
+
 static const cyaml_schema_field_t kms_fields[] = {
     NEEDED_STRING("backend_type", struct hpl_config_kms, backend_type),
     OPTIONAL_STRING("key_dir", struct hpl_config_kms, key_dir),
@@ -101,6 +113,8 @@ static const cyaml_schema_field_t fields[] = {
     CYAML_FIELD_SEQUENCE_COUNT("key_dirs", CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL, struct hpl_config, key_dirs, num_key_dirs, &folder_schema, 0, 64),
     CYAML_FIELD_SEQUENCE_COUNT("tokens", CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL, struct hpl_config, tokens, num_tokens, &token_schema, 0, 64),
     CYAML_FIELD_SEQUENCE_COUNT("vaults", CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL, struct hpl_config, vaults, num_vaults, &vault_schema, 0, 64),
+    OPTIONAL_STRING("isolation", struct hpl_config, isolation),
+    CYAML_FIELD_MAPPING_PTR("tokend", CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL, struct hpl_config, tokend, tokend_fields),
     CYAML_FIELD_SEQUENCE_COUNT("credentials", CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL, struct hpl_config, credentials, num_credentials, &credential_schema, 0, 256),
     CYAML_FIELD_MAPPING_PTR("kms", CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL, struct hpl_config, kms, kms_fields),
     CYAML_FIELD_BOOL("allow_unlocked_memory", CYAML_FLAG_OPTIONAL, struct hpl_config, allow_unlocked_memory),
@@ -158,6 +172,10 @@ static enum hpl_status check(struct hpl_call *call, const char *path, const stru
         is_level = is_level || strcmp(config->log_level, levels[i]) == 0;
     if (!is_level)
         return hpl_fail(call, HPL_INVALID_CONFIGURATION, "%s: log_level must be debug, info, warn or error", path);
+    if (config->isolation && strcmp(config->isolation, "worker") != 0 && strcmp(config->isolation, "inprocess") != 0)
+        return hpl_fail(call, HPL_INVALID_CONFIGURATION, "%s: isolation must be worker or inprocess", path);
+    if (config->tokend && config->tokend->watchdog_ms && config->tokend->watchdog_ms < 1000)
+        return hpl_fail(call, HPL_INVALID_CONFIGURATION, "%s: tokend.watchdog_ms must be 1000 at least", path);
     if (config->state_dir[0] != '/')
         return hpl_fail(call, HPL_INVALID_CONFIGURATION, "%s: state_dir must be an absolute path", path);
     if (config->root && config->root->file && config->root->credential)

@@ -26,6 +26,14 @@ struct hpl_config_vault {
     bool allow_http;
 };
 
+/* The worker process of PKCS#11 tokens; struct hpl_tokend_option. */
+struct hpl_config_tokend {
+    char *user;
+    unsigned watchdog_ms;
+    char **environment;
+    unsigned num_environment;
+};
+
 /* A credential that the file provides; written to the catalog at every start, so that the file is the truth for its access keys. */
 struct hpl_config_credential {
     char *access_key, *secret_file, *role; /* role: "admin" or "objects" */
@@ -49,6 +57,8 @@ struct hpl_config {
     unsigned num_tokens;
     struct hpl_config_vault *vaults;
     unsigned num_vaults;
+    char *isolation; /* "worker" (the default) or "inprocess" */
+    struct hpl_config_tokend *tokend;
     struct hpl_config_credential *credentials;
     unsigned num_credentials;
     struct hpl_config_kms *kms;

@@ -182,6 +182,7 @@ static struct hpl_config *dev_config(const struct hpl_dev *dev, const char *modu
     config->data_dir = text_of("%s/data", dev->dir);
     config->listen = text_of("%s", dev->listen);
     config->region = text_of("us-east-1");
+    config->isolation = text_of("%s", dev->isolation);
     config->drain_seconds = 10;
     if (module) {
         config->tokens = calloc(1, sizeof *config->tokens);
@@ -247,6 +248,7 @@ static enum hpl_status write_restart(struct hpl_call *call, const struct hpl_dev
     put_line(&text, "program", hpl_bytes_str(program));
     put_line(&text, "address", hpl_bytes_str(address));
     put_line(&text, "backend", hpl_bytes_str(dev->backend));
+    put_line(&text, "isolation", hpl_bytes_str(dev->isolation));
     hpl_buf_put_str(&text,
         "pid=$(cat \"$dir/pid\" 2>/dev/null)\n"
         "if [ -n \"$pid\" ] && kill -TERM \"$pid\" 2>/dev/null; then\n"
@@ -256,7 +258,7 @@ static enum hpl_status write_restart(struct hpl_call *call, const struct hpl_dev
         "  done\n"
         "fi\n"
         "rm -f \"$dir/pid\"\n"
-        "setsid \"$program\" --dev \"$dir\" --listen \"$address\" --backend \"$backend\" >>\"$dir/daemon.log\" 2>&1 </dev/null &\n"
+        "setsid \"$program\" --dev \"$dir\" --listen \"$address\" --backend \"$backend\" --isolation \"$isolation\" >>\"$dir/daemon.log\" 2>&1 </dev/null &\n"
         "n=0\n"
         "until [ -s \"$dir/pid\" ]; do\n"
         "  n=$((n + 1)); [ $n -lt 300 ] || { echo \"hardplated did not come back; see $dir/daemon.log\" >&2; exit 1; }; sleep 0.1\n"

@@ -9,6 +9,7 @@ struct hpl_dev {
     const char *dir;     /* absolute */
     const char *backend; /* "pkcs11", "local" or "none" */
     const char *listen;  /* as given; the port may be 0 */
+    const char *isolation; /* "inprocess" or "worker" */
 };
 
 /* Makes DIR, a SoftHSM token in it (once; its PINs are random and never in argv), points SOFTHSM2_CONF at it, and fills a configuration that

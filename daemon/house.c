@@ -49,8 +49,19 @@ static enum hpl_status open_root(struct hpl_call *call, struct hpl_house *house)
     return HPL_OK;
 }
 
-void hpl_house_env(const struct hpl_config *config, bool is_dev, struct hpl_token_option **tokens, struct hpl_backend_env *env)
+static struct hpl_tokend_option tokend_of(const struct hpl_config_tokend *from)
 {
+    if (!from)
+        return (struct hpl_tokend_option){0};
+    return (struct hpl_tokend_option){.user = from->user, .watchdog_ms = from->watchdog_ms, .environment = (const char *const *)from->environment,
+                                      .num_environment = from->num_environment};
+}
+
+void hpl_house_env(const struct hpl_config *config, bool is_dev, struct hpl_token_option **tokens, struct hpl_tokend_option *tokend,
+                   struct hpl_backend_env *env)
+{
+    bool is_inprocess = config->isolation && strcmp(config->isolation, "inprocess") == 0;
+    *tokend = tokend_of(config->tokend);
     *tokens = calloc(config->num_tokens + 1, sizeof **tokens);
     HPL_CHECK(*tokens);
     for (unsigned i = 0; i < config->num_tokens; i++) {
@@ -68,8 +79,9 @@ void hpl_house_env(const struct hpl_config *config, bool is_dev, struct hpl_toke
             .jwt_file = from->jwt_file, .auth_mount = from->auth_mount, .allow_http = from->allow_http};
     }
     *env = (struct hpl_backend_env){
-        .vaults = vaults, .num_vaults = config->num_vaults, .state_dir = config->state_dir, .key_dir_roots = (const char *const *)config->key_dirs, .num_key_dir_roots = config->num_key_dirs,
-        .tokens = *tokens, .num_tokens = config->num_tokens, .is_dev = is_dev};
+        .state_dir = config->state_dir, .key_dir_roots = (const char *const *)config->key_dirs, .num_key_dir_roots = config->num_key_dirs,
+        .vaults = vaults, .num_vaults = config->num_vaults, .tokens = *tokens, .num_tokens = config->num_tokens,
+        .tokend = is_inprocess ? NULL : tokend, .is_dev = is_dev};
 }
 
 static enum hpl_status put_credentials(struct hpl_call *call, struct hpl_house *house)
@@ -95,7 +107,7 @@ static enum hpl_status open_catalog(struct hpl_call *call, struct hpl_house *hou
 
 static enum hpl_status open_kms(struct hpl_call *call, struct hpl_house *house, bool is_dev)
 {
-    hpl_house_env(house->config, is_dev, &house->tokens, &house->env);
+    hpl_house_env(house->config, is_dev, &house->tokens, &house->tokend, &house->env);
     house->env.root = house->root;
     house->env.catalog = house->catalog;
     const struct hpl_kms_options options = {.backends = hpl_backends(), .env = &house->env, .catalog = house->catalog,

@@ -15,6 +15,7 @@ struct hpl_house {
     struct hpl_auth *auth;
     struct hpl_work *work;
     struct hpl_token_option *tokens;
+    struct hpl_tokend_option tokend;
     struct hpl_backend_env env;
     struct hpl_kms *kms;
     struct hpl_s3 *s3;
@@ -35,7 +36,9 @@ void hpl_house_close(struct hpl_house *house);
 /* Secret memory as configured: HPL_UNAVAILABLE with the mend when it cannot be locked. */
 enum hpl_status hpl_house_lock_memory(struct hpl_call *call, const struct hpl_config *config) HPL_MUST_USE;
 
-/* What backends get from the configuration. tokens and env->vaults are the caller's to free; views live as long as config. */
-void hpl_house_env(const struct hpl_config *config, bool is_dev, struct hpl_token_option **tokens, struct hpl_backend_env *env);
+/* What backends get from the configuration. tokens and env->vaults are the caller's to free, tokend is what env may point
+ * to; views live as long as config. */
+void hpl_house_env(const struct hpl_config *config, bool is_dev, struct hpl_token_option **tokens, struct hpl_tokend_option *tokend,
+                   struct hpl_backend_env *env);
 
 #endif

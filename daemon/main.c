@@ -26,7 +26,8 @@ enum { EXIT_DONE = 0, EXIT_FAILED = 1, EXIT_USAGE = 2 };
 
 static const char usage[] =
     "Usage: hardplated --config FILE [--check]\n"
-    "       hardplated --dev DIR [--listen HOST:PORT] [--backend pkcs11|local|none] [--check]\n"
+    "       hardplated --dev DIR [--listen HOST:PORT] [--backend pkcs11|local|none]\n"
+    "                  [--isolation inprocess|worker] [--check]\n"
     "\n"
     "Keeps S3 objects encrypted under master keys that stay in a token.\n"
     "\n"
@@ -35,11 +36,13 @@ static const char usage[] =
     "                     writes DIR/env when ready (try: . DIR/env)\n"
     "  --listen ADDRESS   HOST:PORT; port 0 takes a free one (default 127.0.0.1:9000)\n"
     "  --backend NAME     with --dev: where master keys live at the first start (default pkcs11)\n"
+    "  --isolation WHERE  with --dev: whether the token's module runs in the daemon (inprocess, default) or in\n"
+    "                     a process of its own (worker, as with a configuration file)\n"
     "  --check            say what is wrong with this machine or configuration, and end\n"
     "  --version, --help\n";
 
 struct options {
-    const char *config, *dev, *listen, *backend;
+    const char *config, *dev, *listen, *backend, *isolation;
     bool is_check;
 };
 
@@ -56,7 +59,7 @@ static int read_options(int argc, char **argv, struct options *options)
 {
     static const struct option longs[] = {
         {"config", required_argument, NULL, 'c'}, {"dev", required_argument, NULL, 'd'}, {"listen", required_argument, NULL, 'l'},
-        {"backend", required_argument, NULL, 'b'}, {"check", no_argument, NULL, 'k'}, {"version", no_argument, NULL, 'V'},
+        {"backend", required_argument, NULL, 'b'}, {"isolation", required_argument, NULL, 'i'}, {"check", no_argument, NULL, 'k'}, {"version", no_argument, NULL, 'V'},
         {"help", no_argument, NULL, 'h'}, {0}};
     int option;
     opterr = 0;
@@ -66,6 +69,7 @@ static int read_options(int argc, char **argv, struct options *options)
         case 'd': options->dev = optarg; break;
         case 'l': options->listen = optarg; break;
         case 'b': options->backend = optarg; break;
+        case 'i': options->isolation = optarg; break;
         case 'k': options->is_check = true; break;
         case 'V': puts("hardplated " HPL_VERSION); return EXIT_DONE;
         case 'h': fputs(usage, stdout); return EXIT_DONE;
@@ -77,6 +81,12 @@ static int read_options(int argc, char **argv, struct options *options)
         return usage_error("%s", "give either --config FILE or --dev DIR");
     if (options->backend && !options->dev)
         return usage_error("%s", "--backend goes with --dev");
+    if (options->isolation && !options->dev)
+        return usage_error("%s", "--isolation goes with --dev; with --config the file says it");
+    if (!options->isolation)
+        options->isolation = "inprocess";
+    if (strcmp(options->isolation, "inprocess") != 0 && strcmp(options->isolation, "worker") != 0)
+        return usage_error("--isolation must be inprocess or worker, not '%s'", options->isolation);
     if (!options->backend)
         options->backend = "pkcs11";
     if (strcmp(options->backend, "pkcs11") != 0 && strcmp(options->backend, "local") != 0 && strcmp(options->backend, "none") != 0)
@@ -121,7 +131,8 @@ static enum hpl_status load_config(struct hpl_call *call, const struct options *
     }
     HPL_TRY(dev_folder(call, options->dev, folder));
     HPL_TRY(hpl_house_lock_memory(call, &(struct hpl_config){0})); /* before the token's PINs */
-    *dev = (struct hpl_dev){.dir = folder, .backend = options->backend, .listen = options->listen ? options->listen : "127.0.0.1:9000"};
+    *dev = (struct hpl_dev){.dir = folder, .backend = options->backend, .listen = options->listen ? options->listen : "127.0.0.1:9000",
+                            .isolation = options->isolation};
     return hpl_dev_prepare(call, dev, config);
 }
 
