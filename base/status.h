@@ -38,6 +38,7 @@ struct hpl_call {
     char request_id[17];    /* 16 hex digits, for logs and answers */
     const char *principal;  /* access key of who asks, the caller's storage; NULL: the daemon itself */
     const char *role;       /* "admin" or "objects", with principal */
+    unsigned retry_after_s; /* when it is worth to ask again, with a failure that may pass; 0: not known */
     char detail[240];       /* one sentence: what was wrong, where, what to do. Never a secret. */
 };
 

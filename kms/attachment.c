@@ -13,6 +13,7 @@
 #define ROW_TYPE "attachment"
 #define PAGE 500u
 #define LIST_EVERY_NS 100000000u /* 0.1 s */
+#define READ_AGAIN_NS 1000000000u /* 1 s */
 
 static void hex_uid(char out[static 2 * HPL_KEY_UID_LEN + 1], const uint8_t uid[static HPL_KEY_UID_LEN])
 {
@@ -118,70 +119,89 @@ enum hpl_status hpl_attachment_key_id(struct hpl_call *call, struct hpl_attachme
 
 /* --- records ------------------------------------------------------------------------------------------------------------- */
 
-static bool recall(struct hpl_attachment *attachment, const char *key_id, struct hpl_key_record *record, uint64_t *revision)
+/* Without a record cache too, where the key's outage choice needs the record later. */
+static bool keeps_records(const struct hpl_attachment *attachment, const struct hpl_key_record *record)
 {
-    bool is_there = false;
-    pthread_mutex_lock(&attachment->lock);
-    const json_t *entry = attachment->settings.enable_cache ? json_object_get(attachment->records, key_id) : NULL;
-    if (entry && json_integer_value(json_object_get(entry, "until_ms")) > (json_int_t)(hpl_clock_mono_ns() / 1000000u)) {
-        const json_t *content = json_object_get(entry, "content");
-        is_there = hpl_record_decode(NULL, hpl_bytes(json_string_value(content), json_string_length(content)), record) == HPL_OK;
-        if (is_there && record->state != HPL_STATE_ENABLED) { /* a refusal is worth a look at the record itself */
-            hpl_record_wipe(record);
-            is_there = false;
-        }
-        if (is_there && revision)
-            *revision = (uint64_t)json_integer_value(json_object_get(entry, "revision"));
-    }
-    pthread_mutex_unlock(&attachment->lock);
-    return is_there;
-}
-
-static void remember(struct hpl_attachment *attachment, const struct hpl_key_record *record, struct hpl_bytes content, uint64_t revision)
-{
-    pthread_mutex_lock(&attachment->lock);
-    learn(attachment, record);
-    if (json_object_size(attachment->records) >= (size_t)attachment->settings.max_cached_keys)
-        json_object_clear(attachment->records);
-    if (attachment->settings.enable_cache)
-        json_object_set_new(attachment->records, record->key_id,
-                            json_pack("{s:s%, s:I, s:I}", "content", (const char *)content.data, content.len, "revision", (json_int_t)revision, "until_ms",
-                                      (json_int_t)(hpl_clock_mono_ns() / 1000000u) + attachment->settings.cache_ttl_seconds * 1000));
-    pthread_mutex_unlock(&attachment->lock);
-}
-
-static void forget(struct hpl_attachment *attachment, const char *key_id)
-{
-    pthread_mutex_lock(&attachment->lock);
-    json_object_del(attachment->records, key_id);
-    pthread_mutex_unlock(&attachment->lock);
+    return attachment->settings.enable_cache || record->caching.outage_seconds;
 }
 
 void hpl_attachment_clear_cache(struct hpl_attachment *attachment)
 {
-    pthread_mutex_lock(&attachment->lock);
-    json_object_clear(attachment->records);
-    pthread_mutex_unlock(&attachment->lock);
+    hpl_record_cache_clear(&attachment->records);
 }
 
-enum hpl_status hpl_attachment_kept_record(struct hpl_call *call, struct hpl_attachment *attachment, const char *key_id, bool may_be_cached,
-                                           struct hpl_key_record *record, uint64_t *revision)
+/* From the keystore, and into the cache. */
+static enum hpl_status read_record(struct hpl_call *call, struct hpl_attachment *attachment, const char *key_id, struct hpl_key_record *record, uint64_t *revision)
 {
     struct hpl_buf content = {0};
-    uint64_t found = 0;
-    *record = (struct hpl_key_record){0};
-    if (may_be_cached && recall(attachment, key_id, record, revision))
-        return HPL_OK;
+    uint64_t found = 0, began = hpl_clock_mono_ns(), epoch = hpl_record_cache_epoch(&attachment->records);
     enum hpl_status status = attachment->keystore->ops->record_get(attachment->keystore, call, key_id, &content, &found);
     if (status == HPL_OK)
         status = hpl_record_decode(call, hpl_buf_bytes(&content), record);
     if (status == HPL_OK) {
-        remember(attachment, record, hpl_buf_bytes(&content), found);
+        pthread_mutex_lock(&attachment->lock);
+        learn(attachment, record);
+        pthread_mutex_unlock(&attachment->lock);
+        if (keeps_records(attachment, record))
+            hpl_record_cache_put(&attachment->records, hpl_buf_bytes(&content), found, began, epoch);
         if (revision)
             *revision = found;
     }
     hpl_buf_wipe(&content);
     return status == HPL_NOT_FOUND ? hpl_fail_over(call, HPL_NO_SUCH_KEY, "no key '%.80s'", key_id) : status;
+}
+
+static bool recall(struct hpl_attachment *attachment, const char *key_id, struct hpl_key_record *record, uint64_t *revision)
+{
+    const struct hpl_kms_settings *settings = &attachment->settings;
+    return settings->enable_cache &&
+           hpl_record_cache_find(&attachment->records, key_id, (uint64_t)settings->cache_ttl_seconds * 1000000000u, record, revision);
+}
+
+/* One reading for all who need the same record now; the others take it from the cache. */
+static enum hpl_status read_once(struct hpl_call *call, struct hpl_attachment *attachment, const char *key_id, struct hpl_key_record *record, uint64_t *revision)
+{
+    uint8_t key[HPL_LRU_KEY_LEN];
+    struct hpl_flight *flight;
+    struct hpl_secret *none = NULL;
+    hpl_record_cache_key(key_id, key);
+    if (!hpl_flight_begin(&attachment->reads, key, &flight)) {
+        enum hpl_status status = hpl_flight_wait(&attachment->reads, flight, call, &none);
+        if (status != HPL_OK && status != HPL_STALE)
+            return status;
+        return recall(attachment, key_id, record, revision) ? HPL_OK : read_record(call, attachment, key_id, record, revision);
+    }
+    struct hpl_call sub = call ? *call : (struct hpl_call){0};
+    enum hpl_status status = read_record(&sub, attachment, key_id, record, revision);
+    hpl_flight_end(&attachment->reads, flight, status, sub.detail, NULL);
+    return status == HPL_OK ? HPL_OK : hpl_fail(call, status, "%s", hpl_detail(&sub, status));
+}
+
+enum hpl_status hpl_attachment_kept_record(struct hpl_call *call, struct hpl_attachment *attachment, const char *key_id, bool may_be_cached,
+                                           struct hpl_key_record *record, uint64_t *revision)
+{
+    *record = (struct hpl_key_record){0};
+    if (!may_be_cached || !attachment->settings.enable_cache)
+        return read_record(call, attachment, key_id, record, revision);
+    return recall(attachment, key_id, record, revision) ? HPL_OK : read_once(call, attachment, key_id, record, revision);
+}
+
+enum hpl_status hpl_attachment_record_to_open(struct hpl_call *call, struct hpl_attachment *attachment, const char *key_id, struct hpl_key_record *record,
+                                              bool *is_stale)
+{
+    struct hpl_call sub = call ? *call : (struct hpl_call){0};
+    *record = (struct hpl_key_record){0};
+    *is_stale = false;
+    if (recall(attachment, key_id, record, NULL))
+        return HPL_OK;
+    if (hpl_clock_mono_ns() < atomic_load(&attachment->unreadable_until_ns) && (*is_stale = hpl_record_cache_find_stale(&attachment->records, key_id, record)))
+        return HPL_OK;
+    enum hpl_status status = hpl_attachment_record(&sub, attachment, key_id, true, record, NULL);
+    if (!hpl_breaker_is_outage(status))
+        return status == HPL_OK ? HPL_OK : hpl_fail(call, status, "%s", hpl_detail(&sub, status));
+    atomic_store(&attachment->unreadable_until_ns, hpl_clock_mono_ns() + READ_AGAIN_NS);
+    *is_stale = hpl_record_cache_find_stale(&attachment->records, key_id, record);
+    return *is_stale ? HPL_OK : hpl_fail(call, status, "%s", hpl_detail(&sub, status));
 }
 
 enum hpl_status hpl_attachment_put(struct hpl_call *call, struct hpl_attachment *attachment, const struct hpl_key_record *record, uint64_t expected)
@@ -191,10 +211,16 @@ enum hpl_status hpl_attachment_put(struct hpl_call *call, struct hpl_attachment 
     enum hpl_status status = hpl_record_encode(record, &content);
     if (status == HPL_OK)
         status = attachment->keystore->ops->record_put(attachment->keystore, call, record->key_id, record->uid, expected, hpl_buf_bytes(&content), &revision);
-    if (status == HPL_OK)
-        remember(attachment, record, hpl_buf_bytes(&content), revision);
+    if (status == HPL_OK) {
+        pthread_mutex_lock(&attachment->lock);
+        learn(attachment, record);
+        pthread_mutex_unlock(&attachment->lock);
+    }
+    if (status == HPL_OK && keeps_records(attachment, record))
+        hpl_record_cache_replace(&attachment->records, hpl_buf_bytes(&content), revision);
     else
-        forget(attachment, record->key_id);
+        hpl_record_cache_forget(&attachment->records, record->key_id);
+    hpl_kms_shared_flush_key(attachment->shared, record->uid);
     hpl_buf_wipe(&content);
     return status;
 }
@@ -303,7 +329,7 @@ static enum hpl_status find_instance(struct hpl_call *call, const struct hpl_kms
     return status;
 }
 
-static struct hpl_attachment *new_attachment(const struct hpl_kms_settings *settings)
+static struct hpl_attachment *new_attachment(const struct hpl_kms_settings *settings, struct hpl_kms_shared *shared)
 {
     struct hpl_attachment *attachment = calloc(1, sizeof *attachment);
     if (!attachment)
@@ -312,7 +338,9 @@ static struct hpl_attachment *new_attachment(const struct hpl_kms_settings *sett
     attachment->settings = *settings;
     attachment->refs = 1;
     attachment->key_ids = json_object();
-    attachment->records = json_object();
+    attachment->shared = shared;
+    hpl_record_cache_init(&attachment->records, (size_t)settings->max_cached_keys, &shared->records);
+    hpl_flights_init(&attachment->reads);
     pthread_mutex_init(&attachment->lock, NULL);
     pthread_mutex_init(&attachment->making, NULL);
     pthread_mutex_init(&attachment->listing, NULL);
@@ -321,11 +349,12 @@ static struct hpl_attachment *new_attachment(const struct hpl_kms_settings *sett
 
 struct hpl_attachment *hpl_attachment_retune(struct hpl_attachment *attachment, const struct hpl_kms_settings *settings)
 {
-    struct hpl_attachment *tuned = new_attachment(settings);
+    struct hpl_attachment *tuned = new_attachment(settings, attachment->shared);
     if (!tuned)
         return NULL;
     tuned->keystore = attachment->keystore;
     tuned->wraps = attachment->wraps;
+    tuned->breaker = attachment->breaker;
     tuned->owner = hpl_attachment_ref(attachment->owner ? attachment->owner : attachment);
     pthread_mutex_lock(&attachment->lock);
     json_decref(tuned->key_ids);
@@ -335,12 +364,14 @@ struct hpl_attachment *hpl_attachment_retune(struct hpl_attachment *attachment, 
 }
 
 enum hpl_status hpl_attachment_open(struct hpl_call *call, const struct hpl_kms_options *options, const json_t *config,
-                                    const struct hpl_kms_settings *settings, struct hpl_attachment **out)
+                                    const struct hpl_kms_settings *settings, struct hpl_kms_shared *shared, struct hpl_attachment **out)
 {
-    struct hpl_attachment *attachment = new_attachment(settings);
+    struct hpl_attachment *attachment = new_attachment(settings, shared);
     *out = NULL;
     if (!attachment)
         return hpl_fail(call, HPL_NO_MEMORY, "out of memory");
+    hpl_breaker_init(&attachment->own_breaker);
+    attachment->breaker = &attachment->own_breaker;
     attachment->wraps = hpl_wraps_new(options->catalog);
     enum hpl_status status = attachment->wraps ? settings->backend->open(call, config, options->env, &attachment->keystore) : HPL_NO_MEMORY;
     if (status == HPL_OK) {
@@ -359,7 +390,7 @@ enum hpl_status hpl_attachment_open(struct hpl_call *call, const struct hpl_kms_
 }
 
 enum hpl_status hpl_attachment_open_instance(struct hpl_call *call, const struct hpl_kms_options *options, const uint8_t instance[static 8],
-                                             struct hpl_attachment **out)
+                                             struct hpl_kms_shared *shared, struct hpl_attachment **out)
 {
     char name[17];
     struct hpl_buf content = {0};
@@ -379,7 +410,7 @@ enum hpl_status hpl_attachment_open_instance(struct hpl_call *call, const struct
     if (status == HPL_OK)
         status = hpl_kms_read_settings(call, options, config, &settings);
     if (status == HPL_OK)
-        status = hpl_attachment_open(call, options, config, &settings, out);
+        status = hpl_attachment_open(call, options, config, &settings, shared, out);
     hpl_buf_wipe(&content);
     if (*out && memcmp((*out)->keystore->instance, instance, 8) != 0) {
         hpl_attachment_unref(*out);
@@ -401,11 +432,14 @@ void hpl_attachment_unref(struct hpl_attachment *attachment)
         return;
     if (attachment->keystore && !attachment->owner)
         attachment->keystore->ops->close(attachment->keystore);
-    if (!attachment->owner)
+    if (!attachment->owner) {
         hpl_wraps_free(attachment->wraps);
+        hpl_breaker_wipe(&attachment->own_breaker);
+    }
     hpl_attachment_unref(attachment->owner);
+    hpl_record_cache_wipe(&attachment->records);
+    hpl_flights_wipe(&attachment->reads);
     json_decref(attachment->key_ids);
-    json_decref(attachment->records);
     pthread_mutex_destroy(&attachment->lock);
     pthread_mutex_destroy(&attachment->making);
     pthread_mutex_destroy(&attachment->listing);

@@ -6,8 +6,9 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+#include "kms/breaker.h"
 #include "kms/config.h"
-#include "kms/record.h"
+#include "kms/shared.h"
 #include "kms/wraps.h"
 
 struct hpl_attachment {
@@ -18,9 +19,14 @@ struct hpl_attachment {
     struct hpl_wraps *wraps;          /* the owner's, where there is one */
     _Atomic unsigned refs;
     pthread_mutex_t making;           /* held while the default key is made */
-    pthread_mutex_t lock;             /* around the two maps */
+    pthread_mutex_t lock;             /* around key_ids and damaged */
+    struct hpl_kms_shared *shared;    /* the service's */
+    struct hpl_breaker *breaker;      /* of the keystore: the owner's, where there is one */
+    struct hpl_breaker own_breaker;   /* unless there is an owner */
+    struct hpl_record_cache records;
+    struct hpl_flights reads;         /* of records */
+    _Atomic uint64_t unreadable_until_ns; /* records could not be read just now: who may do without does not try */
     json_t *key_ids;                  /* uid in hex → key id */
-    json_t *records;                  /* key id → {"content", "revision", "until_ms"}: the record cache */
     pthread_mutex_t listing;          /* held while all records are read again */
     uint64_t listed_ns;               /* when that last began; under listing */
     char damaged[HPL_KEY_ID_MAX + 1]; /* a record that did not verify then, "" for none; under lock */
@@ -29,10 +35,10 @@ struct hpl_attachment {
 /* Opens the backend, finds or makes its instance in the catalog (type "attachment", kept with its sealed configuration), proves it with its probe
  * and reads which keys it has. One reference is the caller's. */
 enum hpl_status hpl_attachment_open(struct hpl_call *call, const struct hpl_kms_options *options, const json_t *config,
-                                    const struct hpl_kms_settings *settings, struct hpl_attachment **out) HPL_MUST_USE;
+                                    const struct hpl_kms_settings *settings, struct hpl_kms_shared *shared, struct hpl_attachment **out) HPL_MUST_USE;
 /* The same for one that was attached before. HPL_INVALID_CIPHERTEXT when no attachment has this instance. */
 enum hpl_status hpl_attachment_open_instance(struct hpl_call *call, const struct hpl_kms_options *options, const uint8_t instance[static 8],
-                                             struct hpl_attachment **out) HPL_MUST_USE;
+                                             struct hpl_kms_shared *shared, struct hpl_attachment **out) HPL_MUST_USE;
 /* The same keystore, still open, with other settings. One reference is the caller's; NULL when memory is out. */
 struct hpl_attachment *hpl_attachment_retune(struct hpl_attachment *attachment, const struct hpl_kms_settings *settings);
 struct hpl_attachment *hpl_attachment_ref(struct hpl_attachment *attachment);
@@ -45,7 +51,11 @@ enum hpl_status hpl_attachment_record(struct hpl_call *call, struct hpl_attachme
 /* The same without taking anything over. */
 enum hpl_status hpl_attachment_kept_record(struct hpl_call *call, struct hpl_attachment *attachment, const char *key_id, bool may_be_cached,
                                            struct hpl_key_record *record, uint64_t *revision) HPL_MUST_USE;
-/* Writes it if its revision still is expected, and keeps the maps true. */
+/* The record that a decrypt needs. While the keystore cannot be read, the key's outage choice may let the one that is cached do: *is_stale, and only
+ * cached plaintext may be opened under it. */
+enum hpl_status hpl_attachment_record_to_open(struct hpl_call *call, struct hpl_attachment *attachment, const char *key_id, struct hpl_key_record *record,
+                                              bool *is_stale) HPL_MUST_USE;
+/* Writes it if its revision still is expected; keeps the maps true and gives up what was cached of the key. */
 enum hpl_status hpl_attachment_put(struct hpl_call *call, struct hpl_attachment *attachment, const struct hpl_key_record *record, uint64_t expected) HPL_MUST_USE;
 /* Which key id has this uid now or had it. None, also after reading all records again: HPL_INVALID_CIPHERTEXT, or HPL_KEY_UNAVAILABLE when a damaged
  * record may be the one. */

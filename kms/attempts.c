@@ -1,8 +1,12 @@
-/* Calls of a backend as the configuration wants them: within a deadline, again where the failure may pass. Any thread; blocks. */
+/* Calls of a backend as the configuration wants them: through the gate in front of it, within a deadline, again where the failure may pass. Any
+ * thread; blocks. */
 #include "kms/internal.h"
 
 #include "base/clock.h"
+#include "base/log.h"
 #include "base/retry.h"
+
+#define PROBE_TIMEOUT_NS 5000000000u
 
 struct hpl_call hpl_kms_attempt_of(const struct hpl_call *call, const struct hpl_kms_settings *settings)
 {
@@ -14,22 +18,67 @@ struct hpl_call hpl_kms_attempt_of(const struct hpl_call *call, const struct hpl
     return attempt;
 }
 
-typedef enum hpl_status attempt_fn(struct hpl_call *call, struct hpl_keystore *keystore, const void *work);
+/* --- the gate ------------------------------------------------------------------------------------------------------------ */
 
-/* Calls fn, and again up to retry_attempts times where its status says that a repetition may help. */
-static enum hpl_status repeat(struct hpl_call *call, struct hpl_attachment *attachment, attempt_fn *fn, const void *work)
+/* Asks the backend itself, for everybody; the caller was told to by the breaker. */
+static enum hpl_status probe(struct hpl_call *call, struct hpl_attachment *attachment)
+{
+    struct hpl_call sub = {.deadline_ns = hpl_clock_mono_ns() + PROBE_TIMEOUT_NS};
+    enum hpl_status status = attachment->keystore->ops->probe(attachment->keystore, &sub);
+    bool was_open = hpl_breaker_is_open(attachment->breaker);
+    if (hpl_breaker_probed(attachment->breaker, status)) {
+        hpl_kms_shared_lose(attachment->shared, attachment->keystore->instance);
+        hpl_log(HPL_LOG_ERROR, "kms.breaker.opened", HPL_S("backend", attachment->backend->name), HPL_S("failure", hpl_detail(&sub, status)));
+    } else if (was_open && status == HPL_OK)
+        hpl_log(HPL_LOG_INFO, "kms.breaker.closed", HPL_S("backend", attachment->backend->name));
+    return status == HPL_OK ? HPL_OK : hpl_fail(call, HPL_KEY_UNAVAILABLE, "the key backend does not answer: %s", hpl_detail(&sub, status));
+}
+
+bool hpl_kms_is_lost(struct hpl_attachment *attachment)
+{
+    if (hpl_breaker_suspect(attachment->breaker))
+        return probe(NULL, attachment) != HPL_OK;
+    return hpl_breaker_is_open(attachment->breaker);
+}
+
+struct attempt {
+    enum hpl_status (*run)(struct hpl_call *call, struct hpl_keystore *keystore, const void *work);
+    const void *work;
+    struct hpl_meter *meter; /* may be NULL */
+    bool is_decrypt;
+};
+
+/* Runs it, and again up to retry_attempts times where its status says that a repetition may help. */
+static enum hpl_status repeat(struct hpl_call *call, struct hpl_attachment *attachment, const struct attempt *attempt)
 {
     const struct hpl_call first = hpl_kms_attempt_of(call, &attachment->settings); /* one deadline for all: a hanging backend costs it once */
-    for (unsigned attempt = 1;; attempt++) {
+    for (unsigned number = 1;; number++) {
         struct hpl_call sub = first;
-        enum hpl_status status = fn(&sub, attachment->keystore, work);
+        uint64_t began = hpl_clock_mono_ns();
+        enum hpl_status status = attempt->run(&sub, attachment->keystore, attempt->work);
+        if (attempt->meter)
+            hpl_meter_add(attempt->meter, hpl_clock_mono_ns() - began, status);
         if (status == HPL_OK)
             return HPL_OK;
-        if (!hpl_status_row(status)->can_retry || attempt > (unsigned)attachment->settings.retry_attempts ||
-            hpl_retry_wait(&sub, attempt, HPL_FIRST_WAIT_MS, HPL_MOST_WAIT_MS) != HPL_OK)
+        if (!hpl_status_row(status)->can_retry || number > (unsigned)attachment->settings.retry_attempts || hpl_breaker_is_open(attachment->breaker) ||
+            hpl_retry_wait(&sub, number, HPL_FIRST_WAIT_MS, HPL_MOST_WAIT_MS) != HPL_OK)
             return hpl_fail(call, status, "%s", hpl_detail(&sub, status));
     }
 }
+
+static enum hpl_status pass(struct hpl_call *call, struct hpl_attachment *attachment, const struct attempt *attempt)
+{
+    bool must_probe;
+    HPL_TRY(hpl_breaker_enter(attachment->breaker, call, (unsigned)attachment->settings.queue, attempt->is_decrypt, &must_probe));
+    enum hpl_status status = must_probe ? probe(call, attachment) : HPL_OK;
+    if (status == HPL_OK)
+        status = repeat(call, attachment, attempt);
+    if (hpl_breaker_leave(attachment->breaker, attempt->is_decrypt, status) && probe(NULL, attachment) == HPL_OK)
+        hpl_log(HPL_LOG_DEBUG, "kms.breaker.kept_closed", HPL_S("backend", attachment->backend->name));
+    return status;
+}
+
+/* --- what is called ------------------------------------------------------------------------------------------------------ */
 
 static enum hpl_status create_version(struct hpl_call *call, struct hpl_keystore *keystore, const void *work)
 {
@@ -39,7 +88,24 @@ static enum hpl_status create_version(struct hpl_call *call, struct hpl_keystore
 
 enum hpl_status hpl_kms_create_version(struct hpl_call *call, struct hpl_attachment *attachment, const struct hpl_key_record *record)
 {
-    return repeat(call, attachment, create_version, record);
+    return pass(call, attachment, &(struct attempt){.run = create_version, .work = record});
+}
+
+struct random_work {
+    uint8_t *out;
+    size_t len;
+};
+
+static enum hpl_status random_once(struct hpl_call *call, struct hpl_keystore *keystore, const void *arg)
+{
+    const struct random_work *work = arg;
+    return keystore->ops->random(keystore, call, work->out, work->len);
+}
+
+enum hpl_status hpl_kms_random(struct hpl_call *call, struct hpl_attachment *attachment, uint8_t *out, size_t len)
+{
+    const struct random_work work = {out, len};
+    return pass(call, attachment, &(struct attempt){.run = random_once, .work = &work});
 }
 
 struct wrap_work {
@@ -67,7 +133,7 @@ enum hpl_status hpl_kms_wrap(struct hpl_call *call, struct hpl_attachment *attac
                              const uint8_t aad[static HPL_WRAP_AAD_LEN], const struct hpl_secret *plain, struct hpl_wrapped *wrapped)
 {
     const struct wrap_work work = {.uid = record->uid, .version = record->version, .aad = aad, .plain = plain, .wrapped = wrapped};
-    return repeat(call, attachment, wrap_once, &work);
+    return pass(call, attachment, &(struct attempt){.run = wrap_once, .work = &work, .meter = &attachment->shared->wraps});
 }
 
 enum hpl_status hpl_kms_unwrap(struct hpl_call *call, struct hpl_attachment *attachment, const struct hpl_key_record *record, uint32_t version,
@@ -75,5 +141,5 @@ enum hpl_status hpl_kms_unwrap(struct hpl_call *call, struct hpl_attachment *att
 {
     struct hpl_wrapped copy = *wrapped;
     const struct wrap_work work = {.uid = record->uid, .version = version, .aad = aad, .wrapped = &copy, .opened = out};
-    return repeat(call, attachment, unwrap_once, &work);
+    return pass(call, attachment, &(struct attempt){.run = unwrap_once, .work = &work, .meter = &attachment->shared->unwraps, .is_decrypt = true});
 }

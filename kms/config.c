@@ -14,7 +14,7 @@ static const struct { const char *old_name, *new_name; json_type type; } renamed
     {"vault_timeout_seconds", "timeout_seconds", JSON_INTEGER},
 };
 static const char *const old_only[] = {"vault_token", "vault_app_role_id", "vault_app_role_secret_id"};
-static const char *const common_fields[] = {"default_key_id", "enable_cache", "cache_ttl_seconds", "max_cached_keys", "timeout_seconds", "retry_attempts"};
+static const char *const common_fields[] = {"default_key_id", "enable_cache", "cache_ttl_seconds", "max_cached_keys", "timeout_seconds", "retry_attempts", "queue"};
 
 static const struct hpl_backend *find_backend(const struct hpl_kms_options *options, const char *name)
 {
@@ -176,7 +176,7 @@ enum hpl_status hpl_kms_read_settings(struct hpl_call *call, const struct hpl_km
 {
     const char *name = NULL, *default_key = NULL;
     struct hpl_buf text = {.max = MAX_CONFIG_BYTES};
-    *out = (struct hpl_kms_settings){.enable_cache = true, .cache_ttl_seconds = 300, .max_cached_keys = 1000, .timeout_seconds = 30, .retry_attempts = 3};
+    *out = (struct hpl_kms_settings){.enable_cache = true, .cache_ttl_seconds = 300, .max_cached_keys = 1000, .timeout_seconds = 30, .retry_attempts = 3, .queue = 64};
     enum hpl_status status = hpl_json_put(&text, config);
     hpl_buf_wipe(&text);
     if (status != HPL_OK)
@@ -197,6 +197,7 @@ enum hpl_status hpl_kms_read_settings(struct hpl_call *call, const struct hpl_km
     HPL_TRY(hpl_json_int(call, config, "max_cached_keys", 1, 1000000, &out->max_cached_keys));
     HPL_TRY(hpl_json_int(call, config, "timeout_seconds", 1, 600, &out->timeout_seconds));
     HPL_TRY(hpl_json_int(call, config, "retry_attempts", 0, 10, &out->retry_attempts));
+    HPL_TRY(hpl_json_int(call, config, "queue", 4, 4096, &out->queue));
     return out->backend->validate(call, config, options->env);
 }
 

@@ -12,6 +12,7 @@ struct hpl_kms_settings {
     char default_key_id[HPL_KEY_ID_MAX + 1]; /* "" : none configured */
     bool enable_cache;
     int64_t cache_ttl_seconds, max_cached_keys, timeout_seconds, retry_attempts;
+    int64_t queue; /* callers in the backend at once; whoever comes then is refused */
 };
 
 /* The normal form of a body: new names, lower-case backend name, null members dropped. Laid over base (may be NULL), whose

@@ -1,5 +1,5 @@
 /* Data keys. Any thread; blocks on the backend. */
-#include "kms/internal.h"
+#include "kms/opening.h"
 
 #include "base/hash.h"
 #include "base/log.h"
@@ -10,12 +10,11 @@
 /* 32 bytes from the system, mixed with the backend's own where it has a generator, so that one bad generator does no harm. */
 static enum hpl_status new_secret(struct hpl_call *call, struct hpl_attachment *attachment, size_t len, struct hpl_secret **out)
 {
-    struct hpl_keystore *keystore = attachment->keystore;
     struct hpl_secret *HPL_SECRET_AUTO mix = hpl_secret_random(64);
     *out = mix ? hpl_secret_new(len) : NULL;
     if (!*out)
         return hpl_fail(call, HPL_NO_MEMORY, "the secret region is full");
-    enum hpl_status status = keystore->ops->random ? keystore->ops->random(keystore, call, mix->bytes + 32, 32) : HPL_OK;
+    enum hpl_status status = attachment->keystore->ops->random ? hpl_kms_random(call, attachment, mix->bytes + 32, 32) : HPL_OK;
     if (status == HPL_OK)
         hpl_hkdf_sha256((*out)->bytes, len, hpl_bytes(mix->bytes, mix->len), hpl_bytes(NULL, 0), hpl_bytes_str("hpl-data-key-v1"));
     else {
@@ -48,13 +47,19 @@ enum hpl_status hpl_kms_generate_on(struct hpl_call *call, struct hpl_attachment
     return HPL_OK;
 }
 
+enum hpl_status hpl_kms_bind(struct hpl_call *call, struct hpl_attachment *attachment, const struct hpl_key_record *record, const struct hpl_envelope *envelope,
+                             const struct hpl_context *context, uint8_t aad[static HPL_WRAP_AAD_LEN])
+{
+    if (envelope->version > record->version || envelope->wrapped.mechanism != attachment->keystore->ops->mechanism(attachment->keystore))
+        return hpl_fail(call, HPL_INVALID_CIPHERTEXT, "%s", hpl_status_row(HPL_INVALID_CIPHERTEXT)->text);
+    return hpl_envelope_aad(call, envelope, context, aad);
+}
+
 enum hpl_status hpl_kms_open_on(struct hpl_call *call, struct hpl_attachment *attachment, const struct hpl_key_record *record,
                                 const struct hpl_envelope *envelope, const struct hpl_context *context, struct hpl_secret **secret)
 {
     uint8_t aad[HPL_WRAP_AAD_LEN];
-    if (envelope->version > record->version || envelope->wrapped.mechanism != attachment->keystore->ops->mechanism(attachment->keystore))
-        return hpl_fail(call, HPL_INVALID_CIPHERTEXT, "%s", hpl_status_row(HPL_INVALID_CIPHERTEXT)->text);
-    HPL_TRY(hpl_envelope_aad(call, envelope, context, aad));
+    HPL_TRY(hpl_kms_bind(call, attachment, record, envelope, context, aad));
     return hpl_kms_unwrap(call, attachment, record, envelope->version, aad, &envelope->wrapped, secret);
 }
 
@@ -159,10 +164,59 @@ enum hpl_status hpl_kms_generate(struct hpl_kms *kms, struct hpl_call *call, enu
     HPL_TRY(hpl_kms_acquire(kms, call, &attachment));
     HPL_TRY(key_to_use(call, attachment, key_id, &record));
     HPL_TRY(hpl_key_may_be_used(call, &record, HPL_OP_GENERATE, purpose, context));
-    HPL_TRY(hpl_kms_generate_on(call, attachment, purpose, &record, context, len, secret, envelope));
+    if (hpl_bucket_key_is_wanted(&record, purpose, context, len))
+        HPL_TRY(hpl_bucket_key_generate(call, attachment, &record, context, secret, envelope));
+    else
+        HPL_TRY(hpl_kms_generate_on(call, attachment, purpose, &record, context, len, secret, envelope));
     fill_ref(ref, attachment, &record, record.version);
     log_use(call, "kms.generate", &record, record.version, purpose);
     return HPL_OK;
+}
+
+/* Either form of an envelope, taken apart. */
+struct sealed {
+    bool is_bucket;
+    struct hpl_bucket_envelope outer; /* where it is */
+    struct hpl_envelope envelope;
+    struct hpl_bytes wire;            /* the envelope's */
+};
+
+static enum hpl_status read_sealed(struct hpl_call *call, enum hpl_purpose purpose, struct hpl_bytes bytes, struct sealed *out)
+{
+    unsigned wanted = purpose;
+    out->is_bucket = hpl_envelope_is_bucket(bytes);
+    out->wire = bytes;
+    if (out->is_bucket) {
+        HPL_TRY(hpl_bucket_envelope_decode(call, bytes, &out->outer));
+        out->wire = out->outer.inner;
+        wanted = purpose == HPL_PURPOSE_OBJECT ? HPL_PURPOSE_BUCKET_KEY : 0; /* this form is for objects alone */
+    }
+    HPL_TRY(hpl_envelope_decode(call, out->wire, &out->envelope));
+    if (out->envelope.purpose != wanted)
+        return hpl_fail(call, HPL_INVALID_CIPHERTEXT, "%s", hpl_status_row(HPL_INVALID_CIPHERTEXT)->text);
+    return HPL_OK;
+}
+
+/* The record of the key that sealed it. */
+static enum hpl_status find_sealer(struct hpl_call *call, struct hpl_attachment *attachment, const struct hpl_envelope *envelope, struct hpl_key_record *record,
+                                   bool *is_stale)
+{
+    char key_id[HPL_KEY_ID_MAX + 1];
+    HPL_TRY(hpl_attachment_key_id(call, attachment, envelope->uid, key_id));
+    enum hpl_status status = hpl_attachment_record_to_open(call, attachment, key_id, record, is_stale);
+    if (status == HPL_NO_SUCH_KEY) /* it was there: what a keystore does not find is unavailable, never deleted */
+        return hpl_fail_over(call, HPL_KEY_UNAVAILABLE, "the record of the key '%.80s' that sealed this is not in the keystore now", key_id);
+    HPL_TRY(status);
+    if (memcmp(record->uid, envelope->uid, sizeof record->uid) != 0)
+        return hpl_fail(call, HPL_KEY_DESTROYED, "the key '%.80s' that sealed this was destroyed; another one has its id now", key_id);
+    return HPL_OK;
+}
+
+/* What the key's caching choice lets us keep of what is opened under it. */
+static struct hpl_secret_term term_of(const struct hpl_attachment *attachment, const struct hpl_key_record *record)
+{
+    return (struct hpl_secret_term){.instance = attachment->keystore->instance, .uid = record->uid, .fresh_ns = record->caching.decrypt_seconds * 1000000000ull,
+                                    .outage_ns = record->caching.outage_seconds * 1000000000ull, .uses = record->caching.decrypt_uses};
 }
 
 enum hpl_status hpl_kms_decrypt(struct hpl_kms *kms, struct hpl_call *call, enum hpl_purpose purpose, struct hpl_bytes bytes,
@@ -170,24 +224,22 @@ enum hpl_status hpl_kms_decrypt(struct hpl_kms *kms, struct hpl_call *call, enum
 {
     struct hpl_attachment *HPL_ATTACHMENT_AUTO attachment = NULL;
     struct hpl_key_record HPL_RECORD_AUTO record = {0};
-    struct hpl_envelope envelope;
-    char key_id[HPL_KEY_ID_MAX + 1];
+    struct sealed sealed;
+    struct hpl_opening opening = {.record = &record, .envelope = &sealed.envelope, .context = context, .cache = &kms->shared.decrypts};
     *secret = NULL;
     HPL_TRY(hpl_kms_ready(kms, call));
-    HPL_TRY(hpl_envelope_decode(call, bytes, &envelope));
-    if (envelope.purpose != purpose)
-        return hpl_fail(call, HPL_INVALID_CIPHERTEXT, "%s", hpl_status_row(HPL_INVALID_CIPHERTEXT)->text);
-    HPL_TRY(hpl_kms_acquire_instance(kms, call, envelope.instance, &attachment));
-    HPL_TRY(hpl_attachment_key_id(call, attachment, envelope.uid, key_id));
-    enum hpl_status status = hpl_attachment_record(call, attachment, key_id, true, &record, NULL);
-    if (status == HPL_NO_SUCH_KEY) /* it was there: what a keystore does not find is unavailable, never deleted */
-        return hpl_fail_over(call, HPL_KEY_UNAVAILABLE, "the record of the key '%.80s' that sealed this is not in the keystore now", key_id);
-    HPL_TRY(status);
-    if (memcmp(record.uid, envelope.uid, sizeof record.uid) != 0)
-        return hpl_fail(call, HPL_KEY_DESTROYED, "the key '%.80s' that sealed this was destroyed; another one has its id now", key_id);
+    HPL_TRY(read_sealed(call, purpose, bytes, &sealed));
+    HPL_TRY(hpl_kms_acquire_instance(kms, call, sealed.envelope.instance, &attachment));
+    HPL_TRY(find_sealer(call, attachment, &sealed.envelope, &record, &opening.is_stale));
     HPL_TRY(hpl_key_may_be_used(call, &record, HPL_OP_DECRYPT, purpose, context));
-    HPL_TRY(hpl_kms_open_on(call, attachment, &record, &envelope, context, secret));
-    fill_ref(ref, attachment, &record, envelope.version);
-    log_use(call, "kms.decrypt", &record, envelope.version, purpose);
+    opening.attachment = attachment;
+    opening.wire = sealed.wire;
+    opening.term = term_of(attachment, &record);
+    if (sealed.is_bucket)
+        HPL_TRY(hpl_bucket_key_open(call, &opening, &sealed.outer, context, secret));
+    else
+        HPL_TRY(hpl_opening_run(call, &opening, secret));
+    fill_ref(ref, attachment, &record, sealed.envelope.version);
+    log_use(call, "kms.decrypt", &record, sealed.envelope.version, purpose);
     return HPL_OK;
 }

@@ -8,6 +8,8 @@
 
 #define MAX_CONTEXT_BYTES 65536u
 #define MAX_PAIRS 1024u
+#define BUCKET_MAGIC "HPLB1"
+#define BUCKET_MAGIC_LEN 5u
 
 static void put_header(const struct hpl_envelope *envelope, struct hpl_buf *out)
 {
@@ -92,26 +94,70 @@ static enum hpl_status sort_pairs(struct hpl_call *call, const struct hpl_contex
     return HPL_OK;
 }
 
-enum hpl_status hpl_envelope_aad(struct hpl_call *call, const struct hpl_envelope *envelope, const struct hpl_context *context,
-                                 uint8_t aad[static HPL_WRAP_AAD_LEN])
+/* The hash of what is in text already and the context's pairs; wipes text. */
+static enum hpl_status hash_with_context(struct hpl_call *call, struct hpl_buf *text, const struct hpl_context *context, uint8_t out[static HPL_WRAP_AAD_LEN])
 {
     static const struct hpl_context none;
     struct hpl_context_pair *pairs = NULL;
-    struct hpl_buf text = {0};
     if (!context)
         context = &none;
-    HPL_TRY(sort_pairs(call, context, &pairs));
-    hpl_buf_put_str(&text, "hpl-aad-v1");
-    put_header(envelope, &text);
-    hpl_buf_put_u16(&text, (uint16_t)context->num_pairs);
-    for (size_t i = 0; i < context->num_pairs; i++) {
-        hpl_buf_put_lp16(&text, pairs[i].name);
-        hpl_buf_put_lp32(&text, pairs[i].value);
+    enum hpl_status status = sort_pairs(call, context, &pairs);
+    if (status == HPL_OK) {
+        hpl_buf_put_u16(text, (uint16_t)context->num_pairs);
+        for (size_t i = 0; i < context->num_pairs; i++) {
+            hpl_buf_put_lp16(text, pairs[i].name);
+            hpl_buf_put_lp32(text, pairs[i].value);
+        }
+        status = hpl_buf_check(text);
     }
-    enum hpl_status status = hpl_buf_check(&text);
     if (status == HPL_OK)
-        hpl_sha256(aad, text.data, text.len);
-    hpl_buf_wipe(&text);
+        hpl_sha256(out, text->data, text->len);
+    hpl_buf_wipe(text);
     free(pairs);
     return status;
+}
+
+enum hpl_status hpl_envelope_aad(struct hpl_call *call, const struct hpl_envelope *envelope, const struct hpl_context *context,
+                                 uint8_t aad[static HPL_WRAP_AAD_LEN])
+{
+    struct hpl_buf text = {0};
+    hpl_buf_put_str(&text, "hpl-aad-v1");
+    put_header(envelope, &text);
+    return hash_with_context(call, &text, context, aad);
+}
+
+enum hpl_status hpl_context_hash(struct hpl_call *call, const struct hpl_context *context, uint8_t out[static HPL_WRAP_AAD_LEN])
+{
+    struct hpl_buf text = {0};
+    hpl_buf_put_str(&text, "hpl-context-v1");
+    return hash_with_context(call, &text, context, out);
+}
+
+/* --- objects under a bucket key ------------------------------------------------------------------------------------------ */
+
+bool hpl_envelope_is_bucket(struct hpl_bytes bytes)
+{
+    return bytes.len >= BUCKET_MAGIC_LEN && memcmp(bytes.data, BUCKET_MAGIC, BUCKET_MAGIC_LEN) == 0;
+}
+
+void hpl_bucket_envelope_encode(const struct hpl_bucket_envelope *envelope, struct hpl_buf *out)
+{
+    hpl_buf_put(out, BUCKET_MAGIC, BUCKET_MAGIC_LEN);
+    hpl_buf_put(out, envelope->salt, sizeof envelope->salt);
+    hpl_buf_put(out, envelope->check, sizeof envelope->check);
+    hpl_buf_put_lp16(out, envelope->inner);
+}
+
+enum hpl_status hpl_bucket_envelope_decode(struct hpl_call *call, struct hpl_bytes bytes, struct hpl_bucket_envelope *out)
+{
+    struct hpl_reader reader = {bytes, false};
+    bool is_ours = hpl_envelope_is_bucket(bytes);
+    hpl_read_bytes(&reader, BUCKET_MAGIC_LEN);
+    hpl_read_copy(&reader, out->salt, sizeof out->salt);
+    hpl_read_copy(&reader, out->check, sizeof out->check);
+    out->inner = hpl_read_lp16(&reader);
+    if (is_ours && hpl_read_is_done(&reader))
+        return HPL_OK;
+    *out = (struct hpl_bucket_envelope){0};
+    return hpl_fail(call, HPL_INVALID_CIPHERTEXT, "%s", hpl_status_row(HPL_INVALID_CIPHERTEXT)->text);
 }

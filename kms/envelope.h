@@ -26,4 +26,20 @@ enum hpl_status hpl_envelope_decode(struct hpl_call *call, struct hpl_bytes byte
 enum hpl_status hpl_envelope_aad(struct hpl_call *call, const struct hpl_envelope *envelope, const struct hpl_context *context,
                                  uint8_t aad[static HPL_WRAP_AAD_LEN]) HPL_MUST_USE;
 
+/* The other form, of an object's key that a bucket key gave: "HPLB1", salt 32, check 16, u16+n the bucket key's own envelope (purpose bucket key, bound
+ * to the bucket alone). The key is derived, never sealed itself: HKDF-SHA256(bucket key; salt; "hpl-bucket-key-v1" ‖ hash of the whole context) gives 32
+ * bytes of key and 16 of check, so that a wrong context is told here. */
+struct hpl_bucket_envelope {
+    uint8_t salt[32], check[16];
+    struct hpl_bytes inner; /* a view into what was decoded */
+};
+
+bool hpl_envelope_is_bucket(struct hpl_bytes bytes);
+void hpl_bucket_envelope_encode(const struct hpl_bucket_envelope *envelope, struct hpl_buf *out);
+/* The inner envelope is not looked at. HPL_INVALID_CIPHERTEXT. */
+enum hpl_status hpl_bucket_envelope_decode(struct hpl_call *call, struct hpl_bytes bytes, struct hpl_bucket_envelope *out) HPL_MUST_USE;
+
+/* SHA-256("hpl-context-v1" ‖ count u16 ‖ pairs as above): a context whatever seals under it. */
+enum hpl_status hpl_context_hash(struct hpl_call *call, const struct hpl_context *context, uint8_t out[static HPL_WRAP_AAD_LEN]) HPL_MUST_USE;
+
 #endif

@@ -30,6 +30,7 @@ struct hpl_kms {
         enum hpl_status status;
         char why[240];
     } refused;
+    struct hpl_kms_shared shared; /* has locks of its own */
     hpl_census_fn census;
     void *census_arg;
 };
@@ -57,6 +58,11 @@ enum hpl_status hpl_kms_wrap(struct hpl_call *call, struct hpl_attachment *attac
 enum hpl_status hpl_kms_unwrap(struct hpl_call *call, struct hpl_attachment *attachment, const struct hpl_key_record *record, uint32_t version,
                                const uint8_t aad[static HPL_WRAP_AAD_LEN], const struct hpl_wrapped *wrapped, struct hpl_secret **out) HPL_MUST_USE;
 
+/* Fills it from the backend's own generator; only where it has one. */
+enum hpl_status hpl_kms_random(struct hpl_call *call, struct hpl_attachment *attachment, uint8_t *out, size_t len) HPL_MUST_USE;
+/* Whether the backend cannot be reached: as the breaker has it, or by a probe now. */
+bool hpl_kms_is_lost(struct hpl_attachment *attachment);
+
 /* Makes a key on this attachment. */
 enum hpl_status hpl_kms_make_key(struct hpl_call *call, struct hpl_attachment *attachment, const struct hpl_key_create *create, struct hpl_key_record *record) HPL_MUST_USE;
 
@@ -69,7 +75,11 @@ typedef enum hpl_status hpl_key_change_fn(struct hpl_call *call, struct hpl_atta
 enum hpl_status hpl_kms_change_key(struct hpl_kms *kms, struct hpl_call *call, const char *key_id, hpl_key_change_fn *change, const void *argument,
                                    const char *event, json_t **metadata) HPL_MUST_USE;
 
-/* generate and decrypt on a given attachment; health and reconfigure use them too. */
+/* What an envelope of this key is bound to; HPL_INVALID_CIPHERTEXT when it cannot be one of it. */
+enum hpl_status hpl_kms_bind(struct hpl_call *call, struct hpl_attachment *attachment, const struct hpl_key_record *record, const struct hpl_envelope *envelope,
+                             const struct hpl_context *context, uint8_t aad[static HPL_WRAP_AAD_LEN]) HPL_MUST_USE;
+
+/* generate and decrypt on a given attachment, past every cache; health and reconfigure use them too. */
 enum hpl_status hpl_kms_generate_on(struct hpl_call *call, struct hpl_attachment *attachment, enum hpl_purpose purpose, const struct hpl_key_record *record,
                                     const struct hpl_context *context, size_t len, struct hpl_secret **secret, struct hpl_buf *envelope) HPL_MUST_USE;
 enum hpl_status hpl_kms_open_on(struct hpl_call *call, struct hpl_attachment *attachment, const struct hpl_key_record *record,
@@ -78,6 +88,9 @@ enum hpl_status hpl_kms_open_on(struct hpl_call *call, struct hpl_attachment *at
 /* A real round trip: of a data key under the default key, or the backend's own (its probe) while that key is not there, may not be used or has
  * a damaged record: that harms this key alone. Why a default key that is there does not serve is in *refusal, HPL_OK otherwise; refusal may be NULL. */
 enum hpl_status hpl_kms_prove(struct hpl_call *call, struct hpl_attachment *attachment, enum hpl_status *refusal) HPL_MUST_USE;
+
+/* cache_stats, decrypt_cache, bucket_keys and the breaker, for the status answer. */
+void hpl_kms_add_numbers(struct hpl_kms *kms, struct hpl_attachment *attachment, json_t *answer);
 
 /* The id in use as the default key for these settings. */
 const char *hpl_kms_default_of(const struct hpl_kms_settings *settings);

@@ -514,6 +514,7 @@ enum hpl_status hpl_kms_reap(struct hpl_kms *kms, struct hpl_call *call)
 {
     struct hpl_attachment *attached[HPL_MAX_FORMER + 1];
     hpl_kms_revive(kms);
+    hpl_kms_shared_sweep(&kms->shared);
     enum hpl_status first = hpl_kms_ready(kms, call);
     size_t count = first == HPL_OK ? hpl_kms_acquire_all(kms, attached) : 0;
     for (size_t i = 0; i < count; i++) {

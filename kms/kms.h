@@ -106,6 +106,8 @@ enum hpl_status hpl_kms_policy(struct hpl_kms *kms, struct hpl_call *call, const
 enum hpl_status hpl_kms_destroy_key(struct hpl_kms *kms, struct hpl_call *call, const char *key_id, json_t **metadata) HPL_MUST_USE;
 /* What needs the key: {key_id, references: [{kind, id, detail}], coverage: {scanned, not_scanned}, completeness}. */
 enum hpl_status hpl_kms_impact(struct hpl_kms *kms, struct hpl_call *call, const char *key_id, json_t **impact) HPL_MUST_USE;
+/* What may be kept in plaintext of the key's data keys: the members of docs/caching.md in body; those that are not there go back to their defaults. */
+enum hpl_status hpl_kms_set_caching(struct hpl_kms *kms, struct hpl_call *call, const char *key_id, const json_t *body, json_t **metadata) HPL_MUST_USE;
 /* Destroys what is past its date and rotates what is due; called every minute by the daemon. */
 enum hpl_status hpl_kms_reap(struct hpl_kms *kms, struct hpl_call *call) HPL_MUST_USE;
 
@@ -117,6 +119,10 @@ enum hpl_status hpl_kms_generate(struct hpl_kms *kms, struct hpl_call *call, enu
 /* Disabled, pending and destroyed keys refuse; HPL_INVALID_CIPHERTEXT for anything forged or of another purpose or context. */
 enum hpl_status hpl_kms_decrypt(struct hpl_kms *kms, struct hpl_call *call, enum hpl_purpose purpose, struct hpl_bytes envelope,
                                 const struct hpl_context *context, struct hpl_secret **secret, struct hpl_key_ref *ref) HPL_MUST_USE;
+/* Whether an object's envelope is one under a bucket key. */
+bool hpl_kms_is_bucket_key(struct hpl_bytes envelope);
+/* Appends the service's numbers as Prometheus text. */
+void hpl_kms_put_metrics(struct hpl_kms *kms, struct hpl_buf *out);
 /* The id of the default key (what GetBucketEncryption and SSE-S3 answers show); the fallback name when none is configured. */
 void hpl_kms_default_key(struct hpl_kms *kms, char key_id[static HPL_KEY_ID_MAX + 1]);
 /* HPL_OK, HPL_NOT_CONFIGURED or HPL_NOT_RUNNING: a cheap early refusal. */

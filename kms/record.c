@@ -30,22 +30,48 @@ enum hpl_status hpl_record_init(struct hpl_key_record *record, const struct hpl_
     return record->description && record->created_by && record->tags && record->former_uids && record->versions ? HPL_OK : HPL_INVALID_REQUEST;
 }
 
+/* The members that are JSON. */
+static const size_t owned[] = {
+    offsetof(struct hpl_key_record, description), offsetof(struct hpl_key_record, tags),     offsetof(struct hpl_key_record, created_by),
+    offsetof(struct hpl_key_record, former_uids), offsetof(struct hpl_key_record, versions), offsetof(struct hpl_key_record, rotation),
+    offsetof(struct hpl_key_record, policy),
+};
+
+static json_t *owned_at(const struct hpl_key_record *record, size_t offset)
+{
+    json_t *value;
+    memcpy(&value, (const char *)record + offset, sizeof value);
+    return value;
+}
+
 void hpl_record_wipe(struct hpl_key_record *record)
 {
-    json_decref(record->description);
-    json_decref(record->created_by);
-    json_decref(record->tags);
-    json_decref(record->former_uids);
-    json_decref(record->policy);
-    json_decref(record->rotation);
-    json_decref(record->versions);
+    for (size_t i = 0; i < HPL_COUNT(owned); i++)
+        json_decref(owned_at(record, owned[i]));
     *record = (struct hpl_key_record){0};
+}
+
+void hpl_record_copy(struct hpl_key_record *out, const struct hpl_key_record *record)
+{
+    *out = *record;
+    for (size_t i = 0; i < HPL_COUNT(owned); i++)
+        json_incref(owned_at(record, owned[i]));
 }
 
 /* Members that most keys have not got are written only where they are. */
 static bool put_optional(json_t *value, const char *name, json_t *member)
 {
     return json_is_null(member) || json_object_set(value, name, member) == 0;
+}
+
+void hpl_record_copy(struct hpl_key_record *out, const struct hpl_key_record *record)
+{
+    *out = *record;
+    json_incref(out->description);
+    json_incref(out->created_by);
+    json_incref(out->tags);
+    json_incref(out->former_uids);
+    json_incref(out->policy);
 }
 
 enum hpl_status hpl_record_encode(const struct hpl_key_record *record, struct hpl_buf *out)
@@ -59,6 +85,8 @@ enum hpl_status hpl_record_encode(const struct hpl_key_record *record, struct hp
         "created_by", record->created_by, "former_uids", record->former_uids);
     if (!value || !put_optional(value, "policy", record->policy) || !put_optional(value, "rotation", record->rotation) ||
         !put_optional(value, "versions", record->versions))
+        return HPL_NO_MEMORY;
+    if (hpl_caching_bound_ns(&record->caching) && json_object_set_new(value, "caching", hpl_caching_json(&record->caching)) != 0)
         return HPL_NO_MEMORY;
     return hpl_json_put(out, value);
 }
@@ -92,7 +120,8 @@ enum hpl_status hpl_record_decode(struct hpl_call *call, struct hpl_bytes bytes,
                     hpl_json_str(&quiet, value, "state", &state) == HPL_OK && hpl_json_int(&quiet, value, "version", 1, UINT32_MAX, &version) == HPL_OK &&
                     hpl_json_int(&quiet, value, "created_ms", 0, INT64_MAX, &out->created_ms) == HPL_OK &&
                     hpl_json_int(&quiet, value, "rotated_ms", 0, INT64_MAX, &out->rotated_ms) == HPL_OK &&
-                    hpl_json_int(&quiet, value, "deletion_ms", 0, INT64_MAX, &out->deletion_ms) == HPL_OK;
+                    hpl_json_int(&quiet, value, "deletion_ms", 0, INT64_MAX, &out->deletion_ms) == HPL_OK &&
+                    hpl_caching_read(&quiet, json_object_get(value, "caching"), &out->caching) == HPL_OK;
     const json_t *policy = json_object_get(value, "policy");
     is_right = is_right && (!policy || json_is_object(policy)) && uid && key_id && version && strlen(key_id) <= HPL_KEY_ID_MAX && read_state(state, &out->state) &&
                hpl_hex_decode(out->uid, sizeof out->uid, uid, strlen(uid));
@@ -212,7 +241,9 @@ json_t *hpl_record_metadata(const struct hpl_key_record *record)
                   time_json(record->rotated_ms), "deletion_date", time_json(record->deletion_ms), "origin", "HARDPLATE_KMS",
                   "key_manager", "HARDPLATE", "tags", record->tags, "current_version", (json_int_t)record->version, "created_by", record->created_by,
                   "versions", versions_json(record), "has_policy", json_is_object(record->policy));
-    if (metadata)
+    if (metadata) {
         put_rotation(record, metadata);
+        json_object_set_new(metadata, "caching", hpl_caching_json(&record->caching));
+    }
     return metadata;
 }

@@ -6,6 +6,13 @@
 
 enum hpl_key_state { HPL_STATE_CREATING, HPL_STATE_ENABLED, HPL_STATE_DISABLED, HPL_STATE_PENDING, HPL_STATE_DESTROYING, HPL_STATE_GONE };
 
+/* What may be kept in plaintext of a key's data keys, and for how long; zeros are the default: nothing. docs/caching.md. */
+struct hpl_key_caching {
+    uint32_t decrypt_seconds, decrypt_uses;  /* the decrypt cache: up to 60 s and 1,000 uses */
+    uint32_t bucket_minutes, bucket_objects; /* bucket keys: up to 15 minutes and 2^20 objects */
+    uint32_t outage_seconds;                 /* up to an hour, while the backend is not reachable */
+};
+
 struct hpl_key_record {
     uint8_t uid[HPL_KEY_UID_LEN];
     char key_id[HPL_KEY_ID_MAX + 1];
@@ -17,11 +24,14 @@ struct hpl_key_record {
     json_t *versions;          /* owned: when each version was made, from version 1 on, in ms; shorter, or 0, where nobody noted it */
     json_t *rotation;          /* owned: {"period_days", "max_wraps"}, 0 where it is no reason; JSON null: only when somebody asks */
     json_t *policy;            /* owned: who may use it (kms/policy.h); JSON null: the account's rules alone decide */
+    struct hpl_key_caching caching;
 };
 
 /* A new record in state creating; takes nothing over. HPL_NO_MEMORY. */
 enum hpl_status hpl_record_init(struct hpl_key_record *record, const struct hpl_key_create *create, const char *key_id) HPL_MUST_USE;
 void hpl_record_wipe(struct hpl_key_record *record);
+/* *out was empty. The JSON in it is shared, never to be changed in place. */
+void hpl_record_copy(struct hpl_key_record *out, const struct hpl_key_record *record);
 
 enum hpl_status hpl_record_encode(const struct hpl_key_record *record, struct hpl_buf *out) HPL_MUST_USE;
 /* HPL_INTEGRITY on anything encode would not have written. */
@@ -46,6 +56,13 @@ const char *hpl_record_state_name(enum hpl_key_state state);
 
 /* key_metadata as the API shows it: a new object. */
 json_t *hpl_record_metadata(const struct hpl_key_record *record);
+
+/* The caching member, in the one shape that bodies, records and answers have; NULL object: the default. HPL_INVALID_REQUEST by name. */
+enum hpl_status hpl_caching_read(struct hpl_call *call, const json_t *object, struct hpl_key_caching *out) HPL_MUST_USE;
+/* A new object; NULL when memory is out. */
+json_t *hpl_caching_json(const struct hpl_key_caching *caching);
+/* A record that permits anything of this may not be older when it is used; 0: nothing is kept, so there is no bound but the record cache's own. */
+uint64_t hpl_caching_bound_ns(const struct hpl_key_caching *caching);
 
 static inline void hpl_record_wipep(struct hpl_key_record *record)
 {

@@ -102,7 +102,7 @@ static enum hpl_status attach_again(struct hpl_kms *kms, struct hpl_call *call, 
     hpl_call_init(&sub, OPEN_TIMEOUT_MS);
     if (call && call->deadline_ns)
         sub.deadline_ns = call->deadline_ns;
-    enum hpl_status status = hpl_attachment_open_instance(&sub, &kms->options, instance, out);
+    enum hpl_status status = hpl_attachment_open_instance(&sub, &kms->options, instance, &kms->shared, out);
     if (status != HPL_OK) {
         if (status != HPL_INVALID_CIPHERTEXT) /* no such keystore: costs no opening */
             remember_refusal(kms, instance, status, hpl_detail(&sub, status));
@@ -150,9 +150,13 @@ void hpl_kms_set_census(struct hpl_kms *kms, hpl_census_fn fn, void *arg)
 
 enum hpl_status hpl_kms_clear_cache(struct hpl_kms *kms, struct hpl_call *call)
 {
-    struct hpl_attachment *HPL_ATTACHMENT_AUTO attachment = NULL;
-    HPL_TRY(hpl_kms_acquire(kms, call, &attachment));
-    hpl_attachment_clear_cache(attachment);
+    struct hpl_attachment *attached[HPL_MAX_FORMER + 1];
+    HPL_TRY(hpl_kms_ready(kms, call));
+    for (size_t i = hpl_kms_acquire_all(kms, attached); i > 0; i--) {
+        hpl_attachment_clear_cache(attached[i - 1]);
+        hpl_attachment_unref(attached[i - 1]);
+    }
+    hpl_kms_shared_flush(&kms->shared);
     return HPL_OK;
 }
 
@@ -236,6 +240,7 @@ static void set_active(struct hpl_kms *kms, struct hpl_attachment *attachment, e
     pthread_mutex_unlock(&kms->lock);
     for (size_t i = 0; i < HPL_COUNT(gone); i++)
         hpl_attachment_unref(gone[i]);
+    hpl_kms_shared_flush(&kms->shared);
 }
 
 static void set_error(struct hpl_kms *kms, const char *why)
@@ -251,7 +256,7 @@ static enum hpl_status open_and_prove(struct hpl_call *call, struct hpl_kms *kms
 {
     struct hpl_call sub;
     hpl_call_init(&sub, OPEN_TIMEOUT_MS);
-    enum hpl_status status = hpl_attachment_open(&sub, &kms->options, config, settings, out);
+    enum hpl_status status = hpl_attachment_open(&sub, &kms->options, config, settings, &kms->shared, out);
     if (status == HPL_OK)
         status = hpl_kms_prove(&sub, *out, NULL);
     if (status == HPL_OK)
@@ -515,6 +520,7 @@ enum hpl_status hpl_kms_status(struct hpl_kms *kms, struct hpl_call *call, json_
     json_object_set_new(*answer, "config_summary", backend ? summary_of(kms, config, &settings) : json_null());
     if (attachment)
         examine(attachment, *answer);
+    hpl_kms_add_numbers(kms, attachment, *answer);
     return HPL_OK;
 }
 
@@ -546,6 +552,7 @@ enum hpl_status hpl_kms_open(struct hpl_call *call, struct hpl_kms **out, const 
     pthread_mutex_init(&kms->changing, NULL);
     pthread_mutex_init(&kms->opening, NULL);
     pthread_mutex_init(&kms->lock, NULL);
+    hpl_kms_shared_init(&kms->shared);
     enum hpl_status status = load(call, kms, &was_running);
     if (status != HPL_OK) {
         hpl_kms_close(kms);
@@ -570,6 +577,7 @@ void hpl_kms_close(struct hpl_kms *kms)
     if (!kms)
         return;
     set_active(kms, NULL, HPL_KMS_CONFIGURED);
+    hpl_kms_shared_wipe(&kms->shared);
     json_decref(kms->config);
     pthread_mutex_destroy(&kms->changing);
     pthread_mutex_destroy(&kms->opening);
