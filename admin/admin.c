@@ -31,7 +31,7 @@ void hpl_admin_fail(struct hpl_http_exchange *exchange, enum hpl_status status)
     json_t *HPL_JSON_AUTO value =
         json_pack("{s:s, s:s, s:s}", "code", row->kms_code, "message", detail, "description", row->text);
     if (row->kms_http == 503)
-        hpl_http_add_header(exchange, "Retry-After", "1");
+        hpl_http_add_header(exchange, "Retry-After", "%u", hpl_http_call(exchange)->retry_after_s ? hpl_http_call(exchange)->retry_after_s : 1);
     answer_json(exchange, row->kms_http, value);
 }
 

@@ -53,6 +53,7 @@ static void metrics(struct hpl_http_exchange *exchange)
     put_metric(&text, "hardplate_http_received_bytes_total", "counter", "Bytes received.", n.bytes_in);
     put_metric(&text, "hardplate_http_sent_bytes_total", "counter", "Bytes sent.", n.bytes_out);
     put_metric(&text, "hardplate_secret_bytes", "gauge", "Locked memory in use by secrets.", hpl_secret_in_use());
+    hpl_kms_put_metrics(admin->kms, &text);
     send_text(exchange, 200, &text);
 }
 

@@ -1,4 +1,4 @@
-/* What is set on a key once it is there: description, tags, policy, rotation. Jobs; may block on a backend. */
+/* What is set on a key once it is there: description, tags, policy, rotation, caching. Jobs; may block on a backend. */
 #include "admin/routes.h"
 
 enum hpl_status hpl_admin_get_policy(const struct hpl_admin_request *request, json_t **answer)
@@ -75,5 +75,15 @@ enum hpl_status hpl_admin_put_rotation(const struct hpl_admin_request *request, 
     else if (!period_days && !max_wraps)
         period_days = 365;
     HPL_TRY(hpl_kms_set_rotation(request->admin->kms, request->call, key_id, period_days, max_wraps, &metadata));
+    return hpl_admin_metadata(metadata, answer);
+}
+
+/* The whole choice at once: what is not named goes back to its default. */
+enum hpl_status hpl_admin_put_caching(const struct hpl_admin_request *request, json_t **answer)
+{
+    char key_id[HPL_KEY_ID_MAX + 1];
+    json_t *metadata = NULL;
+    HPL_TRY(hpl_admin_key_id(request, key_id));
+    HPL_TRY(hpl_kms_set_caching(request->admin->kms, request->call, key_id, request->body, &metadata));
     return hpl_admin_metadata(metadata, answer);
 }

@@ -24,6 +24,7 @@ static const struct hpl_admin_route routes[] = {
     {"POST", "kms/keys/rotate", "kms:RotateKey", false, 200, hpl_admin_rotate_key},
     {"GET", "kms/keys/policy", "kms:GetKeyPolicy", false, 200, hpl_admin_get_policy},
     {"PUT", "kms/keys/policy", "kms:PutKeyPolicy", false, 200, hpl_admin_put_policy},
+    {"PUT", "kms/keys/caching", "kms:PutKeyCaching", false, 200, hpl_admin_put_caching},
     {"PUT", "kms/keys/rotation", "kms:RotateKey", false, 200, hpl_admin_put_rotation},
     {"POST", "kms/keys/update-description", "kms:UpdateKeyDescription", false, 200, hpl_admin_update_description},
     {"POST", "kms/keys/tag", "kms:TagResource", false, 200, hpl_admin_tag_key},

@@ -64,16 +64,6 @@ static bool put_optional(json_t *value, const char *name, json_t *member)
     return json_is_null(member) || json_object_set(value, name, member) == 0;
 }
 
-void hpl_record_copy(struct hpl_key_record *out, const struct hpl_key_record *record)
-{
-    *out = *record;
-    json_incref(out->description);
-    json_incref(out->created_by);
-    json_incref(out->tags);
-    json_incref(out->former_uids);
-    json_incref(out->policy);
-}
-
 enum hpl_status hpl_record_encode(const struct hpl_key_record *record, struct hpl_buf *out)
 {
     char uid[2 * HPL_KEY_UID_LEN + 1];
