@@ -5,6 +5,7 @@
 #include "tests/contract/open_openbao.h"
 #include "tests/contract/open_softhsm.h"
 #include "tests/contract/open_tokend.h"
+#include "tests/unit/fake_keystore.h"
 
 #include <pthread.h>
 #include <stdio.h>
@@ -20,6 +21,7 @@ static const struct { const char *name; struct hpl_keystore *(*open)(void); } st
     {"tokend", open_tokend},
     {"nss", open_nss},
     {"kryoptic", open_kryoptic},
+    {"fake", open_fake},
 };
 
 #define FOR_EACH_STORE(keystore)                                                                                                   \

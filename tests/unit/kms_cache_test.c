@@ -1,0 +1,762 @@
+/* Does the key service spare its backend without ever giving more than a caller is entitled to: caches asked after state, policy and context, flushed when a
+ * key changes, bounded; bucket keys bound to their bucket; a breaker that opens and closes; a gate that decrypts pass when it is full of others? */
+#include "tests/test.h"
+
+#include <stdio.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "kms/breaker.h"
+#include "kms/envelope.h"
+#include "kms/kms.h"
+#include "tests/unit/fake_keystore.h"
+
+struct house {
+    struct hpl_secret *root;
+    struct hpl_catalog *catalog;
+    struct hpl_backend_env env;
+    struct hpl_kms_options options;
+    struct hpl_kms *kms;
+    struct hpl_buf envelope;
+};
+
+typedef enum hpl_status body_fn(struct hpl_kms *kms, struct hpl_call *call, const json_t *body, json_t **answer);
+
+static enum hpl_status send(struct house *house, body_fn *fn, const char *text)
+{
+    json_t *HPL_JSON_AUTO body = NULL;
+    json_t *HPL_JSON_AUTO answer = NULL;
+    struct hpl_call call = {0};
+    EXPECT_OK(hpl_json_object(&call, &body, hpl_bytes_str(text), 65536, false));
+    return fn(house->kms, &call, body, &answer);
+}
+
+static enum hpl_status move(struct house *house, enum hpl_status (*fn)(struct hpl_kms *kms, struct hpl_call *call, json_t **answer))
+{
+    json_t *HPL_JSON_AUTO answer = NULL;
+    struct hpl_call call = {0};
+    return fn(house->kms, &call, &answer);
+}
+
+static void create(struct house *house, const char *key_id)
+{
+    json_t *HPL_JSON_AUTO metadata = NULL;
+    struct hpl_call call = {0};
+    EXPECT_OK(hpl_kms_create_key(house->kms, &call, &(struct hpl_key_create){.key_id = key_id}, &metadata));
+}
+
+/* A service over the fake, with a key "k" and no retries. */
+static void open_house(struct house *house)
+{
+    static const struct hpl_backend *const list[] = {&fake_backend, NULL};
+    struct hpl_call call = {0};
+    char path[128];
+    *house = (struct house){.root = hpl_secret_random(32)};
+    fake_forget();
+    snprintf(path, sizeof path, "%s/catalog.db", hpl_test_dir());
+    EXPECT_OK(hpl_catalog_open(&call, &house->catalog, path, house->root));
+    house->env = (struct hpl_backend_env){.root = house->root, .catalog = house->catalog};
+    house->options = (struct hpl_kms_options){.backends = list, .env = &house->env, .catalog = house->catalog};
+    EXPECT_OK(hpl_kms_open(&call, &house->kms, &house->options));
+    EXPECT_OK(send(house, hpl_kms_configure, "{\"backend_type\":\"fake\",\"default_key_id\":\"k\",\"retry_attempts\":0,\"queue\":8}"));
+    EXPECT_OK(move(house, hpl_kms_start));
+    create(house, "k");
+}
+
+static void close_house(struct house *house)
+{
+    hpl_kms_close(house->kms);
+    hpl_catalog_close(house->catalog);
+    hpl_secret_free(house->root);
+    hpl_buf_wipe(&house->envelope);
+    fake_forget();
+}
+
+static enum hpl_status set_caching(struct house *house, const char *text)
+{
+    json_t *HPL_JSON_AUTO body = NULL;
+    json_t *HPL_JSON_AUTO metadata = NULL;
+    struct hpl_call call = {0};
+    EXPECT_OK(hpl_json_object(&call, &body, hpl_bytes_str(text), 65536, false));
+    return hpl_kms_set_caching(house->kms, &call, "k", body, &metadata);
+}
+
+static enum hpl_status set_enabled(struct house *house, bool is_enabled)
+{
+    json_t *HPL_JSON_AUTO metadata = NULL;
+    struct hpl_call call = {0};
+    return hpl_kms_set_enabled(house->kms, &call, "k", is_enabled, &metadata);
+}
+
+static enum hpl_status rotate(struct house *house)
+{
+    json_t *HPL_JSON_AUTO metadata = NULL;
+    struct hpl_call call = {0};
+    return hpl_kms_rotate(house->kms, &call, "k", &metadata);
+}
+
+#define PAIR(name_text, value_text) {{(const uint8_t *)(name_text), sizeof(name_text) - 1}, {(const uint8_t *)(value_text), sizeof(value_text) - 1}}
+static const struct hpl_context_pair one_pairs[] = {PAIR("bucket", "b"), PAIR("key", "1")}, two_pairs[] = {PAIR("bucket", "b"), PAIR("key", "2")};
+static const struct hpl_context_pair other_pairs[] = {PAIR("bucket", "c"), PAIR("key", "1")};
+static const struct hpl_context one = {one_pairs, 2}, two = {two_pairs, 2}, other_bucket = {other_pairs, 2}, no_bucket = {one_pairs + 1, 1};
+
+static enum hpl_status generate_under(struct house *house, enum hpl_purpose purpose, const struct hpl_context *context, struct hpl_secret **secret)
+{
+    struct hpl_call call = {0};
+    hpl_buf_wipe(&house->envelope);
+    return hpl_kms_generate(house->kms, &call, purpose, NULL, context, 32, secret, &house->envelope, NULL);
+}
+
+/* A data key for an object, its envelope in house->envelope. */
+static void generate(struct house *house)
+{
+    struct hpl_secret *HPL_SECRET_AUTO secret = NULL;
+    EXPECT_OK(generate_under(house, HPL_PURPOSE_OBJECT, &one, &secret));
+}
+
+static enum hpl_status decrypt_under(struct house *house, const struct hpl_context *context, struct hpl_call *call, struct hpl_secret **secret)
+{
+    return hpl_kms_decrypt(house->kms, call, HPL_PURPOSE_OBJECT, hpl_buf_bytes(&house->envelope), context, secret, NULL);
+}
+
+static enum hpl_status decrypt(struct house *house)
+{
+    struct hpl_secret *HPL_SECRET_AUTO secret = NULL;
+    struct hpl_call call = {0};
+    return decrypt_under(house, &one, &call, &secret);
+}
+
+static json_t *status_of(struct house *house)
+{
+    json_t *answer = NULL;
+    struct hpl_call call = {0};
+    EXPECT_OK(hpl_kms_status(house->kms, &call, &answer));
+    return answer;
+}
+
+static long long number(struct house *house, const char *group, const char *name)
+{
+    json_t *HPL_JSON_AUTO answer = status_of(house);
+    return json_integer_value(json_object_get(json_object_get(answer, group), name));
+}
+
+static const char *breaker_of(struct house *house)
+{
+    static char text[16];
+    json_t *HPL_JSON_AUTO answer = status_of(house);
+    snprintf(text, sizeof text, "%s", json_string_value(json_object_get(json_object_get(answer, "details"), "breaker")));
+    return text;
+}
+
+static void sleep_ms(unsigned ms)
+{
+    usleep(ms * 1000);
+}
+
+/* --- the decrypt cache --------------------------------------------------------------------------------------------------- */
+
+HPL_TEST(nothing_is_kept_unless_the_key_says_so)
+{
+    struct house house;
+    open_house(&house);
+    generate(&house);
+    int before = fake.unwraps;
+    for (int i = 0; i < 5; i++)
+        EXPECT_OK(decrypt(&house));
+    EXPECT_NUM(fake.unwraps - before, 5);
+    EXPECT_NUM(number(&house, "decrypt_cache", "entry_count"), 0);
+    EXPECT_NUM(number(&house, "bucket_keys", "entry_count"), 0);
+    close_house(&house);
+}
+
+HPL_TEST(a_kept_key_is_asked_for_once_and_is_the_right_one)
+{
+    struct house house;
+    struct hpl_call call = {0};
+    struct hpl_secret *HPL_SECRET_AUTO made = NULL;
+    open_house(&house);
+    EXPECT_OK(set_caching(&house, "{\"decrypt_seconds\":60}"));
+    EXPECT_OK(generate_under(&house, HPL_PURPOSE_OBJECT, &one, &made));
+    int before = fake.unwraps;
+    for (int i = 0; i < 5; i++) {
+        struct hpl_secret *HPL_SECRET_AUTO opened = NULL;
+        EXPECT_OK(decrypt_under(&house, &one, &call, &opened));
+        EXPECT_BYTES(opened->bytes, made->bytes, 32);
+    }
+    EXPECT_NUM(fake.unwraps - before, 1);
+    EXPECT_NUM(number(&house, "decrypt_cache", "hit_count"), 4);
+    EXPECT_NUM(number(&house, "decrypt_cache", "miss_count"), 1);
+    EXPECT_NUM(number(&house, "decrypt_cache", "entry_count"), 1);
+    close_house(&house);
+}
+
+HPL_TEST(a_kept_key_is_given_for_its_own_context_only)
+{
+    struct house house;
+    struct hpl_call call = {0};
+    struct hpl_secret *HPL_SECRET_AUTO opened = NULL;
+    open_house(&house);
+    EXPECT_OK(set_caching(&house, "{\"decrypt_seconds\":60}"));
+    generate(&house);
+    EXPECT_OK(decrypt(&house));
+    EXPECT_STATUS(decrypt_under(&house, &two, &call, &opened), HPL_INVALID_CIPHERTEXT);
+    EXPECT_STATUS(decrypt_under(&house, NULL, &call, &opened), HPL_INVALID_CIPHERTEXT);
+    EXPECT(!opened);
+    EXPECT_STATUS(hpl_kms_decrypt(house.kms, &call, HPL_PURPOSE_API, hpl_buf_bytes(&house.envelope), &one, &opened, NULL), HPL_INVALID_CIPHERTEXT);
+    close_house(&house);
+}
+
+HPL_TEST(state_and_policy_are_asked_before_the_cache)
+{
+    struct house house;
+    json_t *HPL_JSON_AUTO policy = json_pack("{s:[{s:[s], s:[s], s:[s]}]}", "grants", "principals", "somebody", "operations", "Decrypt", "purposes", "object");
+    json_t *HPL_JSON_AUTO metadata = NULL;
+    struct hpl_secret *HPL_SECRET_AUTO opened = NULL;
+    struct hpl_call call = {0}, nobody = {.principal = "nobody", .role = "objects"};
+    open_house(&house);
+    EXPECT_OK(set_caching(&house, "{\"decrypt_seconds\":60,\"outage\":{\"cache_seconds\":60}}"));
+    generate(&house);
+    EXPECT_OK(decrypt(&house));
+    EXPECT_OK(set_enabled(&house, false));
+    EXPECT_STATUS(decrypt(&house), HPL_KEY_DISABLED);
+    fake.is_down = true;
+    EXPECT_STATUS(decrypt(&house), HPL_KEY_DISABLED);
+    fake.is_down = false;
+    EXPECT_OK(set_enabled(&house, true));
+    EXPECT_OK(decrypt(&house));
+    EXPECT_OK(hpl_kms_set_policy(house.kms, &call, "k", policy, &metadata));
+    EXPECT_STATUS(decrypt_under(&house, &one, &nobody, &opened), HPL_ACCESS_DENIED);
+    EXPECT(!opened);
+    close_house(&house);
+}
+
+HPL_TEST(a_changed_key_a_cleared_cache_and_every_move_of_the_service_flush)
+{
+    struct house house;
+    struct hpl_call call = {0};
+    open_house(&house);
+    EXPECT_OK(set_caching(&house, "{\"decrypt_seconds\":60}"));
+    generate(&house);
+    for (int round = 0; round < 6; round++) {
+        EXPECT_OK(decrypt(&house));
+        EXPECT_NUM(number(&house, "decrypt_cache", "entry_count"), 1);
+        switch (round) {
+        case 0: EXPECT_OK(set_enabled(&house, false)); break;
+        case 1: EXPECT_OK(rotate(&house)); break;
+        case 2: EXPECT_OK(hpl_kms_clear_cache(house.kms, &call)); break;
+        case 3: EXPECT_OK(send(&house, hpl_kms_reconfigure, "{\"cache_ttl_seconds\":77}")); break;
+        case 4: EXPECT_OK(set_caching(&house, "{\"decrypt_seconds\":59}")); break;
+        case 5: EXPECT_OK(move(&house, hpl_kms_stop)); break;
+        }
+        EXPECT_NUM(number(&house, "decrypt_cache", "entry_count"), 0);
+        if (round == 0)
+            EXPECT_OK(set_enabled(&house, true));
+    }
+    close_house(&house);
+}
+
+HPL_TEST(a_kept_key_ends_after_its_uses_and_its_seconds)
+{
+    struct house house;
+    open_house(&house);
+    EXPECT_OK(set_caching(&house, "{\"decrypt_seconds\":1,\"decrypt_uses\":3}"));
+    generate(&house);
+    int before = fake.unwraps;
+    for (int i = 0; i < 8; i++) /* asked, then three times kept, twice */
+        EXPECT_OK(decrypt(&house));
+    EXPECT_NUM(fake.unwraps - before, 2);
+    sleep_ms(1100);
+    EXPECT_OK(hpl_kms_reap(house.kms, &(struct hpl_call){0}));
+    EXPECT_NUM(number(&house, "decrypt_cache", "entry_count"), 0);
+    before = fake.unwraps;
+    EXPECT_OK(decrypt(&house));
+    EXPECT_NUM(fake.unwraps - before, 1);
+    close_house(&house);
+}
+
+HPL_TEST(a_record_read_too_long_ago_permits_nothing)
+{
+    struct house house;
+    open_house(&house);
+    EXPECT_OK(set_caching(&house, "{\"decrypt_seconds\":1,\"decrypt_uses\":1000}"));
+    generate(&house);
+    EXPECT_OK(decrypt(&house));
+    int before = fake.reads;
+    EXPECT_OK(decrypt(&house));
+    EXPECT_NUM(fake.reads - before, 0);
+    sleep_ms(1100);
+    fake.is_unreadable = true;
+    EXPECT_STATUS(decrypt(&house), HPL_BACKEND);
+    close_house(&house);
+}
+
+HPL_TEST(the_cache_is_bounded)
+{
+    struct house house;
+    size_t in_use = hpl_secret_in_use();
+    open_house(&house);
+    EXPECT_OK(set_caching(&house, "{\"decrypt_seconds\":60}"));
+    for (int i = 0; i < 4200; i++) {
+        generate(&house);
+        EXPECT_OK(decrypt(&house));
+    }
+    EXPECT_NUM(number(&house, "decrypt_cache", "entry_count"), 4096);
+    EXPECT_NUM(number(&house, "decrypt_cache", "eviction_count"), 4200 - 4096);
+    EXPECT(hpl_secret_in_use() - in_use < 640 * 1024);
+    close_house(&house);
+    EXPECT_NUM(hpl_secret_in_use(), in_use);
+}
+
+/* --- one call for many --------------------------------------------------------------------------------------------------- */
+
+struct asker {
+    struct house *house;
+    enum hpl_status status;
+    uint8_t key[32];
+};
+
+static void *ask(void *arg)
+{
+    struct asker *asker = arg;
+    struct hpl_call call = {0};
+    struct hpl_secret *HPL_SECRET_AUTO secret = NULL;
+    asker->status = decrypt_under(asker->house, &one, &call, &secret);
+    if (secret)
+        memcpy(asker->key, secret->bytes, 32);
+    return NULL;
+}
+
+static void ask_at_once(struct house *house, struct asker *askers, size_t count)
+{
+    pthread_t threads[16];
+    for (size_t i = 0; i < count; i++) {
+        askers[i] = (struct asker){.house = house};
+        EXPECT_NUM(pthread_create(&threads[i], NULL, ask, &askers[i]), 0);
+    }
+    for (size_t i = 0; i < count; i++)
+        pthread_join(threads[i], NULL);
+}
+
+HPL_TEST(equal_decrypts_at_one_time_are_one_call_and_each_has_its_own_key)
+{
+    struct house house;
+    struct asker askers[6];
+    struct hpl_secret *HPL_SECRET_AUTO made = NULL;
+    open_house(&house);
+    EXPECT_OK(generate_under(&house, HPL_PURPOSE_OBJECT, &one, &made));
+    fake.slow_us = 300000;
+    int before = fake.unwraps;
+    ask_at_once(&house, askers, HPL_COUNT(askers));
+    EXPECT(fake.unwraps - before < (int)HPL_COUNT(askers));
+    for (size_t i = 0; i < HPL_COUNT(askers); i++) {
+        EXPECT_OK(askers[i].status);
+        EXPECT_BYTES(askers[i].key, made->bytes, 32);
+    }
+    fake.is_keyless = true;
+    ask_at_once(&house, askers, HPL_COUNT(askers));
+    for (size_t i = 0; i < HPL_COUNT(askers); i++)
+        EXPECT_STATUS(askers[i].status, HPL_KEY_UNAVAILABLE);
+    close_house(&house);
+}
+
+HPL_TEST(many_threads_through_every_cache_get_right_keys)
+{
+    struct house house;
+    struct asker askers[8];
+    struct hpl_secret *HPL_SECRET_AUTO made = NULL;
+    open_house(&house);
+    EXPECT_OK(set_caching(&house, "{\"decrypt_seconds\":1,\"decrypt_uses\":2,\"bucket_key\":true,\"bucket_key_objects\":3}"));
+    for (int round = 0; round < 20; round++) {
+        hpl_secret_freep(&made);
+        EXPECT_OK(generate_under(&house, HPL_PURPOSE_OBJECT, &one, &made));
+        ask_at_once(&house, askers, HPL_COUNT(askers));
+        for (size_t i = 0; i < HPL_COUNT(askers); i++) {
+            EXPECT_OK(askers[i].status);
+            EXPECT_BYTES(askers[i].key, made->bytes, 32);
+        }
+        if (round % 5 == 4)
+            EXPECT_OK(rotate(&house));
+    }
+    close_house(&house);
+}
+
+/* --- bucket keys --------------------------------------------------------------------------------------------------------- */
+
+HPL_TEST(a_bucket_key_serves_many_objects_each_with_its_own_key)
+{
+    struct house house;
+    uint8_t keys[50][32];
+    struct hpl_call call = {0};
+    open_house(&house);
+    EXPECT_OK(set_caching(&house, "{\"bucket_key\":true}"));
+    int wraps = fake.wraps, unwraps = fake.unwraps;
+    for (int i = 0; i < 50; i++) {
+        struct hpl_secret *HPL_SECRET_AUTO made = NULL;
+        struct hpl_secret *HPL_SECRET_AUTO opened = NULL;
+        EXPECT_OK(generate_under(&house, HPL_PURPOSE_OBJECT, &one, &made));
+        EXPECT(hpl_kms_is_bucket_key(hpl_buf_bytes(&house.envelope)));
+        EXPECT_OK(decrypt_under(&house, &one, &call, &opened));
+        EXPECT_BYTES(opened->bytes, made->bytes, 32);
+        memcpy(keys[i], made->bytes, 32);
+        for (int j = 0; j < i; j++)
+            EXPECT(memcmp(keys[i], keys[j], 32) != 0);
+    }
+    EXPECT_NUM(fake.wraps - wraps, 1);
+    EXPECT_NUM(fake.unwraps - unwraps, 0);
+    EXPECT_OK(hpl_kms_clear_cache(house.kms, &call));
+    EXPECT_OK(decrypt(&house));
+    EXPECT_OK(decrypt(&house));
+    EXPECT_NUM(fake.unwraps - unwraps, 1);
+    close_house(&house);
+}
+
+HPL_TEST(a_bucket_key_is_of_its_bucket_and_an_object_key_of_its_whole_context)
+{
+    struct house house;
+    struct hpl_call call = {0};
+    struct hpl_secret *HPL_SECRET_AUTO opened = NULL;
+    open_house(&house);
+    EXPECT_OK(set_caching(&house, "{\"bucket_key\":true}"));
+    generate(&house);
+    for (int round = 0; round < 2; round++) { /* with the bucket key kept, and without */
+        EXPECT_STATUS(decrypt_under(&house, &two, &call, &opened), HPL_INVALID_CIPHERTEXT);
+        EXPECT_STATUS(decrypt_under(&house, &other_bucket, &call, &opened), HPL_INVALID_CIPHERTEXT);
+        EXPECT_STATUS(decrypt_under(&house, &no_bucket, &call, &opened), HPL_INVALID_CIPHERTEXT);
+        EXPECT_STATUS(decrypt_under(&house, NULL, &call, &opened), HPL_INVALID_CIPHERTEXT);
+        EXPECT(!opened);
+        EXPECT_OK(hpl_kms_clear_cache(house.kms, &call));
+    }
+    EXPECT_OK(decrypt(&house));
+    close_house(&house);
+}
+
+HPL_TEST(every_changed_byte_of_a_bucket_envelope_is_refused)
+{
+    struct house house;
+    open_house(&house);
+    EXPECT_OK(set_caching(&house, "{\"bucket_key\":true}"));
+    generate(&house);
+    for (size_t i = 0; i < house.envelope.len; i++) {
+        house.envelope.data[i] ^= 0x10;
+        enum hpl_status status = decrypt(&house);
+        EXPECT(status == HPL_INVALID_CIPHERTEXT || status == HPL_KEY_UNAVAILABLE);
+        house.envelope.data[i] ^= 0x10;
+    }
+    for (size_t len = house.envelope.len; len > 0; len--) {
+        house.envelope.len--;
+        EXPECT_STATUS(decrypt(&house), HPL_INVALID_CIPHERTEXT);
+    }
+    close_house(&house);
+}
+
+HPL_TEST(a_bucket_key_itself_opens_for_nobody_and_other_purposes_get_none)
+{
+    struct house house;
+    struct hpl_call call = {0};
+    struct hpl_bucket_envelope outer;
+    struct hpl_secret *HPL_SECRET_AUTO opened = NULL;
+    struct hpl_secret *HPL_SECRET_AUTO api = NULL;
+    const struct hpl_context bucket = {one_pairs, 1};
+    open_house(&house);
+    EXPECT_OK(set_caching(&house, "{\"bucket_key\":true}"));
+    generate(&house);
+    EXPECT_OK(hpl_bucket_envelope_decode(&call, hpl_buf_bytes(&house.envelope), &outer));
+    EXPECT_STATUS(hpl_kms_decrypt(house.kms, &call, HPL_PURPOSE_OBJECT, outer.inner, &bucket, &opened, NULL), HPL_INVALID_CIPHERTEXT);
+    EXPECT_STATUS(hpl_kms_decrypt(house.kms, &call, HPL_PURPOSE_API, outer.inner, &bucket, &opened, NULL), HPL_INVALID_CIPHERTEXT);
+    EXPECT_STATUS(hpl_kms_decrypt(house.kms, &call, HPL_PURPOSE_API, hpl_buf_bytes(&house.envelope), &one, &opened, NULL), HPL_INVALID_CIPHERTEXT);
+    EXPECT_OK(generate_under(&house, HPL_PURPOSE_API, &one, &api));
+    EXPECT(!hpl_kms_is_bucket_key(hpl_buf_bytes(&house.envelope)));
+    EXPECT(!opened);
+    close_house(&house);
+}
+
+HPL_TEST(a_bucket_key_ends_after_its_objects_and_with_its_keys_version)
+{
+    struct house house;
+    struct hpl_call call = {0};
+    struct hpl_key_ref ref;
+    struct hpl_secret *HPL_SECRET_AUTO made = NULL;
+    open_house(&house);
+    EXPECT_OK(set_caching(&house, "{\"bucket_key\":true,\"bucket_key_objects\":4}"));
+    int before = fake.wraps;
+    for (int i = 0; i < 12; i++)
+        generate(&house);
+    EXPECT_NUM(fake.wraps - before, 3);
+    EXPECT_OK(rotate(&house));
+    hpl_buf_wipe(&house.envelope);
+    EXPECT_OK(hpl_kms_generate(house.kms, &call, HPL_PURPOSE_OBJECT, NULL, &one, 32, &made, &house.envelope, &ref));
+    EXPECT_NUM(ref.version, 2);
+    EXPECT_TEXT(ref.key_id, "k");
+    EXPECT_OK(set_enabled(&house, false));
+    EXPECT_STATUS(decrypt(&house), HPL_KEY_DISABLED);
+    EXPECT_NUM(number(&house, "bucket_keys", "entry_count"), 0);
+    close_house(&house);
+}
+
+HPL_TEST(what_a_bucket_key_sealed_opens_after_it_is_switched_off)
+{
+    struct house house;
+    struct hpl_secret *HPL_SECRET_AUTO made = NULL;
+    open_house(&house);
+    EXPECT_OK(set_caching(&house, "{\"bucket_key\":true}"));
+    generate(&house);
+    EXPECT_OK(set_caching(&house, "{}"));
+    EXPECT_OK(decrypt(&house));
+    EXPECT_NUM(number(&house, "bucket_keys", "entry_count"), 0);
+    EXPECT_OK(generate_under(&house, HPL_PURPOSE_OBJECT, &one, &made));
+    EXPECT(!hpl_kms_is_bucket_key(hpl_buf_bytes(&house.envelope)));
+    close_house(&house);
+}
+
+/* --- the breaker --------------------------------------------------------------------------------------------------------- */
+
+static void break_it(struct house *house)
+{
+    fake.is_down = true;
+    for (int i = 0; i < 5; i++)
+        EXPECT_STATUS(decrypt(house), HPL_KEY_UNAVAILABLE);
+}
+
+HPL_TEST(a_backend_that_does_not_answer_is_left_alone_and_used_again_when_it_does)
+{
+    struct house house;
+    struct hpl_call call = {0};
+    struct hpl_secret *HPL_SECRET_AUTO secret = NULL;
+    open_house(&house);
+    generate(&house);
+    EXPECT_TEXT(breaker_of(&house), "closed");
+    break_it(&house);
+    int before = fake.unwraps;
+    EXPECT_STATUS(decrypt_under(&house, &one, &call, &secret), HPL_KEY_UNAVAILABLE);
+    EXPECT(call.retry_after_s >= 1 && call.retry_after_s <= 5);
+    EXPECT_NUM(fake.unwraps - before, 0);
+    EXPECT_TEXT(breaker_of(&house), "open");
+    sleep_ms(300); /* past the first pause: one probe, no key of a user's */
+    EXPECT_STATUS(decrypt(&house), HPL_KEY_UNAVAILABLE);
+    EXPECT_NUM(fake.unwraps - before, 0);
+    fake.is_down = false;
+    for (int i = 0; i < 50 && decrypt(&house) != HPL_OK; i++)
+        sleep_ms(100);
+    EXPECT_OK(decrypt(&house));
+    EXPECT_TEXT(breaker_of(&house), "closed");
+    EXPECT_NUM(number(&house, "details", "breaker_opened"), 1);
+    EXPECT(number(&house, "details", "refused_while_open") > 0);
+    close_house(&house);
+}
+
+HPL_TEST(one_key_that_fails_does_not_open_the_breaker)
+{
+    struct house house;
+    open_house(&house);
+    generate(&house);
+    fake.is_keyless = true; /* the probe goes on working */
+    int before = fake.unwraps;
+    for (int i = 0; i < 12; i++)
+        EXPECT_STATUS(decrypt(&house), HPL_KEY_UNAVAILABLE);
+    EXPECT_NUM(fake.unwraps - before, 12);
+    fake.is_keyless = false;
+    EXPECT_TEXT(breaker_of(&house), "closed");
+    EXPECT_OK(decrypt(&house));
+    close_house(&house);
+}
+
+HPL_TEST(a_wrong_context_is_no_failure_of_the_backend)
+{
+    struct house house;
+    struct hpl_call call = {0};
+    struct hpl_secret *HPL_SECRET_AUTO opened = NULL;
+    open_house(&house);
+    generate(&house);
+    int probes = fake.probes;
+    for (int i = 0; i < 20; i++)
+        EXPECT_STATUS(decrypt_under(&house, &two, &call, &opened), HPL_INVALID_CIPHERTEXT);
+    EXPECT_NUM(fake.probes - probes, 0);
+    close_house(&house);
+}
+
+HPL_TEST(an_open_breaker_gives_up_what_was_kept)
+{
+    struct house house;
+    open_house(&house);
+    EXPECT_OK(set_caching(&house, "{\"decrypt_seconds\":60}"));
+    generate(&house);
+    EXPECT_OK(decrypt(&house));
+    fake.is_down = true;
+    EXPECT_OK(decrypt(&house)); /* nobody knows yet */
+    struct hpl_buf kept = house.envelope;
+    house.envelope = (struct hpl_buf){0};
+    for (int i = 0; i < 5; i++) {
+        struct hpl_secret *HPL_SECRET_AUTO secret = NULL;
+        EXPECT_STATUS(generate_under(&house, HPL_PURPOSE_OBJECT, &one, &secret), HPL_KEY_UNAVAILABLE);
+    }
+    hpl_buf_wipe(&house.envelope);
+    house.envelope = kept;
+    EXPECT_NUM(number(&house, "decrypt_cache", "entry_count"), 0);
+    EXPECT_STATUS(decrypt(&house), HPL_KEY_UNAVAILABLE);
+    close_house(&house);
+}
+
+/* --- the outage choice --------------------------------------------------------------------------------------------------- */
+
+HPL_TEST(an_outage_choice_serves_what_was_opened_before_and_nothing_else)
+{
+    struct house house;
+    struct hpl_buf other = {0};
+    struct hpl_call call = {0};
+    struct hpl_secret *HPL_SECRET_AUTO secret = NULL;
+    open_house(&house);
+    EXPECT_OK(set_caching(&house, "{\"outage\":{\"cache_seconds\":60}}"));
+    generate(&house);
+    other = house.envelope;
+    house.envelope = (struct hpl_buf){0};
+    generate(&house);
+    EXPECT_OK(decrypt(&house));
+    fake.is_down = true;
+    for (int i = 0; i < 3; i++)
+        EXPECT_OK(decrypt(&house));
+    EXPECT_TEXT(breaker_of(&house), "open");
+    EXPECT_NUM(number(&house, "decrypt_cache", "served_in_outage"), 3);
+    EXPECT_STATUS(decrypt_under(&house, &two, &call, &secret), HPL_KEY_UNAVAILABLE);
+    EXPECT_STATUS(hpl_kms_decrypt(house.kms, &call, HPL_PURPOSE_OBJECT, hpl_buf_bytes(&other), &one, &secret, NULL), HPL_KEY_UNAVAILABLE);
+    EXPECT(!secret);
+    fake.is_unreadable = true; /* the records too: what was read a moment ago still permits it */
+    EXPECT_OK(decrypt(&house));
+    hpl_buf_wipe(&other);
+    close_house(&house);
+}
+
+HPL_TEST(a_key_that_the_backend_lost_is_not_served_as_an_outage)
+{
+    struct house house;
+    open_house(&house);
+    EXPECT_OK(set_caching(&house, "{\"outage\":{\"cache_seconds\":60}}"));
+    generate(&house);
+    EXPECT_OK(decrypt(&house));
+    fake.is_keyless = true;
+    EXPECT_STATUS(decrypt(&house), HPL_KEY_UNAVAILABLE);
+    EXPECT_TEXT(breaker_of(&house), "closed");
+    close_house(&house);
+}
+
+HPL_TEST(an_outage_cache_ends_with_its_seconds_and_its_record)
+{
+    struct house house;
+    open_house(&house);
+    EXPECT_OK(set_caching(&house, "{\"outage\":{\"cache_seconds\":1}}"));
+    EXPECT_OK(send(&house, hpl_kms_reconfigure, "{\"enable_cache\":false}"));
+    generate(&house);
+    EXPECT_OK(decrypt(&house));
+    fake.is_down = fake.is_unreadable = true;
+    EXPECT_OK(decrypt(&house));
+    sleep_ms(1100);
+    EXPECT(decrypt(&house) != HPL_OK);
+    fake.is_unreadable = false;
+    EXPECT_STATUS(decrypt(&house), HPL_KEY_UNAVAILABLE);
+    close_house(&house);
+}
+
+/* --- the gate ------------------------------------------------------------------------------------------------------------ */
+
+struct storm {
+    struct house *house;
+    _Atomic int refused, done;
+};
+
+static void *wrap_on(void *arg)
+{
+    struct storm *storm = arg;
+    struct hpl_call call = {0};
+    struct hpl_buf envelope = {0};
+    struct hpl_secret *HPL_SECRET_AUTO secret = NULL;
+    enum hpl_status status = hpl_kms_generate(storm->house->kms, &call, HPL_PURPOSE_OBJECT, NULL, &one, 32, &secret, &envelope, NULL);
+    atomic_fetch_add(status == HPL_SLOW_DOWN ? &storm->refused : &storm->done, 1);
+    hpl_buf_wipe(&envelope);
+    return NULL;
+}
+
+HPL_TEST(a_storm_of_generates_is_refused_at_once_and_decrypts_go_on)
+{
+    struct house house;
+    pthread_t threads[12];
+    open_house(&house);
+    struct storm storm = {.house = &house};
+    generate(&house);
+    fake.slow_us = 700000;
+    fake.most_inside = 0;
+    for (size_t i = 0; i < HPL_COUNT(threads); i++)
+        EXPECT_NUM(pthread_create(&threads[i], NULL, wrap_on, &storm), 0);
+    sleep_ms(250);
+    EXPECT_NUM(storm.refused, 6); /* eight may wait, two of the places are for decrypts */
+    EXPECT_OK(decrypt(&house));
+    for (size_t i = 0; i < HPL_COUNT(threads); i++)
+        pthread_join(threads[i], NULL);
+    EXPECT_NUM(storm.done, 6);
+    EXPECT(fake.most_inside <= 8);
+    fake.slow_us = 0;
+    EXPECT_NUM(number(&house, "details", "refused_when_full"), 6);
+    close_house(&house);
+}
+
+/* --- the settings -------------------------------------------------------------------------------------------------------- */
+
+HPL_TEST(caching_choices_are_checked_by_name_and_shown)
+{
+    static const char *const wrong[] = {"{\"decrypt_seconds\":61}", "{\"decrypt_seconds\":-1}", "{\"decrypt_seconds\":\"9\"}", "{\"decrypt_uses\":1001}",
+                                        "{\"bucket_key\":1}", "{\"bucket_key_minutes\":16}", "{\"bucket_key_objects\":1048577}", "{\"outage\":\"open\"}",
+                                        "{\"outage\":{\"cache_seconds\":3601}}", "{\"outage\":{}}", "{\"outage\":60}"};
+    struct house house;
+    struct hpl_call call = {0};
+    json_t *HPL_JSON_AUTO metadata = NULL;
+    open_house(&house);
+    for (size_t i = 0; i < HPL_COUNT(wrong); i++)
+        EXPECT_STATUS(set_caching(&house, wrong[i]), HPL_INVALID_REQUEST);
+    EXPECT_OK(set_caching(&house, "{\"decrypt_seconds\":9,\"bucket_key\":true,\"outage\":{\"cache_seconds\":3600}}"));
+    EXPECT_OK(hpl_kms_describe_key(house.kms, &call, "k", &metadata));
+    const json_t *caching = json_object_get(metadata, "caching");
+    EXPECT_NUM(json_integer_value(json_object_get(caching, "decrypt_seconds")), 9);
+    EXPECT_NUM(json_integer_value(json_object_get(caching, "decrypt_uses")), 1000);
+    EXPECT_NUM(json_integer_value(json_object_get(caching, "bucket_key_minutes")), 5);
+    EXPECT_NUM(json_integer_value(json_object_get(json_object_get(caching, "outage"), "cache_seconds")), 3600);
+    EXPECT_OK(set_caching(&house, "{}"));
+    json_decref(metadata);
+    EXPECT_OK(hpl_kms_describe_key(house.kms, &call, "k", &metadata));
+    EXPECT_TEXT(json_string_value(json_object_get(json_object_get(metadata, "caching"), "outage")), "fail_closed");
+    close_house(&house);
+}
+
+HPL_TEST(the_record_cache_counts_and_forgets_the_oldest)
+{
+    struct house house;
+    char key_id[16];
+    struct hpl_call call = {0};
+    open_house(&house);
+    EXPECT_OK(send(&house, hpl_kms_reconfigure, "{\"max_cached_keys\":4}"));
+    for (int i = 0; i < 6; i++) {
+        struct hpl_secret *HPL_SECRET_AUTO secret = NULL;
+        snprintf(key_id, sizeof key_id, "key-%d", i);
+        create(&house, key_id);
+        hpl_buf_wipe(&house.envelope);
+        EXPECT_OK(hpl_kms_generate(house.kms, &call, HPL_PURPOSE_API, key_id, NULL, 32, &secret, &house.envelope, NULL));
+    }
+    EXPECT(number(&house, "cache_stats", "eviction_count") >= 2);
+    EXPECT_NUM(number(&house, "cache_stats", "entry_count"), 4);
+    EXPECT(number(&house, "cache_stats", "hit_count") >= 6);
+    close_house(&house);
+}
+
+HPL_TEST(metrics_are_prometheus_text)
+{
+    struct house house;
+    struct hpl_buf text = {0};
+    open_house(&house);
+    generate(&house);
+    EXPECT_OK(decrypt(&house));
+    hpl_kms_put_metrics(house.kms, &text);
+    const char *shown = hpl_buf_text(&text);
+    EXPECT(strstr(shown, "hardplate_kms_cache_hits_total{cache=\"decrypts\"} 0\n") != NULL);
+    EXPECT(strstr(shown, "hardplate_kms_backend_seconds_bucket{operation=\"decrypt\",le=\"+Inf\"}") != NULL);
+    EXPECT(strstr(shown, "hardplate_kms_breaker_open 0\n") != NULL);
+    EXPECT(!strstr(shown, "{cache=\"decrypts\"} 0\n# HELP hardplate_kms_cache_hits"));
+    hpl_buf_wipe(&text);
+    close_house(&house);
+}
