@@ -84,6 +84,9 @@ struct hpl_p11_login {
 };
 /* Logs the process in through session unless it already is. HPL_PIN_REJECTED when the token refused this PIN now or earlier. */
 enum hpl_status hpl_p11_login(struct hpl_call *call, const struct hpl_p11_login *login, CK_SESSION_HANDLE session) HPL_MUST_USE;
+/* For the prober: sends the PIN that was just taken once more, and gives the token's code. CKR_FUNCTION_CANCELED when that PIN may
+ * not be sent. */
+CK_RV hpl_p11_login_again(struct hpl_call *call, const struct hpl_p11_login *login, CK_SESSION_HANDLE session);
 
 /* --- pool.c: sessions ------------------------------------------------------------------------------------------------------ */
 

@@ -164,3 +164,26 @@ enum hpl_status hpl_p11_login(struct hpl_call *call, const struct hpl_p11_login 
     pthread_mutex_unlock(&login_lock);
     return status;
 }
+
+static CK_RV send_again(struct hpl_call *call, const struct hpl_p11_login *login, CK_SESSION_HANDLE session)
+{
+    struct hpl_secret *HPL_SECRET_AUTO pin = NULL;
+    struct latch latch;
+    uint8_t digest[HPL_SHA256_LEN];
+    if (is_latch_lost || read_pin(call, login->place->option->pin_source, &pin) != HPL_OK || latch_read(call, login, &latch) != HPL_OK ||
+        latch.num_digests > 0)
+        return CKR_FUNCTION_CANCELED;
+    digest_of(digest, login, &latch, pin);
+    CK_RV rv = login->token->fn->C_Login(session, CKU_USER, pin->bytes, pin->len);
+    if (hpl_p11_classify(rv) == HPL_P11_PIN)
+        latch_write(&latch, digest);
+    return rv;
+}
+
+CK_RV hpl_p11_login_again(struct hpl_call *call, const struct hpl_p11_login *login, CK_SESSION_HANDLE session)
+{
+    pthread_mutex_lock(&login_lock);
+    CK_RV rv = send_again(call, login, session);
+    pthread_mutex_unlock(&login_lock);
+    return rv;
+}
