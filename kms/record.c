@@ -1,6 +1,8 @@
 /* Records. Pure; any thread. */
 #include "kms/record.h"
 
+#include <stdatomic.h>
+#include <stdlib.h>
 #include <strings.h>
 
 #include "base/clock.h"
@@ -46,16 +48,49 @@ static json_t *owned_at(const struct hpl_key_record *record, size_t offset)
 
 void hpl_record_wipe(struct hpl_key_record *record)
 {
-    for (size_t i = 0; i < HPL_COUNT(owned); i++)
+    for (size_t i = 0; i < HPL_COUNT(owned) && !record->holder; i++)
         json_decref(owned_at(record, owned[i]));
+    hpl_record_release(record->holder);
     *record = (struct hpl_key_record){0};
 }
 
-void hpl_record_copy(struct hpl_key_record *out, const struct hpl_key_record *record)
+struct hpl_record_holder {
+    _Atomic unsigned refs;
+    struct hpl_key_record record;
+};
+
+struct hpl_record_holder *hpl_record_hold(struct hpl_key_record *record)
 {
-    *out = *record;
-    for (size_t i = 0; i < HPL_COUNT(owned); i++)
-        json_incref(owned_at(record, owned[i]));
+    struct hpl_record_holder *holder = calloc(1, sizeof *holder);
+    if (!holder) {
+        hpl_record_wipe(record);
+        return NULL;
+    }
+    HPL_CHECK(!record->holder);
+    atomic_init(&holder->refs, 1);
+    holder->record = *record;
+    *record = (struct hpl_key_record){0};
+    return holder;
+}
+
+const struct hpl_key_record *hpl_record_held(const struct hpl_record_holder *holder)
+{
+    return &holder->record;
+}
+
+void hpl_record_share(struct hpl_key_record *out, struct hpl_record_holder *holder)
+{
+    atomic_fetch_add(&holder->refs, 1);
+    *out = holder->record;
+    out->holder = holder;
+}
+
+void hpl_record_release(struct hpl_record_holder *holder)
+{
+    if (!holder || atomic_fetch_sub(&holder->refs, 1) != 1)
+        return;
+    hpl_record_wipe(&holder->record);
+    free(holder);
 }
 
 /* Members that most keys have not got are written only where they are. */

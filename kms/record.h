@@ -25,13 +25,19 @@ struct hpl_key_record {
     json_t *rotation;          /* owned: {"period_days", "max_wraps"}, 0 where it is no reason; JSON null: only when somebody asks */
     json_t *policy;            /* owned: who may use it (kms/policy.h); JSON null: the account's rules alone decide */
     struct hpl_key_caching caching;
+    struct hpl_record_holder *holder; /* whose the JSON in it is; NULL: its own */
 };
 
 /* A new record in state creating; takes nothing over. HPL_NO_MEMORY. */
 enum hpl_status hpl_record_init(struct hpl_key_record *record, const struct hpl_key_create *create, const char *key_id) HPL_MUST_USE;
 void hpl_record_wipe(struct hpl_key_record *record);
-/* *out was empty. The JSON in it is shared, never to be changed in place. */
-void hpl_record_copy(struct hpl_key_record *out, const struct hpl_key_record *record);
+/* A record that many threads read at once, counted by itself: jansson's own counts are for one thread at a time. hold takes the record over (NULL when
+ * memory is out, and then it is wiped); what share gives is wiped like any other, and nothing in it is ever changed. */
+struct hpl_record_holder;
+struct hpl_record_holder *hpl_record_hold(struct hpl_key_record *record);
+const struct hpl_key_record *hpl_record_held(const struct hpl_record_holder *holder);
+void hpl_record_share(struct hpl_key_record *out, struct hpl_record_holder *holder);
+void hpl_record_release(struct hpl_record_holder *holder); /* NULL is fine */
 
 enum hpl_status hpl_record_encode(const struct hpl_key_record *record, struct hpl_buf *out) HPL_MUST_USE;
 /* HPL_INTEGRITY on anything encode would not have written. */

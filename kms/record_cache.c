@@ -8,7 +8,7 @@
 
 struct entry {
     struct hpl_lru_node node; /* first */
-    struct hpl_key_record record;
+    struct hpl_record_holder *holder;
     uint64_t revision, read_ns;
 };
 
@@ -18,13 +18,19 @@ void hpl_record_cache_init(struct hpl_record_cache *cache, size_t max_entries, s
     pthread_mutex_init(&cache->lock, NULL);
 }
 
+static void free_entry(struct entry *entry)
+{
+    if (entry)
+        hpl_record_release(entry->holder);
+    free(entry);
+}
+
 /* Under the lock. */
 static void drop(struct hpl_record_cache *cache, struct hpl_lru_node *node)
 {
     struct entry *entry = (struct entry *)node;
     hpl_lru_remove(&cache->lru, node);
-    hpl_record_wipe(&entry->record);
-    free(entry);
+    free_entry(entry);
 }
 
 void hpl_record_cache_clear(struct hpl_record_cache *cache)
@@ -60,7 +66,7 @@ static const struct entry *find_young(struct hpl_record_cache *cache, const char
     uint8_t key[HPL_LRU_KEY_LEN];
     hpl_record_cache_key(key_id, key);
     struct entry *entry = (struct entry *)hpl_lru_find(&cache->lru, key);
-    if (!entry || entry->record.state != HPL_STATE_ENABLED || hpl_clock_mono_ns() - entry->read_ns > max_age_ns)
+    if (!entry || hpl_record_held(entry->holder)->state != HPL_STATE_ENABLED || hpl_clock_mono_ns() - entry->read_ns > max_age_ns)
         return NULL;
     hpl_lru_touch(&cache->lru, &entry->node);
     return entry;
@@ -70,11 +76,11 @@ bool hpl_record_cache_find(struct hpl_record_cache *cache, const char *key_id, u
 {
     pthread_mutex_lock(&cache->lock);
     const struct entry *entry = find_young(cache, key_id, max_age_ns);
-    uint64_t bound_ns = entry ? hpl_caching_bound_ns(&entry->record.caching) : 0;
+    uint64_t bound_ns = entry ? hpl_caching_bound_ns(&hpl_record_held(entry->holder)->caching) : 0;
     if (bound_ns && bound_ns < max_age_ns)
         entry = find_young(cache, key_id, bound_ns);
     if (entry) {
-        hpl_record_copy(record, &entry->record);
+        hpl_record_share(record, entry->holder);
         if (revision)
             *revision = entry->revision;
     }
@@ -87,10 +93,10 @@ bool hpl_record_cache_find_stale(struct hpl_record_cache *cache, const char *key
 {
     pthread_mutex_lock(&cache->lock);
     const struct entry *entry = find_young(cache, key_id, UINT64_MAX);
-    uint64_t outage_ns = entry ? entry->record.caching.outage_seconds * 1000000000ull : 0;
+    uint64_t outage_ns = entry ? hpl_record_held(entry->holder)->caching.outage_seconds * 1000000000ull : 0;
     entry = outage_ns ? find_young(cache, key_id, outage_ns) : NULL;
     if (entry)
-        hpl_record_copy(record, &entry->record);
+        hpl_record_share(record, entry->holder);
     pthread_mutex_unlock(&cache->lock);
     return entry != NULL;
 }
@@ -101,13 +107,6 @@ uint64_t hpl_record_cache_epoch(struct hpl_record_cache *cache)
     uint64_t epoch = cache->epoch;
     pthread_mutex_unlock(&cache->lock);
     return epoch;
-}
-
-static void free_entry(struct entry *entry)
-{
-    if (entry)
-        hpl_record_wipe(&entry->record);
-    free(entry);
 }
 
 /* Takes the entry. What is kept of a later revision stays. Under the lock. */
@@ -131,16 +130,15 @@ static void keep(struct hpl_record_cache *cache, struct entry *entry)
 /* Of JSON of its own, so that nobody changes a cached record through a copy. NULL when memory is out. */
 static struct entry *new_entry(struct hpl_bytes content, uint64_t revision, uint64_t read_ns)
 {
+    struct hpl_key_record record;
     struct entry *entry = calloc(1, sizeof *entry);
-    if (entry && hpl_record_decode(NULL, content, &entry->record) != HPL_OK) {
+    if (!entry || hpl_record_decode(NULL, content, &record) != HPL_OK || !(entry->holder = hpl_record_hold(&record))) {
         free(entry);
         return NULL;
     }
-    if (entry) {
-        hpl_record_cache_key(entry->record.key_id, entry->node.key);
-        entry->revision = revision;
-        entry->read_ns = read_ns;
-    }
+    hpl_record_cache_key(hpl_record_held(entry->holder)->key_id, entry->node.key);
+    entry->revision = revision;
+    entry->read_ns = read_ns;
     return entry;
 }
 
