@@ -5,27 +5,19 @@
 
 #include "base/codec.h"
 
-#define MAX_PAIRS 64
-
-struct context {
-    struct hpl_context_pair pairs[MAX_PAIRS];
-    struct hpl_context view;
-};
-
-/* Views into the body: good as long as it lives. */
-static enum hpl_status context_of(const struct hpl_admin_request *request, struct context *context)
+enum hpl_status hpl_admin_context(const struct hpl_admin_request *request, const char *member, struct hpl_admin_context *context)
 {
     const json_t *object = NULL;
     const char *name;
     json_t *value;
     context->view = (struct hpl_context){context->pairs, 0};
-    HPL_TRY(hpl_json_member(request->call, request->body, "encryption_context", &object));
+    HPL_TRY(hpl_json_member(request->call, request->body, member, &object));
     json_object_foreach((json_t *)object, name, value)
     {
         if (!json_is_string(value))
-            return hpl_fail(request->call, HPL_INVALID_REQUEST, "'encryption_context' must hold strings only; '%.64s' is none", name);
-        if (context->view.num_pairs == MAX_PAIRS)
-            return hpl_fail(request->call, HPL_INVALID_REQUEST, "'encryption_context' has more than %d pairs", MAX_PAIRS);
+            return hpl_fail(request->call, HPL_INVALID_REQUEST, "'%s' must hold strings only; '%.64s' is none", member, name);
+        if (context->view.num_pairs == HPL_ADMIN_MAX_PAIRS)
+            return hpl_fail(request->call, HPL_INVALID_REQUEST, "'%s' has more than %d pairs", member, HPL_ADMIN_MAX_PAIRS);
         context->pairs[context->view.num_pairs++] = (struct hpl_context_pair){
             hpl_bytes_str(name), hpl_bytes(json_string_value(value), json_string_length(value))};
     }
@@ -45,7 +37,7 @@ static enum hpl_status key_len_of(const struct hpl_admin_request *request, size_
     return hpl_fail(request->call, HPL_INVALID_REQUEST, "'key_spec' must be AES_256 or AES_128");
 }
 
-static json_t *base64_json(const void *data, size_t len)
+json_t *hpl_admin_base64(const void *data, size_t len)
 {
     struct hpl_buf text = {0};
     hpl_base64_put(&text, data, len);
@@ -55,7 +47,7 @@ static json_t *base64_json(const void *data, size_t len)
 }
 
 /* One data key as {"plaintext_key","ciphertext_blob"}. */
-static enum hpl_status generate_one(const struct hpl_admin_request *request, const char *key_id, const struct context *context,
+static enum hpl_status generate_one(const struct hpl_admin_request *request, const char *key_id, const struct hpl_admin_context *context,
                                     size_t len, char used_key[static HPL_KEY_ID_MAX + 1], json_t **out)
 {
     struct hpl_secret *HPL_SECRET_AUTO secret = NULL;
@@ -64,8 +56,8 @@ static enum hpl_status generate_one(const struct hpl_admin_request *request, con
     enum hpl_status status = hpl_kms_generate(request->admin->kms, request->call, HPL_PURPOSE_API, key_id, &context->view, len, &secret, &envelope, &ref);
     if (status == HPL_OK) {
         memcpy(used_key, ref.key_id, sizeof ref.key_id);
-        *out = json_pack("{s:o, s:o}", "plaintext_key", base64_json(secret->bytes, secret->len), "ciphertext_blob",
-                         base64_json(envelope.data, envelope.len));
+        *out = json_pack("{s:o, s:o}", "plaintext_key", hpl_admin_base64(secret->bytes, secret->len), "ciphertext_blob",
+                         hpl_admin_base64(envelope.data, envelope.len));
         status = *out ? HPL_OK : HPL_NO_MEMORY;
     }
     hpl_buf_wipe(&envelope);
@@ -74,7 +66,7 @@ static enum hpl_status generate_one(const struct hpl_admin_request *request, con
 
 struct asked {
     const char *key_id; /* NULL: the default key */
-    struct context context;
+    struct hpl_admin_context context;
     size_t len;
 };
 
@@ -83,7 +75,7 @@ static enum hpl_status read_asked(const struct hpl_admin_request *request, struc
     asked->key_id = NULL;
     HPL_TRY(hpl_json_str(request->call, request->body, "key_id", &asked->key_id));
     HPL_TRY(key_len_of(request, &asked->len));
-    return context_of(request, &asked->context);
+    return hpl_admin_context(request, "encryption_context", &asked->context);
 }
 
 enum hpl_status hpl_admin_generate(const struct hpl_admin_request *request, json_t **answer)
@@ -119,19 +111,19 @@ enum hpl_status hpl_admin_generate_many(const struct hpl_admin_request *request,
 enum hpl_status hpl_admin_decrypt(const struct hpl_admin_request *request, json_t **answer)
 {
     const char *blob = NULL;
-    struct context context;
+    struct hpl_admin_context context;
     struct hpl_buf envelope = {0};
     struct hpl_secret *HPL_SECRET_AUTO secret = NULL;
     struct hpl_key_ref ref;
     HPL_TRY(hpl_json_str(request->call, request->body, "ciphertext_blob", &blob));
     if (!blob)
         return hpl_fail(request->call, HPL_INVALID_REQUEST, "'ciphertext_blob' is missing");
-    HPL_TRY(context_of(request, &context));
+    HPL_TRY(hpl_admin_context(request, "encryption_context", &context));
     enum hpl_status status = hpl_base64_decode(&envelope, blob, strlen(blob))
                                  ? hpl_kms_decrypt(request->admin->kms, request->call, HPL_PURPOSE_API, hpl_buf_bytes(&envelope), &context.view, &secret, &ref)
                                  : hpl_fail(request->call, HPL_INVALID_REQUEST, "'ciphertext_blob' is not valid Base64");
     if (status == HPL_OK) {
-        *answer = json_pack("{s:s, s:o}", "key_id", ref.key_id, "plaintext_key", base64_json(secret->bytes, secret->len));
+        *answer = json_pack("{s:s, s:o}", "key_id", ref.key_id, "plaintext_key", hpl_admin_base64(secret->bytes, secret->len));
         status = *answer ? HPL_OK : HPL_NO_MEMORY;
     }
     hpl_buf_wipe(&envelope);

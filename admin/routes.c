@@ -45,6 +45,7 @@ static const struct hpl_admin_route routes[] = {
     {"POST", "kms/generate-data-key", "kms:GenerateDataKey", true, 200, hpl_admin_generate},
     {"POST", "kms/generate-data-keys", "kms:GenerateDataKey", true, 200, hpl_admin_generate_many},
     {"POST", "kms/decrypt", "kms:Decrypt", true, 200, hpl_admin_decrypt},
+    {"POST", "kms/rewrap", "kms:Rewrap", false, 200, hpl_admin_rewrap},
 };
 
 /* True when path fits pattern; the part under a final "*" is one non-empty segment, decoded into tail. */

@@ -36,6 +36,16 @@ enum hpl_status hpl_admin_key_id(const struct hpl_admin_request *request, char k
 /* The answer of a key route, {"success", "message", "key_id", "key_metadata"}; takes metadata. */
 enum hpl_status hpl_admin_metadata(json_t *metadata, json_t **answer) HPL_MUST_USE;
 
+/* An encryption context of the body: views that are good as long as it lives; none where the member is missing. */
+#define HPL_ADMIN_MAX_PAIRS 64
+struct hpl_admin_context {
+    struct hpl_context_pair pairs[HPL_ADMIN_MAX_PAIRS];
+    struct hpl_context view;
+};
+enum hpl_status hpl_admin_context(const struct hpl_admin_request *request, const char *member, struct hpl_admin_context *context) HPL_MUST_USE;
+/* Base64 as a JSON string; NULL when memory is out. */
+json_t *hpl_admin_base64(const void *data, size_t len);
+
 typedef enum hpl_status hpl_admin_run_fn(const struct hpl_admin_request *request, json_t **answer);
 hpl_admin_run_fn hpl_admin_configure, hpl_admin_reconfigure, hpl_admin_start, hpl_admin_stop, hpl_admin_status, hpl_admin_config,
     hpl_admin_clear_cache;
@@ -45,5 +55,6 @@ hpl_admin_run_fn hpl_admin_create_key, hpl_admin_list_keys, hpl_admin_describe_k
 hpl_admin_run_fn hpl_admin_named_create, hpl_admin_named_status, hpl_admin_named_list, hpl_admin_named_enable,
     hpl_admin_named_disable, hpl_admin_named_rotate;
 hpl_admin_run_fn hpl_admin_generate, hpl_admin_generate_many, hpl_admin_decrypt;
+hpl_admin_run_fn hpl_admin_rewrap;
 
 #endif

@@ -24,11 +24,10 @@ static enum hpl_status new_secret(struct hpl_call *call, struct hpl_attachment *
     return status;
 }
 
-enum hpl_status hpl_kms_generate_on(struct hpl_call *call, struct hpl_attachment *attachment, enum hpl_purpose purpose, const struct hpl_key_record *record,
-                                    const struct hpl_context *context, size_t len, struct hpl_secret **secret, struct hpl_buf *out)
+enum hpl_status hpl_kms_seal_on(struct hpl_call *call, struct hpl_attachment *attachment, enum hpl_purpose purpose, const struct hpl_key_record *record,
+                                const struct hpl_context *context, const struct hpl_secret *secret, struct hpl_buf *out)
 {
     uint8_t aad[HPL_WRAP_AAD_LEN];
-    struct hpl_secret *HPL_SECRET_AUTO made = NULL;
     struct hpl_envelope envelope = {.purpose = (uint8_t)purpose, .version = record->version};
     memcpy(envelope.instance, attachment->keystore->instance, sizeof envelope.instance);
     memcpy(envelope.uid, record->uid, sizeof envelope.uid);
@@ -36,12 +35,19 @@ enum hpl_status hpl_kms_generate_on(struct hpl_call *call, struct hpl_attachment
     envelope.wrapped.mechanism = attachment->keystore->ops->mechanism(attachment->keystore);
     uint8_t mechanism = envelope.wrapped.mechanism;
     HPL_TRY(hpl_envelope_aad(call, &envelope, context, aad));
-    HPL_TRY(new_secret(call, attachment, len, &made));
     HPL_TRY(hpl_wraps_take(call, attachment->wraps, record));
-    HPL_TRY(hpl_kms_wrap(call, attachment, record, aad, made, &envelope.wrapped));
+    HPL_TRY(hpl_kms_wrap(call, attachment, record, aad, secret, &envelope.wrapped));
     HPL_CHECK(envelope.wrapped.mechanism == mechanism);
     hpl_envelope_encode(&envelope, out);
-    HPL_TRY(hpl_buf_check(out));
+    return hpl_buf_check(out);
+}
+
+enum hpl_status hpl_kms_generate_on(struct hpl_call *call, struct hpl_attachment *attachment, enum hpl_purpose purpose, const struct hpl_key_record *record,
+                                    const struct hpl_context *context, size_t len, struct hpl_secret **secret, struct hpl_buf *out)
+{
+    struct hpl_secret *HPL_SECRET_AUTO made = NULL;
+    HPL_TRY(new_secret(call, attachment, len, &made));
+    HPL_TRY(hpl_kms_seal_on(call, attachment, purpose, record, context, made, out));
     *secret = made;
     made = NULL;
     return HPL_OK;
@@ -96,7 +102,7 @@ static void log_use(const struct hpl_call *call, const char *event, const struct
             HPL_S("request_id", call ? call->request_id : ""));
 }
 
-static void fill_ref(struct hpl_key_ref *ref, const struct hpl_attachment *attachment, const struct hpl_key_record *record, uint32_t version)
+void hpl_kms_fill_ref(struct hpl_key_ref *ref, const struct hpl_attachment *attachment, const struct hpl_key_record *record, uint32_t version)
 {
     if (!ref)
         return;
@@ -168,7 +174,7 @@ enum hpl_status hpl_kms_generate(struct hpl_kms *kms, struct hpl_call *call, enu
         HPL_TRY(hpl_bucket_key_generate(call, attachment, &record, context, secret, envelope));
     else
         HPL_TRY(hpl_kms_generate_on(call, attachment, purpose, &record, context, len, secret, envelope));
-    fill_ref(ref, attachment, &record, record.version);
+    hpl_kms_fill_ref(ref, attachment, &record, record.version);
     log_use(call, "kms.generate", &record, record.version, purpose);
     return HPL_OK;
 }
@@ -197,9 +203,8 @@ static enum hpl_status read_sealed(struct hpl_call *call, enum hpl_purpose purpo
     return HPL_OK;
 }
 
-/* The record of the key that sealed it. */
-static enum hpl_status find_sealer(struct hpl_call *call, struct hpl_attachment *attachment, const struct hpl_envelope *envelope, struct hpl_key_record *record,
-                                   bool *is_stale)
+enum hpl_status hpl_kms_sealing_record(struct hpl_call *call, struct hpl_attachment *attachment, const struct hpl_envelope *envelope,
+                                       struct hpl_key_record *record, bool *is_stale)
 {
     char key_id[HPL_KEY_ID_MAX + 1];
     HPL_TRY(hpl_attachment_key_id(call, attachment, envelope->uid, key_id));
@@ -230,7 +235,7 @@ enum hpl_status hpl_kms_decrypt(struct hpl_kms *kms, struct hpl_call *call, enum
     HPL_TRY(hpl_kms_ready(kms, call));
     HPL_TRY(read_sealed(call, purpose, bytes, &sealed));
     HPL_TRY(hpl_kms_acquire_instance(kms, call, sealed.envelope.instance, &attachment));
-    HPL_TRY(find_sealer(call, attachment, &sealed.envelope, &record, &opening.is_stale));
+    HPL_TRY(hpl_kms_sealing_record(call, attachment, &sealed.envelope, &record, &opening.is_stale));
     HPL_TRY(hpl_key_may_be_used(call, &record, HPL_OP_DECRYPT, purpose, context));
     opening.attachment = attachment;
     opening.wire = sealed.wire;
@@ -239,7 +244,7 @@ enum hpl_status hpl_kms_decrypt(struct hpl_kms *kms, struct hpl_call *call, enum
         HPL_TRY(hpl_bucket_key_open(call, &opening, &sealed.outer, context, secret));
     else
         HPL_TRY(hpl_opening_run(call, &opening, secret));
-    fill_ref(ref, attachment, &record, sealed.envelope.version);
+    hpl_kms_fill_ref(ref, attachment, &record, sealed.envelope.version);
     log_use(call, "kms.decrypt", &record, sealed.envelope.version, purpose);
     return HPL_OK;
 }

@@ -79,6 +79,9 @@ enum hpl_status hpl_kms_change_key(struct hpl_kms *kms, struct hpl_call *call, c
 enum hpl_status hpl_kms_bind(struct hpl_call *call, struct hpl_attachment *attachment, const struct hpl_key_record *record, const struct hpl_envelope *envelope,
                              const struct hpl_context *context, uint8_t aad[static HPL_WRAP_AAD_LEN]) HPL_MUST_USE;
 
+/* Appends the envelope of a secret (16 to 64 bytes) under the record's version. */
+enum hpl_status hpl_kms_seal_on(struct hpl_call *call, struct hpl_attachment *attachment, enum hpl_purpose purpose, const struct hpl_key_record *record,
+                                const struct hpl_context *context, const struct hpl_secret *secret, struct hpl_buf *envelope) HPL_MUST_USE;
 /* generate and decrypt on a given attachment, past every cache; health and reconfigure use them too. */
 enum hpl_status hpl_kms_generate_on(struct hpl_call *call, struct hpl_attachment *attachment, enum hpl_purpose purpose, const struct hpl_key_record *record,
                                     const struct hpl_context *context, size_t len, struct hpl_secret **secret, struct hpl_buf *envelope) HPL_MUST_USE;
@@ -91,6 +94,27 @@ enum hpl_status hpl_kms_prove(struct hpl_call *call, struct hpl_attachment *atta
 
 /* cache_stats, decrypt_cache, bucket_keys and the breaker, for the status answer. */
 void hpl_kms_add_numbers(struct hpl_kms *kms, struct hpl_attachment *attachment, json_t *answer);
+
+/* ref may be NULL. */
+void hpl_kms_fill_ref(struct hpl_key_ref *ref, const struct hpl_attachment *attachment, const struct hpl_key_record *record, uint32_t version);
+
+/* The record of the key that sealed it. *is_stale as hpl_attachment_record_to_open has it. HPL_INVALID_CIPHERTEXT, HPL_KEY_UNAVAILABLE,
+ * HPL_KEY_DESTROYED. */
+enum hpl_status hpl_kms_sealing_record(struct hpl_call *call, struct hpl_attachment *attachment, const struct hpl_envelope *envelope,
+                                       struct hpl_key_record *record, bool *is_stale) HPL_MUST_USE;
+
+/* The key that sealed an envelope, of either form: its attachment with a reference, its record and the purpose that its path has. Nothing is opened; the policy is not
+ * asked. HPL_INVALID_CIPHERTEXT, HPL_KEY_UNAVAILABLE, HPL_KEY_DESTROYED. */
+struct hpl_sealer {
+    struct hpl_attachment *attachment;
+    struct hpl_key_record record;
+    struct hpl_envelope envelope;  /* the bucket key's where there is one */
+    enum hpl_purpose purpose;
+    bool is_bucket;
+};
+enum hpl_status hpl_kms_find_sealer(struct hpl_kms *kms, struct hpl_call *call, struct hpl_bytes envelope, struct hpl_sealer *sealer) HPL_MUST_USE;
+void hpl_sealer_wipe(struct hpl_sealer *sealer);
+#define HPL_SEALER_AUTO HPL_CLEANUP(hpl_sealer_wipe)
 
 /* The id in use as the default key for these settings. */
 const char *hpl_kms_default_of(const struct hpl_kms_settings *settings);

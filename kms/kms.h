@@ -123,6 +123,11 @@ enum hpl_status hpl_kms_decrypt(struct hpl_kms *kms, struct hpl_call *call, enum
 bool hpl_kms_is_bucket_key(struct hpl_bytes envelope);
 /* Appends the service's numbers as Prometheus text. */
 void hpl_kms_put_metrics(struct hpl_kms *kms, struct hpl_buf *out);
+/* One envelope again, its purpose and context kept: under the current version of its key, or of key_id (may be NULL). An envelope of a keystore that
+ * was active before comes under the key of the same id in the active one. The plaintext stays inside. Policies: Rewrap on both keys. Appends the new
+ * envelope; the old one goes on opening. ref (may be NULL) is of the new one. HPL_NO_SUCH_KEY when the active keystore has no such key. */
+enum hpl_status hpl_kms_rewrap(struct hpl_kms *kms, struct hpl_call *call, struct hpl_bytes envelope, const struct hpl_context *context, const char *key_id,
+                               struct hpl_buf *out, struct hpl_key_ref *ref) HPL_MUST_USE;
 /* The id of the default key (what GetBucketEncryption and SSE-S3 answers show); the fallback name when none is configured. */
 void hpl_kms_default_key(struct hpl_kms *kms, char key_id[static HPL_KEY_ID_MAX + 1]);
 /* HPL_OK, HPL_NOT_CONFIGURED or HPL_NOT_RUNNING: a cheap early refusal. */

@@ -190,16 +190,21 @@ static json_t *time_json(int64_t unix_ms)
 
 enum hpl_status hpl_record_next_version(struct hpl_key_record *record, int64_t now_ms)
 {
-    if (!json_is_array(record->versions)) {
-        json_decref(record->versions);
-        record->versions = json_pack("[I]", (json_int_t)record->created_ms);
+    json_t *versions = json_array(); /* a new one: copies of the record may share the old */
+    bool is_right = versions != NULL;
+    for (uint32_t i = 0; is_right && i < record->version; i++) {
+        int64_t made = i ? json_integer_value(json_array_get(record->versions, i)) : record->created_ms;
+        is_right = json_array_append_new(versions, json_integer(made)) == 0;
     }
-    while (json_array_size(record->versions) < record->version)
-        if (json_array_append_new(record->versions, json_integer(0)) != 0)
-            return HPL_NO_MEMORY;
+    if (!is_right || json_array_append_new(versions, json_integer(now_ms)) != 0) {
+        json_decref(versions);
+        return HPL_NO_MEMORY;
+    }
+    json_decref(record->versions);
+    record->versions = versions;
     record->version++;
     record->rotated_ms = now_ms;
-    return json_array_append_new(record->versions, json_integer(now_ms)) == 0 ? HPL_OK : HPL_NO_MEMORY;
+    return HPL_OK;
 }
 
 int64_t hpl_record_rotation(const struct hpl_key_record *record, const char *name)

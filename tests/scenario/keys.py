@@ -144,5 +144,25 @@ class Metadata(Asking):
             self.refused(400, "PUT", "kms/keys/rotation", {"key_id": "turning", **body})
 
 
+class Rewrap(Asking):
+    def test_one_envelope_comes_under_the_current_version(self):
+        self.make("wrapper")
+        self.make("other")
+        context = {"tenant": "a"}
+        made = self.ok("POST", "kms/generate-data-key", {"key_id": "wrapper", "encryption_context": context})
+        self.ok("POST", "kms/keys/rotate", {"key_id": "wrapper"})
+        answer = self.ok("POST", "kms/rewrap", {"ciphertext_b64": made["ciphertext_blob"], "context": context})
+        self.assertEqual((answer["key_id"], answer["version"]), ("wrapper", 2))
+        self.assertNotEqual(answer["ciphertext_b64"], made["ciphertext_blob"])
+        for blob in (answer["ciphertext_b64"], made["ciphertext_blob"]):
+            self.assertEqual(self.ok("POST", "kms/decrypt", {"ciphertext_blob": blob, "encryption_context": context})["plaintext_key"], made["plaintext_key"])
+        self.assertEqual(self.ok("POST", "kms/rewrap", {"ciphertext_blob": made["ciphertext_blob"], "encryption_context": context, "key_id": "other"})["key_id"], "other")
+        self.assertEqual(self.refused(400, "POST", "kms/rewrap", {"ciphertext_b64": made["ciphertext_blob"]})["code"], "InvalidCiphertext")
+        self.assertEqual(self.refused(400, "POST", "kms/rewrap", {"ciphertext_b64": made["ciphertext_blob"], "context": []})["code"], "InvalidRequest")
+        self.refused(400, "POST", "kms/rewrap", {"ciphertext_b64": "%%", "context": context})
+        self.refused(400, "POST", "kms/rewrap", {})
+        self.refused(404, "POST", "kms/rewrap", {"ciphertext_b64": made["ciphertext_blob"], "context": context, "key_id": "nobody"})
+
+
 if __name__ == "__main__":
     unittest.main(verbosity=2)

@@ -5,6 +5,7 @@
 
 #include "backends/local/local.h"
 #include "base/clock.h"
+#include "kms/envelope.h"
 
 static void open_running(struct house *house)
 {
@@ -468,5 +469,107 @@ HPL_TEST(a_key_whose_material_is_not_found_is_unavailable_and_never_deleted)
     open_house(&house);
     json_t *HPL_JSON_AUTO again = describe(&house, "k");
     EXPECT_TEXT(text_of(again, "key_state"), "Enabled");
+    close_house(&house, true);
+}
+
+/* --- rewrap ------------------------------------------------------------------------------------------------------------------ */
+
+static enum hpl_status rewrap_as(struct house *house, const char *principal, const struct hpl_buf *envelope, const struct hpl_context *context, const char *key_id,
+                                 struct hpl_buf *out, struct hpl_key_ref *ref)
+{
+    struct hpl_call call = {.principal = principal, .role = principal ? "admin" : NULL};
+    return hpl_kms_rewrap(house->kms, &call, hpl_buf_bytes(envelope), context, key_id, out, ref);
+}
+
+/* Whether both envelopes hold the same data key under this context. */
+static bool are_same(struct house *house, const struct hpl_buf *a, const struct hpl_buf *b, enum hpl_purpose purpose, const struct hpl_context *context)
+{
+    struct hpl_secret *HPL_SECRET_AUTO left = NULL;
+    struct hpl_secret *HPL_SECRET_AUTO right = NULL;
+    struct hpl_call call = {0};
+    EXPECT_OK(hpl_kms_decrypt(house->kms, &call, purpose, hpl_buf_bytes(a), context, &left, NULL));
+    EXPECT_OK(hpl_kms_decrypt(house->kms, &call, purpose, hpl_buf_bytes(b), context, &right, NULL));
+    return left->len == right->len && hpl_equal_secret(left->bytes, right->bytes, left->len);
+}
+
+HPL_TEST(a_rewrapped_envelope_holds_the_same_key_under_the_current_version)
+{
+    struct house house = {0};
+    struct hpl_buf old = {0}, new = {0}, wrong = {0};
+    struct hpl_key_ref ref;
+    struct hpl_call call = {0};
+    json_t *HPL_JSON_AUTO metadata = NULL;
+    open_running(&house);
+    EXPECT_OK(create(&house, "k"));
+    EXPECT_OK(create(&house, "other"));
+    EXPECT_OK(generate_as(&house, NULL, NULL, HPL_PURPOSE_OBJECT, &tenant_a, &old));
+    EXPECT_OK(hpl_kms_rotate(house.kms, &call, "k", &metadata));
+    EXPECT_OK(rewrap_as(&house, NULL, &old, &tenant_a, NULL, &new, &ref));
+    EXPECT_NUM(ref.version, 2);
+    EXPECT(are_same(&house, &old, &new, HPL_PURPOSE_OBJECT, &tenant_a));
+    EXPECT_STATUS(decrypt_as(&house, NULL, NULL, &tenant_a, &new), HPL_INVALID_CIPHERTEXT); /* an object's still, not the API's */
+    EXPECT_STATUS(rewrap_as(&house, NULL, &old, &tenant_b, NULL, &wrong, NULL), HPL_INVALID_CIPHERTEXT);
+    EXPECT_STATUS(rewrap_as(&house, NULL, &old, NULL, NULL, &wrong, NULL), HPL_INVALID_CIPHERTEXT);
+    EXPECT_NUM(wrong.len, 0);
+    hpl_buf_wipe(&new);
+    EXPECT_OK(rewrap_as(&house, NULL, &old, &tenant_a, "other", &new, &ref));
+    EXPECT_TEXT(ref.key_id, "other");
+    EXPECT(are_same(&house, &old, &new, HPL_PURPOSE_OBJECT, &tenant_a));
+    EXPECT_STATUS(rewrap_as(&house, NULL, &old, &tenant_a, "nobody's", &wrong, NULL), HPL_NO_SUCH_KEY);
+    old.data[old.len - 1] ^= 1;
+    EXPECT_STATUS(rewrap_as(&house, NULL, &old, &tenant_a, NULL, &wrong, NULL), HPL_INVALID_CIPHERTEXT);
+    hpl_buf_wipe(&old);
+    hpl_buf_wipe(&new);
+    close_house(&house, true);
+}
+
+HPL_TEST(rewrapping_takes_a_grant_on_both_keys_and_none_to_decrypt)
+{
+    struct house house = {0};
+    struct hpl_buf old = {0}, new = {0};
+    open_running(&house);
+    EXPECT_OK(create(&house, "k"));
+    EXPECT_OK(create(&house, "other"));
+    EXPECT_OK(generate_as(&house, NULL, NULL, HPL_PURPOSE_API, &tenant_a, &old));
+    EXPECT_OK(put_policy(&house, "k", "{\"grants\":[{\"principals\":[\"mover\"],\"operations\":[\"Rewrap\"],\"context\":{\"tenant\":\"a\"}}]}"));
+    EXPECT_OK(rewrap_as(&house, "mover", &old, &tenant_a, NULL, &new, NULL));
+    EXPECT_STATUS(decrypt_as(&house, "mover", "admin", &tenant_a, &new), HPL_ACCESS_DENIED);
+    hpl_buf_wipe(&new);
+    EXPECT_STATUS(rewrap_as(&house, "other", &old, &tenant_a, NULL, &new, NULL), HPL_ACCESS_DENIED);
+    EXPECT_OK(put_policy(&house, "other", "{\"grants\":[]}"));
+    EXPECT_STATUS(rewrap_as(&house, "mover", &old, &tenant_a, "other", &new, NULL), HPL_ACCESS_DENIED);
+    EXPECT_NUM(new.len, 0);
+    hpl_buf_wipe(&old);
+    close_house(&house, true);
+}
+
+/* Two keystores: folders of the local backend. */
+static enum hpl_status use_folder(struct house *house, const char *name)
+{
+    char body[400];
+    snprintf(body, sizeof body, "{\"backend_type\":\"local\",\"key_dir\":\"%s/%s\"}", house->dir, name);
+    return send(house, hpl_kms_reconfigure, body);
+}
+
+HPL_TEST(an_envelope_of_a_former_keystore_is_rewrapped_into_the_active_one)
+{
+    struct house house = {0};
+    struct hpl_buf old = {0}, new = {0};
+    struct hpl_key_ref ref;
+    struct hpl_envelope was, is;
+    open_running(&house);
+    EXPECT_OK(create(&house, "k"));
+    EXPECT_OK(generate_as(&house, NULL, NULL, HPL_PURPOSE_API, &tenant_a, &old));
+    EXPECT_OK(use_folder(&house, "second"));
+    EXPECT_STATUS(rewrap_as(&house, NULL, &old, &tenant_a, NULL, &new, NULL), HPL_NO_SUCH_KEY);
+    EXPECT_OK(create(&house, "k"));
+    EXPECT_OK(rewrap_as(&house, NULL, &old, &tenant_a, NULL, &new, &ref));
+    EXPECT_OK(hpl_envelope_decode(NULL, hpl_buf_bytes(&old), &was));
+    EXPECT_OK(hpl_envelope_decode(NULL, hpl_buf_bytes(&new), &is));
+    EXPECT(memcmp(was.instance, is.instance, sizeof was.instance) != 0);
+    EXPECT_BYTES(is.instance, ref.instance, sizeof is.instance);
+    EXPECT(are_same(&house, &old, &new, HPL_PURPOSE_API, &tenant_a));
+    hpl_buf_wipe(&old);
+    hpl_buf_wipe(&new);
     close_house(&house, true);
 }
