@@ -5,7 +5,7 @@
 
 #include "base/check.h"
 
-enum hpl_log_level { HPL_LOG_DEBUG, HPL_LOG_INFO, HPL_LOG_WARN, HPL_LOG_ERROR };
+enum hpl_log_level { HPL_LOG_DEBUG, HPL_LOG_INFO, HPL_LOG_WARN, HPL_LOG_ERROR, HPL_LOG_SILENT /* to be set only: for programs that tell people themselves */ };
 
 struct hpl_log_field {
     const char *name;

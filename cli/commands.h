@@ -17,6 +17,7 @@ struct hpl_command {
     bool is_local;     /* may do without a daemon: its function sets up the client */
     const char *arguments, *help;
     const char *more;  /* lines that its own --help adds; NULL: none */
+    bool has_own_help; /* --help is left to its function */
 };
 
 /* service.c */
@@ -30,6 +31,8 @@ hpl_command_fn hpl_cli_keys_update, hpl_cli_keys_tag, hpl_cli_keys_untag, hpl_cl
 hpl_command_fn hpl_cli_data_key, hpl_cli_decrypt;
 /* files.c; these set up the client themselves, when they need the daemon */
 hpl_command_fn hpl_cli_seal, hpl_cli_open;
+/* hsm.c; needs no daemon */
+hpl_command_fn hpl_cli_hsm_conformance;
 
 /* --- what they share: arguments.c, show.c --------------------------------------------------------------------------------- */
 

@@ -53,6 +53,9 @@ static const struct hpl_command commands[] = {
      CONTEXT_HELP "\n-o OUT says where to, - is standard output; --force replaces what is there. A key file needs no daemon."},
     {"open", hpl_cli_open, NULL, true, "[--key-file F] [--context N=V]... [--force] [-o OUT] FILE|-", "open a sealed file",
      "-o OUT says where to, - is standard output; --force replaces what is there."},
+
+    {.help = "Tokens"},
+    {"hsm conformance", hpl_cli_hsm_conformance, NULL, true, "[options] URI", "ask a token what it does, load it, write a report", NULL, true},
 };
 
 static const char exit_statuses[] = "Exit status: 0 done, 1 failed, 2 usage, 3 denied, 4 unavailable.";
@@ -187,7 +190,9 @@ int main(int argc, char **argv)
     }
     if (!command)
         return argc ? not_a_command(argv) : usage_error("%s", "no command given");
-    if (is_help) {
+    if (is_help && command->has_own_help)
+        argv[argc++] = (char *)"--help"; /* in the place it was taken from */
+    else if (is_help) {
         print_command_help(command);
         return HPL_EXIT_DONE;
     }

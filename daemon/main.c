@@ -272,6 +272,7 @@ int main(int argc, char **argv)
         return fail(&call, status);
     set_log_level(config->log_level);
     if (options.is_check) {
+        hpl_log_set_level(HPL_LOG_SILENT); /* its lines say the same, for people */
         code = hpl_check_run(config, dev.dir != NULL) ? EXIT_FAILED : EXIT_DONE;
         hpl_config_free(config);
         return code;

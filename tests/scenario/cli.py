@@ -1,12 +1,17 @@
 #!/usr/bin/env python3
 """The command line over a life of the key service: keys led through their states, the service set up, stopped and started, and what a person
 reads when something is refused."""
+import hashlib
 import json
 import os
+import pathlib
+import re
+import shutil
+import tempfile
 import unittest
 
 from daemon import run
-from hardplate import BIN, Daemon
+from hardplate import BIN, ROOT, Daemon
 
 
 class Cli(unittest.TestCase):
@@ -139,17 +144,87 @@ class Service(Cli):
 
 
 class Help(unittest.TestCase):
-    def test_every_command_explains_itself(self):
+    def commands(self):
         code, out, err = run(BIN / "hardplate", "--help")
         self.assertEqual((code, err), (0, ""))
-        commands = [line[2:22].strip() for line in out.splitlines() if line.startswith("  ") and line[2] not in " -"]
-        self.assertGreater(len(commands), 15)
-        for command in commands:
-            if command and command != "hardplate COMMAND":
-                code, said, err = run(BIN / "hardplate", *command.split(), "--help")
-                self.assertEqual((code, err), (0, ""), command)
-                self.assertIn(f"Usage: hardplate [--env FILE] [--json] {command}", said)
-                self.assertLess(max(map(len, said.splitlines())), 150)
+        found = [line[2:22].strip() for line in out.splitlines() if re.match(r"  [a-z]", line)]
+        self.assertGreater(len(found), 20)
+        return found
+
+    def test_every_command_explains_itself(self):
+        for command in self.commands():
+            code, said, err = run(BIN / "hardplate", *command.split(), "--help")
+            self.assertEqual((code, err), (0, ""), command)
+            self.assertRegex(said, rf"Usage: hardplate .*{command}")
+            self.assertLess(max(map(len, said.splitlines())), 160)
+
+    def test_every_command_is_in_the_manual_and_in_the_docs(self):
+        manual, docs = (ROOT / "docs/man/hardplate.1").read_text(), (ROOT / "docs/cli.md").read_text()
+        for command in self.commands():
+            self.assertRegex(manual, rf"(?m)^\.It Ic {command}( |$)", "docs/man/hardplate.1")
+            self.assertIn(f"hardplate {command}", docs, "docs/cli.md")
+
+
+MODULE = "/usr/lib/softhsm/libsofthsm2.so"
+
+
+@unittest.skipUnless(os.path.exists(MODULE) and shutil.which("softhsm2-util"), "softhsm2 is not installed")
+class Tokens(unittest.TestCase):
+    def setUp(self):
+        self.folder = pathlib.Path(tempfile.mkdtemp(prefix="hpl-hsm-"))
+        self.addCleanup(shutil.rmtree, self.folder, ignore_errors=True)
+        (self.folder / "tokens").mkdir()
+        (self.folder / "softhsm2.conf").write_text(f"directories.tokendir = {self.folder}/tokens\nobjectstore.backend = file\nlog.level = ERROR\n")
+        self.env = {"PATH": os.environ["PATH"], "SOFTHSM2_CONF": str(self.folder / "softhsm2.conf"), "XDG_STATE_HOME": str(self.folder / "home")}
+        run("softhsm2-util", "--init-token", "--free", "--label", "cli", "--so-pin", "so-pin-1", "--pin", "user-pin-1", env=self.env)
+        self.pin("user-pin-1")
+
+    def pin(self, pin):
+        (self.folder / "pin").write_text(pin + "\n")
+        os.chmod(self.folder / "pin", 0o600)
+
+    def conformance(self, *options, uri="pkcs11:token=cli"):
+        return run(BIN / "hardplate", "hsm", "conformance", "--module", MODULE, "--pin-source", f"file:{self.folder}/pin", *options, uri, env=self.env,
+                   timeout=300)
+
+    def test_a_token_is_judged_and_a_report_written(self):
+        code, page, err = self.conformance("--seconds", "1", "--report", self.folder / "report.json")
+        self.assertEqual((code, err), (0, ""), page)
+        self.assertIn("hardplate would use this token, by aes-gcm", page)
+        self.assertIn("CKR_GENERAL_ERROR", page)
+        written = json.loads((self.folder / "report.json").read_text())
+        inner = json.dumps(written["report"], sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        self.assertEqual(len(written["report"]["load"]), 4)
+        self.assertNotIn("token_object", written["report"], "nobody could be asked for leave")
+        self.assertIn(written["sha256"], page)
+        self.assertNotIn("user-pin-1", inner + page)
+        self.assertEqual(list((self.folder / "tokens").glob("*/*.object")), [p for p in (self.folder / "tokens").glob("*/token.object")])
+
+    def test_the_digest_is_of_the_report(self):
+        code, out, err = run(BIN / "hardplate", "--json", "hsm", "conformance", "--module", MODULE, "--pin-source", f"file:{self.folder}/pin",
+                             "--seconds", "0", "--token-objects", "pkcs11:token=cli", env=self.env, timeout=300)
+        self.assertEqual((code, err), (0, ""))
+        start, end = out.index('{"report":') + len('{"report":'), out.rindex(',"sha256"')
+        self.assertEqual(hashlib.sha256(out[start:end].encode()).hexdigest(), json.loads(out)["sha256"])
+        self.assertTrue(json.loads(out)["report"]["token_object"]["works"])
+
+    def test_a_refused_pin_is_not_sent_again(self):
+        self.pin("0000")
+        code, out, err = self.conformance("--seconds", "0")
+        self.assertEqual((code, len(err.splitlines())), (4, 1), err)
+        self.assertIn("refused the PIN", err)
+        code, out, err = self.conformance("--seconds", "0")
+        self.assertEqual(code, 4)
+        self.assertIn("refused this PIN before", err)
+        self.pin("user-pin-1")
+        self.assertEqual(self.conformance("--seconds", "0")[0], 0)
+
+    def test_what_cannot_be_asked_is_one_line(self):
+        for options, uri, wanted in ((["--seconds", "x"], "pkcs11:token=cli", 2), (["--seconds", "0"], "pkcs11:token=other", 4),
+                                     (["--seconds", "0"], "pkcs11:token=cli?pin-value=1234", 1), (["--nonsense"], "pkcs11:token=cli", 2)):
+            code, out, err = self.conformance(*options, uri=uri)
+            self.assertEqual((code, out, len(err.splitlines())), (wanted, "", 1), err)
+            self.assertNotIn("1234", err)
 
 
 if __name__ == "__main__":

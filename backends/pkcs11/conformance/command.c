@@ -152,7 +152,7 @@ int hpl_p11_conformance_main(int argc, char **argv)
     struct options options = {.asked.seconds = 60, .token_objects = -1};
     struct hpl_call call = {0};
     json_t *HPL_JSON_AUTO report = NULL;
-    hpl_log_set_level(HPL_LOG_ERROR);
+    hpl_log_set_level(HPL_LOG_SILENT);
     int code = read_options(argc, argv, &options);
     if (code >= 0)
         return code;

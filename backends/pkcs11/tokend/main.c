@@ -13,6 +13,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "backends/pkcs11/conformance/conformance.h"
 #include "backends/pkcs11/tokend/serve.h"
 #include "base/json.h"
 #include "base/log.h"
@@ -30,7 +31,9 @@ static const char usage[] =
     "  --folder DIR   where refused PINs are written down\n"
     "  --user NAME    become this user before the token's module is loaded\n"
     "  --lock         end when memory cannot be locked; --may-swap: go on\n"
-    "  --version, --help\n";
+    "  --version, --help\n"
+    "\n"
+    "hardplate hsm conformance runs it too, with --conformance before everything else: then it asks a token what it does, and ends.\n";
 
 struct options {
     const char *folder, *user;
@@ -111,8 +114,22 @@ static void ignore_signals(void)
         signal(ignored[i], SIG_IGN);
 }
 
+/* For the command line, which does not speak Cryptoki: no daemon, the caller's user, a report. */
+static int probe(int argc, char **argv)
+{
+    const struct rlimit none = {0, 0};
+    setrlimit(RLIMIT_CORE, &none);
+    prctl(PR_SET_DUMPABLE, 0);
+    hpl_json_init();
+    int code = hpl_p11_conformance_main(argc, argv);
+    fflush(NULL);
+    _exit(code); /* as below */
+}
+
 int main(int argc, char **argv)
 {
+    if (argc > 1 && strcmp(argv[1], "--conformance") == 0)
+        return probe(argc - 1, argv + 1);
     struct options options = {0};
     struct hpl_call call = {0};
     int code = read_options(argc, argv, &options);
