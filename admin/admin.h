@@ -6,10 +6,13 @@
 #include "http/http.h"
 #include "kms/kms.h"
 
+struct hpl_s3;
+
 /* What the handlers need; the daemon fills it and it outlives the server. */
 struct hpl_admin {
     struct hpl_auth *auth;
     struct hpl_kms *kms;
+    struct hpl_s3 *s3;              /* to explain objects */
     const char *region;             /* NULL: any region in the signature is taken */
     const char *kernel;             /* the AES-GCM kernel in use, for metrics */
     struct hpl_http_server **server; /* set once the server runs, for metrics */

@@ -1,7 +1,8 @@
-/* Envelopes and where they come from: rewrap. Jobs; may block on a backend. */
+/* Envelopes and where they come from: rewrap, explain, the keystores that are attached. Jobs; may block on a backend. */
 #include "admin/routes.h"
 
 #include "base/codec.h"
+#include "s3/explain.h"
 
 /* The envelope that the body has under the first of two names. */
 static enum hpl_status envelope_of(const struct hpl_admin_request *request, const char *name, const char *other, struct hpl_buf *envelope)
@@ -44,4 +45,45 @@ enum hpl_status hpl_admin_rewrap(const struct hpl_admin_request *request, json_t
     hpl_buf_wipe(&envelope);
     hpl_buf_wipe(&made);
     return status;
+}
+
+static enum hpl_status explain_object(const struct hpl_admin_request *request, const char *bucket, json_t **answer)
+{
+    const char *key = NULL;
+    HPL_TRY(hpl_json_str(request->call, request->body, "key", &key));
+    if (!key)
+        return hpl_fail(request->call, HPL_INVALID_REQUEST, "'key' is missing beside 'bucket'");
+    return hpl_s3_explain(request->admin->s3, request->call, bucket, key, answer);
+}
+
+enum hpl_status hpl_admin_explain(const struct hpl_admin_request *request, json_t **answer)
+{
+    const char *bucket = NULL;
+    struct hpl_admin_context context;
+    struct hpl_buf envelope = {0};
+    HPL_TRY(hpl_json_str(request->call, request->body, "bucket", &bucket));
+    if (bucket)
+        return explain_object(request, bucket, answer);
+    HPL_TRY(context_of(request, &context));
+    enum hpl_status status = envelope_of(request, "ciphertext_blob", "ciphertext_b64", &envelope);
+    if (status == HPL_OK)
+        status = hpl_kms_explain(request->admin->kms, request->call, hpl_buf_bytes(&envelope), &context.view, answer);
+    hpl_buf_wipe(&envelope);
+    return status;
+}
+
+enum hpl_status hpl_admin_backends(const struct hpl_admin_request *request, json_t **answer)
+{
+    return hpl_kms_backends(request->admin->kms, request->call, answer);
+}
+
+enum hpl_status hpl_admin_detach(const struct hpl_admin_request *request, json_t **answer)
+{
+    const char *instance = NULL;
+    bool is_confirmed = false;
+    HPL_TRY(hpl_json_str(request->call, request->body, "instance", &instance));
+    HPL_TRY(hpl_json_bool(request->call, request->body, "confirm_external", &is_confirmed));
+    if (!instance)
+        return hpl_fail(request->call, HPL_INVALID_REQUEST, "'instance' is missing; GET kms/backends lists them");
+    return hpl_kms_detach(request->admin->kms, request->call, instance, is_confirmed, answer);
 }

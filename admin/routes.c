@@ -46,6 +46,9 @@ static const struct hpl_admin_route routes[] = {
     {"POST", "kms/generate-data-keys", "kms:GenerateDataKey", true, 200, hpl_admin_generate_many},
     {"POST", "kms/decrypt", "kms:Decrypt", true, 200, hpl_admin_decrypt},
     {"POST", "kms/rewrap", "kms:Rewrap", false, 200, hpl_admin_rewrap},
+    {"POST", "kms/explain", "kms:Explain", false, 200, hpl_admin_explain},
+    {"GET", "kms/backends", "kms:Configure", false, 200, hpl_admin_backends},
+    {"POST", "kms/backends/detach", "kms:Configure", false, 200, hpl_admin_detach},
 };
 
 /* True when path fits pattern; the part under a final "*" is one non-empty segment, decoded into tail. */

@@ -55,6 +55,6 @@ hpl_admin_run_fn hpl_admin_create_key, hpl_admin_list_keys, hpl_admin_describe_k
 hpl_admin_run_fn hpl_admin_named_create, hpl_admin_named_status, hpl_admin_named_list, hpl_admin_named_enable,
     hpl_admin_named_disable, hpl_admin_named_rotate;
 hpl_admin_run_fn hpl_admin_generate, hpl_admin_generate_many, hpl_admin_decrypt;
-hpl_admin_run_fn hpl_admin_rewrap;
+hpl_admin_run_fn hpl_admin_rewrap, hpl_admin_explain, hpl_admin_backends, hpl_admin_detach;
 
 #endif

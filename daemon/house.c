@@ -142,7 +142,7 @@ enum hpl_status hpl_house_open(struct hpl_call *call, struct hpl_house *house, c
 enum hpl_status hpl_house_serve(struct hpl_call *call, struct hpl_house *house)
 {
     const struct hpl_config *config = house->config;
-    house->admin = (struct hpl_admin){.auth = house->auth, .kms = house->kms, .kernel = hpl_aead_kernel(), .server = &house->server};
+    house->admin = (struct hpl_admin){.auth = house->auth, .kms = house->kms, .s3 = house->s3, .kernel = hpl_aead_kernel(), .server = &house->server};
     const struct hpl_http_route routes[] = {
         {HPL_ADMIN_PREFIX, &hpl_admin_handler, &house->admin, HPL_HTTP_POOL_CONTROL, hpl_admin_fail},
         {HPL_ADMIN_ALIAS, &hpl_admin_handler, &house->admin, HPL_HTTP_POOL_CONTROL, hpl_admin_fail},

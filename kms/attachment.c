@@ -10,7 +10,7 @@
 #include "base/codec.h"
 #include "base/log.h"
 
-#define ROW_TYPE "attachment"
+#define ROW_TYPE HPL_ATTACHMENT_ROW
 #define PAGE 500u
 #define LIST_EVERY_NS 100000000u /* 0.1 s */
 #define READ_AGAIN_NS 1000000000u /* 1 s */
@@ -405,6 +405,9 @@ enum hpl_status hpl_attachment_open_instance(struct hpl_call *call, const struct
         return hpl_fail(call, HPL_INVALID_CIPHERTEXT, "%s", hpl_status_row(HPL_INVALID_CIPHERTEXT)->text);
     if (status == HPL_OK)
         status = hpl_json_object(call, &row, hpl_buf_bytes(&content), 1u << 20, false);
+    if (status == HPL_OK && !json_object_get(row, "config"))
+        status = hpl_fail(call, HPL_KEY_UNAVAILABLE, "the keystore that sealed this (%.20s, instance %s) was detached; configure it again to open this",
+                          json_string_value(json_object_get(row, "backend")), name);
     if (status == HPL_OK)
         status = hpl_kms_unseal_json(call, options->catalog, name, json_object_get(row, "config"), &config);
     if (status == HPL_OK)

@@ -11,6 +11,10 @@
 #include "kms/shared.h"
 #include "kms/wraps.h"
 
+/* The catalog's rows of what was ever attached, by instance in hex: {"backend", "identity", "config" (sealed), "attached_ms"}; without "config" and with
+ * "detached_ms" once it was detached. */
+#define HPL_ATTACHMENT_ROW "attachment"
+
 struct hpl_attachment {
     struct hpl_keystore *keystore;
     const struct hpl_backend *backend;
@@ -36,7 +40,7 @@ struct hpl_attachment {
  * and reads which keys it has. One reference is the caller's. */
 enum hpl_status hpl_attachment_open(struct hpl_call *call, const struct hpl_kms_options *options, const json_t *config,
                                     const struct hpl_kms_settings *settings, struct hpl_kms_shared *shared, struct hpl_attachment **out) HPL_MUST_USE;
-/* The same for one that was attached before. HPL_INVALID_CIPHERTEXT when no attachment has this instance. */
+/* The same for one that was attached before. HPL_INVALID_CIPHERTEXT when no attachment has this instance, HPL_KEY_UNAVAILABLE when it was detached. */
 enum hpl_status hpl_attachment_open_instance(struct hpl_call *call, const struct hpl_kms_options *options, const uint8_t instance[static 8],
                                              struct hpl_kms_shared *shared, struct hpl_attachment **out) HPL_MUST_USE;
 /* The same keystore, still open, with other settings. One reference is the caller's; NULL when memory is out. */

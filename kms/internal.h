@@ -42,6 +42,14 @@ size_t hpl_kms_acquire_all(struct hpl_kms *kms, struct hpl_attachment *out[stati
 /* The attachment of an instance with a reference, opened again when it is needed. */
 enum hpl_status hpl_kms_acquire_instance(struct hpl_kms *kms, struct hpl_call *call, const uint8_t instance[static 8], struct hpl_attachment **out) HPL_MUST_USE;
 
+/* Whether the service runs on this keystore. */
+bool hpl_kms_is_active(struct hpl_kms *kms, const uint8_t instance[static 8]);
+/* Lets go of a keystore that is open because it was active before; who uses it now may go on. */
+void hpl_kms_drop_former(struct hpl_kms *kms, const uint8_t instance[static 8]);
+
+/* {"instance", "backend", "state": "active" | "former" | "detached" | "damaged" | "unknown", "open"}: a new object. Opens nothing. */
+json_t *hpl_kms_keystore_json(struct hpl_kms *kms, const uint8_t instance[static 8]);
+
 /* Asks the census; false when nobody can count. */
 bool hpl_kms_count_objects(struct hpl_kms *kms, const struct hpl_census *what, uint64_t *count);
 
@@ -112,6 +120,8 @@ struct hpl_sealer {
     enum hpl_purpose purpose;
     bool is_bucket;
 };
+/* The envelope, purpose and is_bucket, from the bytes alone. */
+enum hpl_status hpl_sealer_read(struct hpl_call *call, struct hpl_bytes envelope, struct hpl_sealer *sealer) HPL_MUST_USE;
 enum hpl_status hpl_kms_find_sealer(struct hpl_kms *kms, struct hpl_call *call, struct hpl_bytes envelope, struct hpl_sealer *sealer) HPL_MUST_USE;
 void hpl_sealer_wipe(struct hpl_sealer *sealer);
 #define HPL_SEALER_AUTO HPL_CLEANUP(hpl_sealer_wipe)

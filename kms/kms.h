@@ -128,6 +128,15 @@ void hpl_kms_put_metrics(struct hpl_kms *kms, struct hpl_buf *out);
  * envelope; the old one goes on opening. ref (may be NULL) is of the new one. HPL_NO_SUCH_KEY when the active keystore has no such key. */
 enum hpl_status hpl_kms_rewrap(struct hpl_kms *kms, struct hpl_call *call, struct hpl_bytes envelope, const struct hpl_context *context, const char *key_id,
                                struct hpl_buf *out, struct hpl_key_ref *ref) HPL_MUST_USE;
+/* Where an envelope comes from and whether it opens now for who asks, as an object: purpose, mechanism, keystore, key, version, state, opens, why. The
+ * plaintext is thrown away. HPL_INVALID_CIPHERTEXT when it is no envelope at all. context may be NULL: none. */
+enum hpl_status hpl_kms_explain(struct hpl_kms *kms, struct hpl_call *call, struct hpl_bytes envelope, const struct hpl_context *context,
+                                json_t **answer) HPL_MUST_USE;
+/* Every keystore that was ever attached, with what depends on it: {"backends": [{instance, backend, state, open, keys, objects, …}]}. */
+enum hpl_status hpl_kms_backends(struct hpl_kms *kms, struct hpl_call *call, json_t **answer) HPL_MUST_USE;
+/* Forgets how to open a keystore that was active before (its keys stay where they are; configuring it again attaches it again). instance: 16 hex digits.
+ * HPL_CONFLICT for the active one, HPL_KEY_IN_USE while objects depend on it, and for the data keys that nobody can count unless may_lose_external. */
+enum hpl_status hpl_kms_detach(struct hpl_kms *kms, struct hpl_call *call, const char *instance, bool may_lose_external, json_t **answer) HPL_MUST_USE;
 /* The id of the default key (what GetBucketEncryption and SSE-S3 answers show); the fallback name when none is configured. */
 void hpl_kms_default_key(struct hpl_kms *kms, char key_id[static HPL_KEY_ID_MAX + 1]);
 /* HPL_OK, HPL_NOT_CONFIGURED or HPL_NOT_RUNNING: a cheap early refusal. */

@@ -10,11 +10,9 @@ void hpl_sealer_wipe(struct hpl_sealer *sealer)
     *sealer = (struct hpl_sealer){0};
 }
 
-enum hpl_status hpl_kms_find_sealer(struct hpl_kms *kms, struct hpl_call *call, struct hpl_bytes envelope, struct hpl_sealer *sealer)
+enum hpl_status hpl_sealer_read(struct hpl_call *call, struct hpl_bytes envelope, struct hpl_sealer *sealer)
 {
     struct hpl_bucket_envelope outer;
-    bool is_stale;
-    HPL_TRY(hpl_kms_ready(kms, call));
     sealer->is_bucket = hpl_envelope_is_bucket(envelope);
     if (sealer->is_bucket) {
         HPL_TRY(hpl_bucket_envelope_decode(call, envelope, &outer));
@@ -22,6 +20,14 @@ enum hpl_status hpl_kms_find_sealer(struct hpl_kms *kms, struct hpl_call *call, 
     }
     HPL_TRY(hpl_envelope_decode(call, envelope, &sealer->envelope));
     sealer->purpose = sealer->is_bucket ? HPL_PURPOSE_OBJECT : (enum hpl_purpose)sealer->envelope.purpose;
+    return HPL_OK;
+}
+
+enum hpl_status hpl_kms_find_sealer(struct hpl_kms *kms, struct hpl_call *call, struct hpl_bytes envelope, struct hpl_sealer *sealer)
+{
+    bool is_stale;
+    HPL_TRY(hpl_kms_ready(kms, call));
+    HPL_TRY(hpl_sealer_read(call, envelope, sealer));
     HPL_TRY(hpl_kms_acquire_instance(kms, call, sealer->envelope.instance, &sealer->attachment));
     return hpl_kms_sealing_record(call, sealer->attachment, &sealer->envelope, &sealer->record, &is_stale);
 }

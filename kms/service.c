@@ -70,6 +70,27 @@ size_t hpl_kms_acquire_all(struct hpl_kms *kms, struct hpl_attachment *out[stati
     return count;
 }
 
+bool hpl_kms_is_active(struct hpl_kms *kms, const uint8_t instance[static 8])
+{
+    pthread_mutex_lock(&kms->lock);
+    bool is = kms->active && memcmp(kms->active->keystore->instance, instance, 8) == 0;
+    pthread_mutex_unlock(&kms->lock);
+    return is;
+}
+
+void hpl_kms_drop_former(struct hpl_kms *kms, const uint8_t instance[static 8])
+{
+    struct hpl_attachment *gone = NULL;
+    pthread_mutex_lock(&kms->lock);
+    for (size_t i = 0; i < HPL_MAX_FORMER; i++)
+        if (kms->former[i] && memcmp(kms->former[i]->keystore->instance, instance, 8) == 0) {
+            gone = kms->former[i];
+            kms->former[i] = NULL;
+        }
+    pthread_mutex_unlock(&kms->lock);
+    hpl_attachment_unref(gone);
+}
+
 /* It is attached already, or known not to open just now; HPL_OK without *out: it has to be opened. */
 static enum hpl_status look_for(struct hpl_kms *kms, struct hpl_call *call, const uint8_t instance[static 8], struct hpl_attachment **out)
 {

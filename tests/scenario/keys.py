@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """What is set on keys, asked from outside: who may use them, and what every route answers."""
+import json
 import unittest
 
 from botocore.exceptions import ClientError
@@ -162,6 +163,58 @@ class Rewrap(Asking):
         self.refused(400, "POST", "kms/rewrap", {"ciphertext_b64": "%%", "context": context})
         self.refused(400, "POST", "kms/rewrap", {})
         self.refused(404, "POST", "kms/rewrap", {"ciphertext_b64": made["ciphertext_blob"], "context": context, "key_id": "nobody"})
+
+
+class Keystores(Asking):
+    def backends(self):
+        return {entry["state"]: entry for entry in self.ok("GET", "kms/backends")["backends"]}
+
+    def test_a_former_keystore_is_kept_until_nothing_needs_it(self):
+        s3 = self.daemon.s3()
+        s3.create_bucket(Bucket="kept")
+        s3.put_object(Bucket="kept", Key="o", Body=b"first", ServerSideEncryption="aws:kms")
+        made = self.ok("POST", "kms/generate-data-key", {})
+        first = self.backends()["active"]
+        self.assertEqual((first["backend"], first["open"], first["objects"], first["api_data_keys"]), ("local", True, 1, "unknown"))
+        self.assertEqual(self.refused(409, "POST", "kms/backends/detach", {"instance": first["instance"], "confirm_external": True})["code"], "Conflict")
+        self.ok("POST", "kms/reconfigure", json.loads(self.daemon.env["HARDPLATE_PKCS11_CONFIG"]))
+        both = self.backends()
+        self.assertEqual((both["former"]["instance"], both["former"]["objects"], both["active"]["backend"]), (first["instance"], 1, "pkcs11"))
+        answer = self.refused(409, "POST", "kms/backends/detach", {"instance": first["instance"], "confirm_external": True})
+        self.assertEqual(answer["code"], "KeyStillReferenced")
+        self.assertIn("1 objects", answer["message"])
+        explained = self.ok("POST", "kms/explain", {"bucket": "kept", "key": "o"})
+        self.assertEqual((explained["mode"], explained["envelope"]["opens"], explained["envelope"]["keystore"]["state"], explained["envelope"]["purpose"]),
+                         ("SSE-KMS", True, "former", "object"))
+        s3.delete_object(Bucket="kept", Key="o")
+        self.assertIn("confirm_external", self.refused(409, "POST", "kms/backends/detach", {"instance": first["instance"]})["message"])
+        self.ok("POST", "kms/backends/detach", {"instance": first["instance"], "confirm_external": True})
+        self.assertEqual(self.backends()["detached"]["instance"], first["instance"])
+        answer = self.refused(503, "POST", "kms/decrypt", {"ciphertext_blob": made["ciphertext_blob"]})
+        self.assertEqual(answer["code"], "KeyUnavailable")
+        self.assertIn("detached", answer["message"])
+        why = self.ok("POST", "kms/explain", {"ciphertext_blob": made["ciphertext_blob"]})
+        self.assertEqual((why["opens"], why["code"], why["keystore"]["state"]), (False, "KeyUnavailable", "detached"))
+        self.ok("POST", "kms/reconfigure", {"backend_type": "local"})
+        self.assertEqual(self.ok("POST", "kms/decrypt", {"ciphertext_blob": made["ciphertext_blob"]})["plaintext_key"], made["plaintext_key"])
+
+    def test_explain_says_why_and_nothing_secret(self):
+        self.make("explained")
+        made = self.ok("POST", "kms/generate-data-key", {"key_id": "explained", "encryption_context": {"a": "b"}})
+        answer = self.ok("POST", "kms/explain", {"ciphertext_blob": made["ciphertext_blob"], "encryption_context": {"a": "b"}})
+        self.assertEqual((answer["opens"], answer["key_id"], answer["version"], answer["why"]), (True, "explained", 1, None))
+        self.assertNotIn(made["plaintext_key"], json.dumps(answer))
+        answer = self.ok("POST", "kms/explain", {"ciphertext_blob": made["ciphertext_blob"]})
+        self.assertEqual((answer["opens"], answer["code"]), (False, "InvalidCiphertext"))
+        self.refused(400, "POST", "kms/explain", {"ciphertext_blob": "AAAA"})
+        self.refused(400, "POST", "kms/explain", {})
+        self.refused(400, "POST", "kms/explain", {"bucket": "kept"})
+        self.refused(404, "POST", "kms/explain", {"bucket": "nowhere", "key": "o"})
+        s3 = self.daemon.s3()
+        s3.create_bucket(Bucket="plain")
+        s3.put_object(Bucket="plain", Key="o", Body=b"x")
+        self.assertEqual(self.ok("POST", "kms/explain", {"bucket": "plain", "key": "o"})["envelope"], None)
+        self.refused(404, "POST", "kms/explain", {"bucket": "plain", "key": "none"})
 
 
 if __name__ == "__main__":

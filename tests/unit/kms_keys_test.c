@@ -573,3 +573,112 @@ HPL_TEST(an_envelope_of_a_former_keystore_is_rewrapped_into_the_active_one)
     hpl_buf_wipe(&new);
     close_house(&house, true);
 }
+
+/* --- what is attached, and why something does not open --------------------------------------------------------------------- */
+
+static json_t *backends(struct house *house)
+{
+    json_t *HPL_JSON_AUTO answer = NULL;
+    struct hpl_call call = {0};
+    EXPECT_OK(hpl_kms_backends(house->kms, &call, &answer));
+    return json_incref(json_object_get(answer, "backends"));
+}
+
+/* The instance of the only keystore in this state. */
+static void instance_of(struct house *house, const char *state, char out[static 17])
+{
+    json_t *HPL_JSON_AUTO all = backends(house);
+    size_t i, num_found = 0;
+    json_t *entry;
+    json_array_foreach(all, i, entry)
+        if (strcmp(text_of(entry, "state"), state) == 0) {
+            snprintf(out, 17, "%s", text_of(entry, "instance"));
+            num_found++;
+        }
+    EXPECT_NUM(num_found, 1);
+}
+
+static enum hpl_status detach(struct house *house, const char *instance, bool is_confirmed)
+{
+    json_t *HPL_JSON_AUTO answer = NULL;
+    struct hpl_call call = {0};
+    return hpl_kms_detach(house->kms, &call, instance, is_confirmed, &answer);
+}
+
+static json_t *explain_as(struct house *house, const char *principal, const struct hpl_buf *envelope, const struct hpl_context *context)
+{
+    json_t *answer = NULL;
+    struct hpl_call call = {.principal = principal, .role = "admin"};
+    EXPECT_OK(hpl_kms_explain(house->kms, &call, hpl_buf_bytes(envelope), context, &answer));
+    return answer;
+}
+
+HPL_TEST(a_keystore_is_let_go_only_when_nothing_depends_on_it_and_comes_back)
+{
+    struct house house = {0};
+    struct hpl_buf envelope = {0};
+    char first[17], active[17];
+    open_running(&house);
+    hpl_kms_set_census(house.kms, count_objects, NULL);
+    EXPECT_OK(create(&house, "k"));
+    EXPECT_OK(generate_as(&house, NULL, NULL, HPL_PURPOSE_API, NULL, &envelope));
+    instance_of(&house, "active", active);
+    EXPECT_STATUS(detach(&house, active, true), HPL_CONFLICT);
+    EXPECT_OK(use_folder(&house, "second"));
+    instance_of(&house, "former", first);
+    EXPECT_TEXT(first, active);
+    num_objects = 3;
+    EXPECT_STATUS(detach(&house, first, true), HPL_KEY_IN_USE);
+    num_objects = 0;
+    EXPECT_STATUS(detach(&house, first, false), HPL_KEY_IN_USE); /* data keys of the API cannot be counted */
+    EXPECT_STATUS(detach(&house, "0123456789abcdef", true), HPL_NOT_FOUND);
+    EXPECT_STATUS(detach(&house, "../../etc/passwd", true), HPL_INVALID_REQUEST);
+    EXPECT_OK(decrypt_as(&house, NULL, NULL, NULL, &envelope));
+    EXPECT_OK(detach(&house, first, true));
+    EXPECT_STATUS(detach(&house, first, true), HPL_CONFLICT);
+    EXPECT_STATUS(decrypt_as(&house, NULL, NULL, NULL, &envelope), HPL_KEY_UNAVAILABLE);
+    json_t *HPL_JSON_AUTO why = explain_as(&house, NULL, &envelope, NULL);
+    EXPECT(strstr(text_of(why, "why"), "detached") != NULL);
+    close_house(&house, false);
+    open_house(&house);
+    EXPECT_STATUS(decrypt_as(&house, NULL, NULL, NULL, &envelope), HPL_KEY_UNAVAILABLE);
+    EXPECT_OK(use_folder(&house, "keys"));
+    EXPECT_OK(decrypt_as(&house, NULL, NULL, NULL, &envelope));
+    hpl_buf_wipe(&envelope);
+    close_house(&house, true);
+}
+
+HPL_TEST(an_envelope_is_explained_without_being_given_away)
+{
+    struct house house = {0};
+    struct hpl_buf envelope = {0};
+    struct hpl_call call = {0};
+    json_t *HPL_JSON_AUTO metadata = NULL;
+    json_t *answer = NULL;
+    open_running(&house);
+    EXPECT_OK(create(&house, "k"));
+    EXPECT_OK(generate_as(&house, NULL, NULL, HPL_PURPOSE_API, &tenant_a, &envelope));
+    json_t *HPL_JSON_AUTO good = explain_as(&house, "ops", &envelope, &tenant_a);
+    EXPECT(json_is_true(json_object_get(good, "opens")));
+    EXPECT_TEXT(text_of(good, "key_id"), "k");
+    EXPECT_TEXT(text_of(good, "purpose"), "api");
+    EXPECT_TEXT(text_of(good, "mechanism"), "local-aes-gcm");
+    EXPECT_TEXT(text_of(json_object_get(good, "keystore"), "state"), "active");
+    EXPECT_TEXT(text_of(json_object_get(good, "keystore"), "backend"), "local");
+    json_t *HPL_JSON_AUTO wrong = explain_as(&house, "ops", &envelope, &tenant_b);
+    EXPECT(json_is_false(json_object_get(wrong, "opens")));
+    EXPECT_TEXT(text_of(wrong, "code"), "InvalidCiphertext");
+    EXPECT_OK(put_policy(&house, "k", "{\"grants\":[]}"));
+    json_t *HPL_JSON_AUTO denied = explain_as(&house, "ops", &envelope, &tenant_a);
+    EXPECT_TEXT(text_of(denied, "code"), "AccessDenied");
+    EXPECT_OK(hpl_kms_set_enabled(house.kms, &call, "k", false, &metadata));
+    json_t *HPL_JSON_AUTO disabled = explain_as(&house, NULL, &envelope, &tenant_a);
+    EXPECT_TEXT(text_of(disabled, "key_state"), "Disabled");
+    EXPECT_TEXT(text_of(disabled, "code"), "KeyDisabled");
+    envelope.data[8] ^= 1; /* an instance that never was here */
+    json_t *HPL_JSON_AUTO foreign = explain_as(&house, NULL, &envelope, &tenant_a);
+    EXPECT_TEXT(text_of(json_object_get(foreign, "keystore"), "state"), "unknown");
+    EXPECT_STATUS(hpl_kms_explain(house.kms, &call, hpl_bytes_str("no envelope"), NULL, &answer), HPL_INVALID_CIPHERTEXT);
+    hpl_buf_wipe(&envelope);
+    close_house(&house, true);
+}

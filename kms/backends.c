@@ -1,0 +1,203 @@
+/* What is attached, what depends on it, and letting it go. Any thread; lists read the catalog, nothing is opened. */
+#include "kms/internal.h"
+
+#include "base/clock.h"
+#include "base/codec.h"
+#include "base/log.h"
+
+static bool is_hex_instance(const char *text, uint8_t instance[static 8])
+{
+    return strlen(text) == 16 && hpl_hex_decode(instance, 8, text, 16);
+}
+
+/* The open attachment of an instance with a reference, or NULL. Opens nothing. */
+static struct hpl_attachment *find_open(struct hpl_kms *kms, const uint8_t instance[static 8], bool *is_active)
+{
+    struct hpl_attachment *attached[HPL_MAX_FORMER + 1], *found = NULL;
+    size_t count = hpl_kms_acquire_all(kms, attached);
+    *is_active = false;
+    for (size_t i = 0; i < count; i++)
+        if (!found && memcmp(attached[i]->keystore->instance, instance, 8) == 0) {
+            found = attached[i];
+            *is_active = hpl_kms_is_active(kms, instance);
+        } else
+            hpl_attachment_unref(attached[i]);
+    return found;
+}
+
+/* --- the list ------------------------------------------------------------------------------------------------------------ */
+
+struct gathered {
+    json_t *rows; /* {"name", "row"}; a row that does not verify has none */
+};
+
+static bool gather(void *arg, const char *name, uint64_t revision, enum hpl_status status, struct hpl_bytes content)
+{
+    struct gathered *gathered = arg;
+    json_t *row = NULL;
+    (void)revision;
+    if (status != HPL_OK || hpl_json_object(NULL, &row, content, 1u << 20, false) != HPL_OK)
+        row = json_null();
+    json_array_append_new(gathered->rows, json_pack("{s:s, s:o}", "name", name, "row", row));
+    return true;
+}
+
+static json_t *date_json(const json_t *unix_ms)
+{
+    char text[40];
+    if (!json_is_integer(unix_ms))
+        return json_null();
+    hpl_time_text(text, json_integer_value(unix_ms), HPL_TIME_ISO_US);
+    return json_string(text);
+}
+
+static json_t *summary_of(struct hpl_kms *kms, const char *name, const json_t *row)
+{
+    json_t *HPL_JSON_AUTO config = NULL;
+    struct hpl_kms_settings settings;
+    struct hpl_call quiet = {0};
+    if (!json_object_get(row, "config") || hpl_kms_unseal_json(&quiet, kms->options.catalog, name, json_object_get(row, "config"), &config) != HPL_OK ||
+        hpl_kms_read_settings(&quiet, &kms->options, config, &settings) != HPL_OK)
+        return json_null();
+    json_t *summary = settings.backend->summary(config, kms->options.env);
+    return summary ? summary : json_null();
+}
+
+static json_t *objects_json(struct hpl_kms *kms, const uint8_t instance[static 8])
+{
+    uint64_t count;
+    return hpl_kms_count_objects(kms, &(struct hpl_census){.instance = instance}, &count) ? json_integer((json_int_t)count) : json_null();
+}
+
+static size_t num_keys(struct hpl_attachment *attachment)
+{
+    pthread_mutex_lock(&attachment->lock);
+    size_t count = json_object_size(attachment->key_ids);
+    pthread_mutex_unlock(&attachment->lock);
+    return count;
+}
+
+/* What is known without counting: {"instance", "backend", "state", "open"}. */
+static json_t *facts_of(const char *name, const json_t *row, const struct hpl_attachment *attachment, bool is_active)
+{
+    const char *state = !json_is_object(row) ? "damaged" : is_active ? "active" : json_object_get(row, "config") ? "former" : "detached";
+    json_t *backend = json_object_get(row, "backend");
+    return json_pack("{s:s, s:o, s:s, s:b}", "instance", name, "backend", backend ? json_incref(backend) : json_null(), "state", state, "open", attachment != NULL);
+}
+
+static json_t *entry_of(struct hpl_kms *kms, const char *name, const json_t *row)
+{
+    uint8_t instance[8];
+    bool is_active;
+    if (!is_hex_instance(name, instance))
+        return json_pack("{s:s, s:s}", "instance", name, "state", "damaged");
+    struct hpl_attachment *HPL_ATTACHMENT_AUTO attachment = find_open(kms, instance, &is_active);
+    json_t *HPL_JSON_AUTO counted =
+        json_pack("{s:O?, s:o, s:o, s:o, s:o, s:s, s:o}", "identity", json_object_get(row, "identity"), "attached_date",
+                  date_json(json_object_get(row, "attached_ms")), "detached_date", date_json(json_object_get(row, "detached_ms")), "keys",
+                  attachment ? json_integer((json_int_t)num_keys(attachment)) : json_null(), "objects", objects_json(kms, instance), "api_data_keys", "unknown",
+                  "backend_summary", summary_of(kms, name, row));
+    json_t *entry = facts_of(name, row, attachment, is_active);
+    json_object_update(entry, counted);
+    return entry;
+}
+
+json_t *hpl_kms_keystore_json(struct hpl_kms *kms, const uint8_t instance[static 8])
+{
+    char name[17];
+    bool is_active;
+    uint64_t revision;
+    struct hpl_call quiet = {0};
+    struct hpl_buf content = {0};
+    json_t *HPL_JSON_AUTO row = NULL;
+    struct hpl_attachment *HPL_ATTACHMENT_AUTO attachment = find_open(kms, instance, &is_active);
+    hpl_hex_encode(name, instance, 8);
+    enum hpl_status status = hpl_catalog_get(&quiet, kms->options.catalog, HPL_ATTACHMENT_ROW, name, &content, &revision);
+    if (status == HPL_OK)
+        status = hpl_json_object(&quiet, &row, hpl_buf_bytes(&content), 1u << 20, false);
+    hpl_buf_wipe(&content);
+    if (status == HPL_NOT_FOUND)
+        return json_pack("{s:s, s:n, s:s, s:b}", "instance", name, "backend", "state", "unknown", "open", 0);
+    return facts_of(name, row, attachment, is_active);
+}
+
+enum hpl_status hpl_kms_backends(struct hpl_kms *kms, struct hpl_call *call, json_t **answer)
+{
+    json_t *HPL_JSON_AUTO rows = json_array();
+    json_t *HPL_JSON_AUTO entries = json_array();
+    struct gathered gathered = {rows};
+    size_t i;
+    json_t *at;
+    HPL_TRY(hpl_catalog_list(call, kms->options.catalog, HPL_ATTACHMENT_ROW, NULL, SIZE_MAX, gather, &gathered));
+    json_array_foreach(rows, i, at)
+        json_array_append_new(entries, entry_of(kms, json_string_value(json_object_get(at, "name")), json_object_get(at, "row")));
+    *answer = json_pack("{s:O}", "backends", entries);
+    return *answer ? HPL_OK : HPL_NO_MEMORY;
+}
+
+/* --- letting go ---------------------------------------------------------------------------------------------------------- */
+
+static enum hpl_status check_unneeded(struct hpl_kms *kms, struct hpl_call *call, const uint8_t instance[static 8], bool may_lose_external)
+{
+    uint64_t count;
+    if (hpl_kms_is_active(kms, instance))
+        return hpl_fail(call, HPL_CONFLICT, "this keystore is the active one; reconfigure to another first");
+    if (!hpl_kms_count_objects(kms, &(struct hpl_census){.instance = instance}, &count))
+        return hpl_fail(call, HPL_KEY_IN_USE, "nobody can count the objects that depend on this keystore now; try again");
+    if (count)
+        return hpl_fail(call, HPL_KEY_IN_USE, "%llu objects and uploads depend on this keystore; rewrap or delete them first", (unsigned long long)count);
+    if (!may_lose_external)
+        return hpl_fail(call, HPL_KEY_IN_USE, "0 objects depend on this keystore, but data keys that the API gave out under it cannot be counted; confirm with "
+                                              "'confirm_external' that none is needed");
+    return HPL_OK;
+}
+
+/* Under changing and opening: nobody opens it meanwhile. */
+static enum hpl_status forget_config(struct hpl_kms *kms, struct hpl_call *call, const char *name, json_t **row)
+{
+    struct hpl_buf old = {0}, new = {0};
+    uint64_t revision;
+    enum hpl_status status = hpl_catalog_get(call, kms->options.catalog, HPL_ATTACHMENT_ROW, name, &old, &revision);
+    if (status == HPL_NOT_FOUND)
+        status = hpl_fail_over(call, HPL_NOT_FOUND, "no keystore of the instance %s was ever attached", name);
+    if (status == HPL_OK)
+        status = hpl_json_object(call, row, hpl_buf_bytes(&old), 1u << 20, false);
+    if (status == HPL_OK && !json_object_get(*row, "config"))
+        status = hpl_fail(call, HPL_CONFLICT, "this keystore was detached already");
+    if (status == HPL_OK) {
+        json_object_del(*row, "config");
+        json_object_set_new(*row, "detached_ms", json_integer(hpl_clock_unix_ms()));
+        status = hpl_json_put(&new, *row);
+    }
+    if (status == HPL_OK)
+        status = hpl_catalog_put(call, kms->options.catalog, HPL_ATTACHMENT_ROW, name, revision, hpl_buf_bytes(&new), NULL);
+    hpl_buf_wipe(&old);
+    hpl_buf_wipe(&new);
+    return status;
+}
+
+static enum hpl_status detach(struct hpl_kms *kms, struct hpl_call *call, const char *name, bool may_lose_external, json_t **answer)
+{
+    uint8_t instance[8];
+    json_t *HPL_JSON_AUTO row = NULL;
+    HPL_TRY(hpl_kms_ready(kms, call)); /* which one is active is known only then */
+    if (!is_hex_instance(name, instance))
+        return hpl_fail(call, HPL_INVALID_REQUEST, "'instance' must be 16 hex digits; GET kms/backends lists them");
+    HPL_TRY(check_unneeded(kms, call, instance, may_lose_external));
+    HPL_TRY(forget_config(kms, call, name, &row));
+    hpl_kms_drop_former(kms, instance);
+    hpl_log(HPL_LOG_WARN, "kms.detached", HPL_S("backend", json_string_value(json_object_get(row, "backend"))), HPL_S("instance", name),
+            HPL_S("request_id", call ? call->request_id : ""));
+    *answer = json_pack("{s:b, s:s, s:s}", "success", 1, "message", "detached; configuring this keystore again attaches it again", "instance", name);
+    return *answer ? HPL_OK : HPL_NO_MEMORY;
+}
+
+enum hpl_status hpl_kms_detach(struct hpl_kms *kms, struct hpl_call *call, const char *instance, bool may_lose_external, json_t **answer)
+{
+    pthread_mutex_lock(&kms->changing);
+    pthread_mutex_lock(&kms->opening);
+    enum hpl_status status = detach(kms, call, instance, may_lose_external, answer);
+    pthread_mutex_unlock(&kms->opening);
+    pthread_mutex_unlock(&kms->changing);
+    return status;
+}
