@@ -5,6 +5,7 @@
 
 #define MAX_BODY (1u << 20)
 #define MAX_TAIL 1024
+#define MAX_QUICK_BODY 8192
 
 struct work {
     const struct hpl_admin_route *route;
@@ -33,6 +34,15 @@ void hpl_admin_fail(struct hpl_http_exchange *exchange, enum hpl_status status)
     if (row->kms_http == 503)
         hpl_http_add_header(exchange, "Retry-After", "%u", hpl_http_call(exchange)->retry_after_s ? hpl_http_call(exchange)->retry_after_s : 1);
     answer_json(exchange, row->kms_http, value);
+}
+
+bool hpl_admin_is_quick(const struct hpl_http_exchange *exchange)
+{
+    static const char route[] = "kms/generate-data-key";
+    const struct hpl_http_request *http = hpl_http_request(exchange);
+    const struct hpl_admin *admin = hpl_http_app(exchange);
+    return http->path.len > sizeof route && memcmp(http->path.data + http->path.len - (sizeof route - 1), route, sizeof route - 1) == 0 &&
+           http->content_length >= 0 && http->content_length <= MAX_QUICK_BODY && hpl_kms_is_quick(admin->kms);
 }
 
 /* The path behind whichever prefix it came by. */
@@ -78,6 +88,13 @@ static enum hpl_status authorise(struct hpl_admin *admin, struct hpl_http_exchan
     return HPL_OK;
 }
 
+static void put_off_begin(struct hpl_http_exchange *exchange)
+{
+    free(hpl_http_data(exchange));
+    hpl_http_set_data(exchange, NULL);
+    hpl_http_put_off(exchange);
+}
+
 static void begin(struct hpl_http_exchange *exchange)
 {
     struct hpl_sigv4_payload payload = {0};
@@ -86,6 +103,8 @@ static void begin(struct hpl_http_exchange *exchange)
     enum hpl_status status = work ? authorise(hpl_http_app(exchange), exchange, work, &payload) : HPL_NO_MEMORY;
     if (status == HPL_OK)
         hpl_http_expect_body(exchange, &payload, MAX_BODY, true);
+    else if (status == HPL_WOULD_WAIT)
+        put_off_begin(exchange);
     else
         hpl_admin_fail(exchange, status);
     hpl_sigv4_payload_wipe(&payload);
@@ -104,7 +123,9 @@ static void end(struct hpl_http_exchange *exchange)
             .body = body, .query = hpl_http_request(exchange)->query, .tail = work->tail};
         status = work->route->run(&request, &answer);
     }
-    if (status != HPL_OK)
+    if (status == HPL_WOULD_WAIT)
+        hpl_http_put_off(exchange);
+    else if (status != HPL_OK)
         hpl_admin_fail(exchange, status);
     else if (work->route->http_ok == 204) {
         hpl_http_status(exchange, 204);

@@ -26,6 +26,9 @@ extern const struct hpl_http_handler hpl_admin_handler;
 /* Register for "/hardplate/", pool CONTROL. App: struct hpl_admin. */
 extern const struct hpl_http_handler hpl_health_handler;
 
+/* A single data key of a keystore that computes (http.h, is_quick). */
+bool hpl_admin_is_quick(const struct hpl_http_exchange *exchange);
+
 /* The JSON error form: {"code","message","description"}; also for failures of the HTTP core on these routes. */
 void hpl_admin_fail(struct hpl_http_exchange *exchange, enum hpl_status status);
 

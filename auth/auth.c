@@ -250,6 +250,8 @@ enum hpl_status hpl_auth_find(struct hpl_call *call, struct hpl_auth *auth, cons
         return HPL_AUTH_UNKNOWN_KEY;
     if (recall(auth, access_key, identity, secret_key))
         return HPL_OK;
+    if (call && call->must_not_wait)
+        return HPL_WOULD_WAIT;
     uint64_t changes = changes_so_far(auth);
     HPL_TRY(load(call, auth, access_key, identity, secret_key));
     remember(auth, identity, *secret_key, changes);

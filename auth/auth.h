@@ -31,7 +31,7 @@ enum hpl_status hpl_auth_new_credential(struct hpl_call *call, struct hpl_auth *
                                         char access_key[static HPL_ACCESS_KEY_MAX + 1],
                                         struct hpl_secret **secret_key) HPL_MUST_USE;
 /* HPL_AUTH_UNKNOWN_KEY; HPL_INTEGRITY for a row that was changed. *secret_key is the caller's to free. A change is seen at once in
- * this process, within five seconds in others. Reads the catalog (a few microseconds, no waiting on writers) when not remembered. */
+ * this process, within five seconds in others. Reads the catalog (a few microseconds, no waiting on writers) when not remembered, where the call may wait. */
 enum hpl_status hpl_auth_find(struct hpl_call *call, struct hpl_auth *auth, const char *access_key,
                               struct hpl_identity *identity, struct hpl_secret **secret_key) HPL_MUST_USE;
 

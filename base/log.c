@@ -17,6 +17,11 @@ void hpl_log_set_level(enum hpl_log_level level)
     atomic_store(&least, (int)level);
 }
 
+bool hpl_log_is_on(enum hpl_log_level level)
+{
+    return (int)level >= atomic_load_explicit(&least, memory_order_relaxed);
+}
+
 static void put_escaped(struct hpl_buf *line, const char *text)
 {
     hpl_buf_put_u8(line, '"');
@@ -33,7 +38,7 @@ static void put_escaped(struct hpl_buf *line, const char *text)
 
 void hpl_log_fields(enum hpl_log_level level, const char *event, const struct hpl_log_field *fields, size_t num_fields)
 {
-    if ((int)level < atomic_load_explicit(&least, memory_order_relaxed))
+    if (!hpl_log_is_on(level))
         return;
     char time[40];
     struct hpl_buf line = {0};

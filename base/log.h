@@ -3,6 +3,7 @@
 #ifndef HPL_BASE_LOG_H
 #define HPL_BASE_LOG_H
 
+#include <stdbool.h>
 #include "base/check.h"
 
 enum hpl_log_level { HPL_LOG_DEBUG, HPL_LOG_INFO, HPL_LOG_WARN, HPL_LOG_ERROR, HPL_LOG_SILENT /* to be set only: for programs that tell people themselves */ };
@@ -14,6 +15,7 @@ struct hpl_log_field {
 };
 
 void hpl_log_set_level(enum hpl_log_level level);
+bool hpl_log_is_on(enum hpl_log_level level);
 /* Fields end with the count; text may be any bytes, it is escaped. */
 void hpl_log_fields(enum hpl_log_level level, const char *event, const struct hpl_log_field *fields, size_t num_fields);
 

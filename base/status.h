@@ -39,6 +39,7 @@ struct hpl_call {
     const char *principal;  /* access key of who asks, the caller's storage; NULL: the daemon itself */
     const char *role;       /* "admin" or "objects", with principal */
     unsigned retry_after_s; /* when it is worth to ask again, with a failure that may pass; 0: not known */
+    bool must_not_wait;     /* on an event loop: what would block returns HPL_WOULD_WAIT instead, and has changed nothing */
     char detail[240];       /* one sentence: what was wrong, where, what to do. Never a secret. */
 };
 

@@ -144,8 +144,8 @@ enum hpl_status hpl_house_serve(struct hpl_call *call, struct hpl_house *house)
     const struct hpl_config *config = house->config;
     house->admin = (struct hpl_admin){.auth = house->auth, .kms = house->kms, .s3 = house->s3, .kernel = hpl_aead_kernel(), .server = &house->server};
     const struct hpl_http_route routes[] = {
-        {HPL_ADMIN_PREFIX, &hpl_admin_handler, &house->admin, HPL_HTTP_POOL_CONTROL, hpl_admin_fail},
-        {HPL_ADMIN_ALIAS, &hpl_admin_handler, &house->admin, HPL_HTTP_POOL_CONTROL, hpl_admin_fail},
+        {HPL_ADMIN_PREFIX, &hpl_admin_handler, &house->admin, HPL_HTTP_POOL_CONTROL, hpl_admin_fail, hpl_admin_is_quick},
+        {HPL_ADMIN_ALIAS, &hpl_admin_handler, &house->admin, HPL_HTTP_POOL_CONTROL, hpl_admin_fail, hpl_admin_is_quick},
         {"/hardplate/", &hpl_health_handler, &house->admin, HPL_HTTP_POOL_CONTROL, hpl_admin_fail},
         {"/", &hpl_s3_handler, house->s3, HPL_HTTP_POOL_BULK, hpl_s3_fail},
     };

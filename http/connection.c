@@ -18,6 +18,7 @@
 #define DRAIN_BYTES (8u << 20)
 #define DRAIN_MS 5000u
 #define NS_PER_MS UINT64_C(1000000)
+#define MAX_QUICK 16u                      /* requests that one connection may have answered before others have their turn */
 
 enum step { STEP_ON, STEP_WAIT }; /* on: the state has changed; wait: armed, given away or closed */
 
@@ -113,10 +114,38 @@ static struct hpl_pool *hand_over(struct hpl_http_connection *connection)
     return connection->io->server->pools[connection->exchange->route->pool];
 }
 
-/* Gives the connection to a job of the exchange's pool. */
+/* Where a finished job leaves the connection. */
+static void resume(struct hpl_http_connection *connection)
+{
+    struct hpl_http_exchange *exchange = connection->exchange;
+    uint64_t now = hpl_clock_mono_ns();
+    if (exchange->phase == HPL_PHASE_BODY && !exchange->is_reading) {
+        exchange->is_reading = true;
+        connection->since_ns = now;
+        connection->num_read = 0;
+    } else {
+        connection->since_ns += now - connection->given_ns;
+    }
+    connection->state = exchange->phase == HPL_PHASE_BODY     ? HPL_STATE_BODY
+                        : exchange->phase == HPL_PHASE_ANSWER ? HPL_STATE_WRITE
+                                                              : HPL_STATE_OVER;
+}
+
+static enum step run_here(struct hpl_http_connection *connection)
+{
+    hand_over(connection); /* to itself */
+    if (!hpl_http_exchange_run_here(connection->exchange))
+        return STEP_WAIT;
+    resume(connection);
+    return STEP_ON;
+}
+
+/* Gives the connection to a job of the exchange's pool, or does at once what is quick. */
 static enum step give_to_job(struct hpl_http_connection *connection)
 {
     struct hpl_job *job = &connection->exchange->job;
+    if (connection->exchange->is_quick)
+        return run_here(connection);
     hpl_pool_submit(hand_over(connection), job);
     return STEP_WAIT;
 }
@@ -124,12 +153,14 @@ static enum step give_to_job(struct hpl_http_connection *connection)
 static enum step finish_broken(struct hpl_http_connection *connection)
 {
     connection->exchange->phase = HPL_PHASE_DEAD;
+    connection->exchange->is_quick = false;
     return give_to_job(connection);
 }
 
 static enum step answer_failure(struct hpl_http_connection *connection, enum hpl_status failure)
 {
     connection->exchange->failure = failure;
+    connection->exchange->is_quick = false;
     return give_to_job(connection);
 }
 
@@ -188,6 +219,14 @@ static bool keep_head(struct hpl_http_connection *connection)
     return true;
 }
 
+static bool is_quick(struct hpl_http_connection *connection)
+{
+    struct hpl_http_exchange *exchange = connection->exchange;
+    exchange->is_quick = connection->num_quick < MAX_QUICK && exchange->route->is_quick && exchange->route->is_quick(exchange);
+    connection->num_quick += exchange->is_quick;
+    return exchange->is_quick;
+}
+
 /* A whole head: a request begins. */
 static enum step open_exchange(struct hpl_http_connection *connection)
 {
@@ -198,6 +237,8 @@ static enum step open_exchange(struct hpl_http_connection *connection)
     atomic_fetch_add_explicit(&io->requests, 1, memory_order_relaxed);
     if (!hpl_http_exchange_open(exchange))
         return refuse(connection, 404, "nothing is served under this path");
+    if (is_quick(connection))
+        return run_here(connection);
     if (hpl_pool_try_submit(hand_over(connection), &exchange->job))
         return STEP_WAIT;
     atomic_fetch_add_explicit(&io->refused, 1, memory_order_relaxed);
@@ -385,25 +426,9 @@ static void adopt(struct hpl_http_connection *connection)
     io->all = connection;
 }
 
-/* Where a finished job leaves the connection. */
-static void resume(struct hpl_http_connection *connection)
-{
-    struct hpl_http_exchange *exchange = connection->exchange;
-    uint64_t now = hpl_clock_mono_ns();
-    if (exchange->phase == HPL_PHASE_BODY && !exchange->is_reading) {
-        exchange->is_reading = true;
-        connection->since_ns = now;
-        connection->num_read = 0;
-    } else {
-        connection->since_ns += now - connection->given_ns;
-    }
-    connection->state = exchange->phase == HPL_PHASE_BODY     ? HPL_STATE_BODY
-                        : exchange->phase == HPL_PHASE_ANSWER ? HPL_STATE_WRITE
-                                                              : HPL_STATE_OVER;
-}
-
 void hpl_http_connection_enter(struct hpl_http_connection *connection)
 {
+    connection->num_quick = 0;
     if (connection->state == HPL_STATE_HANDSHAKE)
         adopt(connection);
     else
@@ -416,6 +441,7 @@ void hpl_http_connection_enter(struct hpl_http_connection *connection)
 
 void hpl_http_connection_wake(struct hpl_http_connection *connection)
 {
+    connection->num_quick = 0;
     advance(connection);
 }
 

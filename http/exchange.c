@@ -142,7 +142,7 @@ static bool take_span(void *arg, struct hpl_bytes span)
 /* A handler that neither answered nor asked for more is a fault of ours, but no reason to take the daemon down. */
 static void must_answer(struct hpl_http_exchange *exchange)
 {
-    if (!exchange->is_answered && exchange->failure == HPL_OK)
+    if (!exchange->is_answered && !exchange->is_put_off && exchange->failure == HPL_OK)
         exchange->failure = hpl_fail(&exchange->call, HPL_INTERNAL, "the %s handler gave no answer", exchange->route->handler->name);
 }
 
@@ -152,7 +152,7 @@ static void run_begin(struct hpl_http_exchange *exchange)
     exchange->route->handler->begin(exchange);
     if (!exchange->has_body)
         must_answer(exchange);
-    if (exchange->is_answered || exchange->failure != HPL_OK)
+    if (exchange->is_answered || exchange->is_put_off || exchange->failure != HPL_OK)
         return;
     exchange->phase = HPL_PHASE_BODY;
     if (exchange->head.expects_continue && exchange->connection->in.start == exchange->connection->in.end)
@@ -167,8 +167,12 @@ static void run_body(struct hpl_http_exchange *exchange)
     in->start = in->end - input.len;
     if (exchange->failure == HPL_OK)
         exchange->failure = hpl_buf_check(&exchange->whole);
-    if (exchange->failure != HPL_OK || exchange->is_answered || !exchange->body.is_done)
-        return;
+    if (exchange->failure == HPL_OK && !exchange->is_answered && exchange->body.is_done)
+        exchange->phase = HPL_PHASE_END;
+}
+
+static void run_end(struct hpl_http_exchange *exchange)
+{
     exchange->route->handler->end(exchange);
     must_answer(exchange);
 }
@@ -227,6 +231,8 @@ static void log_request(const struct hpl_http_exchange *exchange)
 {
     char method[16], path[1025];
     const struct hpl_http_request *request = &exchange->request;
+    if (!hpl_log_is_on(HPL_LOG_INFO))
+        return;
     snprintf(method, sizeof method, "%.*s", (int)request->method.len, (const char *)request->method.data);
     snprintf(path, sizeof path, "%.*s", (int)request->path.len, (const char *)request->path.data);
     hpl_log(HPL_LOG_INFO, "http.request", HPL_S("method", method), HPL_S("path", path), HPL_N("status", exchange->status),
@@ -243,24 +249,56 @@ static void run_finish(struct hpl_http_exchange *exchange)
     log_request(exchange);
 }
 
-void hpl_http_exchange_run(struct hpl_job *job)
+/* The next step: all that can be done with what is there. True when there is more to hand out at once. */
+static bool run_step(struct hpl_http_exchange *exchange)
 {
-    struct hpl_http_exchange *exchange = (struct hpl_http_exchange *)job;
-    struct hpl_http_server *server = exchange->connection->io->server;
+    const struct hpl_http_server *server = exchange->connection->io->server;
     bool has_more = false;
     exchange->call.deadline_ns = hpl_clock_mono_ns() + server->options.request_timeout_ms * UINT64_C(1000000);
     if (exchange->phase == HPL_PHASE_BEGIN && exchange->failure == HPL_OK)
         run_begin(exchange);
     if (exchange->phase == HPL_PHASE_BODY && exchange->failure == HPL_OK)
         run_body(exchange);
+    if (exchange->phase == HPL_PHASE_END && exchange->failure == HPL_OK)
+        run_end(exchange);
     if (exchange->failure != HPL_OK)
         hpl_http_exchange_fail(exchange);
     if (exchange->phase == HPL_PHASE_ANSWER)
         has_more = run_answer(exchange);
     if (exchange->phase == HPL_PHASE_DEAD || exchange->is_sent)
         run_finish(exchange);
-    if (has_more)
-        hpl_pool_submit(server->pools[exchange->route->pool], job);
+    return has_more;
+}
+
+static void submit(struct hpl_http_exchange *exchange)
+{
+    hpl_pool_submit(exchange->connection->io->server->pools[exchange->route->pool], &exchange->job);
+}
+
+void hpl_http_exchange_run(struct hpl_job *job)
+{
+    struct hpl_http_exchange *exchange = (struct hpl_http_exchange *)job;
+    if (run_step(exchange))
+        submit(exchange);
     else
         hpl_http_io_post(exchange->connection);
+}
+
+bool hpl_http_exchange_run_here(struct hpl_http_exchange *exchange)
+{
+    exchange->call.must_not_wait = true;
+    bool has_more = run_step(exchange);
+    exchange->call.must_not_wait = false;
+    if (!has_more && !exchange->is_put_off)
+        return true;
+    exchange->is_quick = exchange->is_put_off = false;
+    exchange->call.detail[0] = '\0';
+    submit(exchange);
+    return false;
+}
+
+void hpl_http_put_off(struct hpl_http_exchange *exchange)
+{
+    HPL_CHECK(exchange->is_quick && !exchange->is_answered);
+    exchange->is_put_off = true;
 }

@@ -74,6 +74,9 @@ void hpl_http_send_empty(struct hpl_http_exchange *exchange);
 void hpl_http_stream(struct hpl_http_exchange *exchange, uint64_t len, bool head_only);
 bool hpl_http_is_answered(const struct hpl_http_exchange *exchange);
 
+/* From begin or end of a quick request that turned out to need waiting (HPL_WOULD_WAIT): the same function is called once more, as a job. */
+void hpl_http_put_off(struct hpl_http_exchange *exchange);
+
 /* One row a surface; the first whose prefix matches the raw path wins, so order from long to short. */
 enum hpl_http_pool { HPL_HTTP_POOL_CONTROL, HPL_HTTP_POOL_BULK, HPL_HTTP_NUM_POOLS };
 struct hpl_http_route {
@@ -84,6 +87,9 @@ struct hpl_http_route {
     /* Answers a failure of the core itself (bad signature of the body, too large, time-out, full pool) in the surface's form.
      * May run on an I/O thread, before begin: it must not block. */
     void (*fail)(struct hpl_http_exchange *exchange, enum hpl_status status);
+    /* Whether this request, of which the head is there, is answered in microseconds by what is in memory: then its functions run on the I/O thread itself,
+     * with call->must_not_wait, since handing it over would cost more than the answer. NULL: none is. Runs on an I/O thread. */
+    bool (*is_quick)(const struct hpl_http_exchange *exchange);
 };
 
 struct hpl_http_options {

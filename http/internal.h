@@ -64,6 +64,7 @@ struct hpl_http_connection {
     struct hpl_http_exchange *exchange; /* NULL between requests */
     struct hpl_http_connection *previous, *next; /* all of the I/O thread's */
     struct hpl_http_connection *inbox_next;
+    unsigned num_quick;                /* requests in a row that its I/O thread answered itself */
     bool is_loopback;
     char peer[64];
     _Atomic unsigned *address_count;   /* connections of this peer; NULL: not counted */
@@ -73,6 +74,7 @@ enum hpl_http_phase {
     HPL_PHASE_HEAD,    /* the head is not whole yet */
     HPL_PHASE_BEGIN,
     HPL_PHASE_BODY,
+    HPL_PHASE_END,     /* the body is whole and right */
     HPL_PHASE_ANSWER,  /* answered; bytes are on their way out */
     HPL_PHASE_DEAD,    /* the connection is broken, or must be: only finish is left */
     HPL_PHASE_OVER     /* finish ran */
@@ -91,6 +93,8 @@ struct hpl_http_exchange {
     enum hpl_http_phase phase;
     enum hpl_status failure;          /* found by the core; the route's fail answers it */
     bool is_begun, is_sent;
+    bool is_quick;                    /* its steps run on the I/O thread */
+    bool is_put_off;                  /* and this one could not */
     bool has_body, is_whole, is_reading;
     struct hpl_body body;
     struct hpl_buf whole;
@@ -155,6 +159,8 @@ void hpl_http_exchange_free(struct hpl_http_exchange *exchange);
 bool hpl_http_exchange_open(struct hpl_http_exchange *exchange);
 /* The job: one step of the exchange, then the connection goes back to its I/O thread. */
 void hpl_http_exchange_run(struct hpl_job *job);
+/* The same on the I/O thread, for a quick exchange, and the connection stays here. False: it was given to a job after all. */
+bool hpl_http_exchange_run_here(struct hpl_http_exchange *exchange);
 /* Answers exchange->failure in the route's form. */
 void hpl_http_exchange_fail(struct hpl_http_exchange *exchange);
 

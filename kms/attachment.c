@@ -180,10 +180,13 @@ static enum hpl_status read_once(struct hpl_call *call, struct hpl_attachment *a
 enum hpl_status hpl_attachment_kept_record(struct hpl_call *call, struct hpl_attachment *attachment, const char *key_id, bool may_be_cached,
                                            struct hpl_key_record *record, uint64_t *revision)
 {
+    bool is_cached = may_be_cached && attachment->settings.enable_cache;
     *record = (struct hpl_key_record){0};
-    if (!may_be_cached || !attachment->settings.enable_cache)
-        return read_record(call, attachment, key_id, record, revision);
-    return recall(attachment, key_id, record, revision) ? HPL_OK : read_once(call, attachment, key_id, record, revision);
+    if (is_cached && recall(attachment, key_id, record, revision))
+        return HPL_OK;
+    if (call && call->must_not_wait)
+        return HPL_WOULD_WAIT;
+    return is_cached ? read_once(call, attachment, key_id, record, revision) : read_record(call, attachment, key_id, record, revision);
 }
 
 enum hpl_status hpl_attachment_record_to_open(struct hpl_call *call, struct hpl_attachment *attachment, const char *key_id, struct hpl_key_record *record,

@@ -14,6 +14,7 @@ struct hpl_call hpl_kms_attempt_of(const struct hpl_call *call, const struct hpl
     uint64_t deadline = hpl_clock_mono_ns() + (uint64_t)settings->timeout_seconds * 1000000000u;
     if (call)
         memcpy(attempt.request_id, call->request_id, sizeof attempt.request_id);
+    attempt.must_not_wait = call && call->must_not_wait;
     attempt.deadline_ns = call && call->deadline_ns && call->deadline_ns < deadline ? call->deadline_ns : deadline;
     return attempt;
 }
@@ -66,9 +67,23 @@ static enum hpl_status repeat(struct hpl_call *call, struct hpl_attachment *atta
     }
 }
 
+/* On an event loop, where the backend only computes: no gate, and what fails is done again where it may wait. */
+static enum hpl_status try_at_once(struct hpl_call *call, struct hpl_attachment *attachment, const struct attempt *attempt)
+{
+    struct hpl_call sub = hpl_kms_attempt_of(call, &attachment->settings);
+    uint64_t began = hpl_clock_mono_ns();
+    if (attempt->run(&sub, attachment->keystore, attempt->work) != HPL_OK)
+        return HPL_WOULD_WAIT;
+    if (attempt->meter)
+        hpl_meter_add(attempt->meter, hpl_clock_mono_ns() - began, HPL_OK);
+    return HPL_OK;
+}
+
 static enum hpl_status pass(struct hpl_call *call, struct hpl_attachment *attachment, const struct attempt *attempt)
 {
     bool must_probe;
+    if (call && call->must_not_wait)
+        return try_at_once(call, attachment, attempt);
     HPL_TRY(hpl_breaker_enter(attachment->breaker, call, (unsigned)attachment->settings.queue, attempt->is_decrypt, &must_probe));
     enum hpl_status status = must_probe ? probe(call, attachment) : HPL_OK;
     if (status == HPL_OK)

@@ -116,7 +116,7 @@ void hpl_kms_fill_ref(struct hpl_key_ref *ref, const struct hpl_attachment *atta
 static enum hpl_status find_default(struct hpl_call *call, struct hpl_attachment *attachment, const char *key_id, bool may_be_cached,
                                     struct hpl_key_record *record)
 {
-    struct hpl_call quiet = {0};
+    struct hpl_call quiet = {.must_not_wait = call && call->must_not_wait};
     enum hpl_status status = hpl_attachment_record(&quiet, attachment, key_id, may_be_cached, record, NULL);
     if (status == HPL_OK && record->state == HPL_STATE_CREATING) {
         hpl_record_wipe(record);

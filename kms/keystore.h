@@ -37,6 +37,7 @@ typedef bool (*hpl_record_fn)(void *arg, const char *key_id, uint64_t revision, 
 struct hpl_keystore_ops {
     size_t size;      /* sizeof(struct hpl_keystore_ops) as compiled, checked at the boundary */
     const char *name; /* "local", "pkcs11", "vault" */
+    bool is_quick;    /* wrap computes and heeds call->must_not_wait: HPL_WOULD_WAIT where it had to read something first */
 
     void (*close)(struct hpl_keystore *keystore); /* no call may run or follow */
 

@@ -141,5 +141,7 @@ enum hpl_status hpl_kms_detach(struct hpl_kms *kms, struct hpl_call *call, const
 void hpl_kms_default_key(struct hpl_kms *kms, char key_id[static HPL_KEY_ID_MAX + 1]);
 /* HPL_OK, HPL_NOT_CONFIGURED or HPL_NOT_RUNNING: a cheap early refusal. */
 enum hpl_status hpl_kms_ready(struct hpl_kms *kms, struct hpl_call *call) HPL_MUST_USE;
+/* Whether hpl_kms_generate is worth trying with call->must_not_wait: the active keystore wraps by computing alone. */
+bool hpl_kms_is_quick(struct hpl_kms *kms);
 
 #endif

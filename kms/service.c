@@ -31,10 +31,20 @@ enum hpl_status hpl_kms_ready(struct hpl_kms *kms, struct hpl_call *call)
 enum hpl_status hpl_kms_acquire(struct hpl_kms *kms, struct hpl_call *call, struct hpl_attachment **out)
 {
     HPL_TRY(hpl_kms_ready(kms, call));
+    bool may_wait = !call || !call->must_not_wait;
     pthread_mutex_lock(&kms->lock);
-    *out = kms->active ? hpl_attachment_ref(kms->active) : NULL;
+    bool has_one = kms->active && (may_wait || kms->active->keystore->ops->is_quick);
+    *out = has_one ? hpl_attachment_ref(kms->active) : NULL;
     pthread_mutex_unlock(&kms->lock);
-    return *out ? HPL_OK : HPL_NOT_RUNNING;
+    return has_one ? HPL_OK : may_wait ? HPL_NOT_RUNNING : HPL_WOULD_WAIT;
+}
+
+bool hpl_kms_is_quick(struct hpl_kms *kms)
+{
+    pthread_mutex_lock(&kms->lock);
+    bool is_quick = kms->state == HPL_KMS_RUNNING && kms->active && kms->active->keystore->ops->is_quick;
+    pthread_mutex_unlock(&kms->lock);
+    return is_quick;
 }
 
 /* With a reference, or NULL. Under the lock. */

@@ -105,6 +105,8 @@ enum hpl_status hpl_wraps_take(struct hpl_call *call, struct hpl_wraps *wraps, c
     enum hpl_status status = HPL_OK;
     if (!hpl_record_rotation(record, "max_wraps"))
         return HPL_OK;
+    if (call && call->must_not_wait)
+        return HPL_WOULD_WAIT;
     hpl_hex_encode(name, record->uid, sizeof record->uid);
     snprintf(name + 2 * HPL_KEY_UID_LEN, 12, "/%u", record->version);
     pthread_mutex_lock(&wraps->lock);

@@ -280,6 +280,8 @@ static enum hpl_status material_of(struct hpl_call *call, struct local *local, c
     const struct look look = look_now();
     if ((*out = recall_fresh(local, uid, version, &look)))
         return HPL_OK;
+    if (call && call->must_not_wait)
+        return HPL_WOULD_WAIT;
     HPL_TRY(name_of(call, local, uid, name));
     snprintf(path, sizeof path, "%s/%s", local->dir, name);
     if (stat(path, &st) != 0)
@@ -603,7 +605,7 @@ static json_t *describe(struct hpl_keystore *keystore)
 }
 
 static const struct hpl_keystore_ops ops = {
-    .size = sizeof(struct hpl_keystore_ops), .name = "local", .close = close_store, .probe = probe, .create_version = create_version,
+    .size = sizeof(struct hpl_keystore_ops), .name = "local", .is_quick = true, .close = close_store, .probe = probe, .create_version = create_version,
     .destroy_version = destroy_version, .mechanism = mechanism, .wrap = wrap, .unwrap = unwrap, .record_get = record_get,
     .record_put = record_put, .record_list = record_list, .describe = describe,
 };

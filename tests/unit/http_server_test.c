@@ -170,6 +170,47 @@ static void begin_info(struct hpl_http_exchange *exchange)
     send_text(exchange, 200, text);
 }
 
+/* Who ran begin and who end; the query says which of them has to wait. */
+struct quick {
+    char begin[16], end[16];
+};
+
+static bool has_to_wait(struct hpl_http_exchange *exchange, const char *where)
+{
+    return hpl_http_call(exchange)->must_not_wait && hpl_bytes_equal(hpl_http_request(exchange)->query, hpl_bytes_str(where));
+}
+
+static void begin_quick(struct hpl_http_exchange *exchange)
+{
+    if (has_to_wait(exchange, "begin")) {
+        hpl_http_put_off(exchange);
+        return;
+    }
+    struct quick *quick = calloc(1, sizeof *quick);
+    num_begun++;
+    pthread_getname_np(pthread_self(), quick->begin, sizeof quick->begin);
+    hpl_http_set_data(exchange, quick);
+    hpl_http_expect_body(exchange, NULL, 100000, true);
+}
+
+static void end_quick(struct hpl_http_exchange *exchange)
+{
+    char text[80];
+    struct quick *quick = hpl_http_data(exchange);
+    pthread_getname_np(pthread_self(), quick->end, sizeof quick->end);
+    if (has_to_wait(exchange, "end")) {
+        hpl_http_put_off(exchange);
+        return;
+    }
+    snprintf(text, sizeof text, "%.8s %.8s %zu", quick->begin, quick->end, hpl_http_whole_body(exchange).len);
+    send_text(exchange, 200, text);
+}
+
+static bool is_quick(const struct hpl_http_exchange *exchange)
+{
+    return !hpl_bytes_equal(hpl_http_request(exchange)->query, hpl_bytes_str("never"));
+}
+
 static void fail(struct hpl_http_exchange *exchange, enum hpl_status status)
 {
     hpl_http_status(exchange, hpl_status_row(status)->s3_http);
@@ -181,14 +222,14 @@ static const struct hpl_http_handler
     stream = {"stream", begin_stream, NULL, NULL, produce_stream, finish},
     refuse = {"refuse", begin_refuse, NULL, NULL, NULL, finish}, slow = {"slow", begin_slow, NULL, NULL, NULL, finish},
     early = {"early", begin_sum, body_refuse, end_sum, NULL, finish}, info = {"info", begin_info, NULL, NULL, NULL, finish},
-    mute = {"mute", begin_mute, NULL, NULL, NULL, finish};
+    mute = {"mute", begin_mute, NULL, NULL, NULL, finish}, quick = {"quick", begin_quick, NULL, end_quick, NULL, finish};
 
 static const struct hpl_http_route routes[] = {
     {"/sum", &sum, NULL, HPL_HTTP_POOL_BULK, fail},      {"/whole", &whole, NULL, HPL_HTTP_POOL_CONTROL, fail},
     {"/stream", &stream, NULL, HPL_HTTP_POOL_BULK, fail}, {"/break", &stream, NULL, HPL_HTTP_POOL_BULK, fail},
     {"/refuse", &refuse, NULL, HPL_HTTP_POOL_BULK, fail}, {"/early", &early, NULL, HPL_HTTP_POOL_BULK, fail},
     {"/slow", &slow, NULL, HPL_HTTP_POOL_CONTROL, fail},  {"/info", &info, NULL, HPL_HTTP_POOL_CONTROL, fail},
-    {"/mute", &mute, NULL, HPL_HTTP_POOL_CONTROL, NULL},
+    {"/mute", &mute, NULL, HPL_HTTP_POOL_CONTROL, NULL},  {"/quick", &quick, NULL, HPL_HTTP_POOL_CONTROL, fail, is_quick},
 };
 
 static struct hpl_http_server *start(struct hpl_http_options options)
@@ -330,6 +371,64 @@ HPL_TEST(pipelined_requests_are_answered_in_order)
     }
     close(fd);
     stop(server);
+}
+
+HPL_TEST(a_quick_request_stays_on_the_io_thread_until_it_has_to_wait)
+{
+    static const struct { const char *query, *want; } rows[] = {
+        {"", "http-io- http-io- 5"}, {"?never", "http-con http-con 5"}, {"?begin", "http-con http-con 5"}, {"?end", "http-io- http-con 5"}};
+    struct hpl_http_server *server = start((struct hpl_http_options){0});
+    int fd = dial(server);
+    for (int is_split = 0; is_split < 2; is_split++)
+        for (size_t i = 0; i < HPL_COUNT(rows); i++) {
+            char text[200];
+            snprintf(text, sizeof text, "POST /quick%s HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\n%s", rows[i].query, is_split ? "he" : "hello");
+            say(fd, text);
+            if (is_split) {
+                usleep(50000);
+                say(fd, "llo");
+            }
+            EXPECT(has(hear_one(fd), rows[i].want));
+        }
+    close(fd);
+    stop(server);
+    EXPECT_NUM(num_broken, 0);
+}
+
+/* Others have their turn after some, so both kinds of threads have run. */
+HPL_TEST(quick_requests_in_a_row_are_answered_in_order)
+{
+    struct hpl_http_server *server = start((struct hpl_http_options){0});
+    int fd = dial(server), num_on_jobs = 0;
+    struct hpl_buf all = {0};
+    for (int i = 1; i <= 300; i++)
+        hpl_buf_printf(&all, "POST /quick%s HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n%0*d", i % 40 ? "" : "?end", i, i, i);
+    EXPECT(put(fd, all.data, all.len));
+    for (int i = 1; i <= 300; i++) {
+        char want[16];
+        snprintf(want, sizeof want, " %d", i);
+        const char *answer = hear_one(fd);
+        EXPECT(has(answer, want));
+        num_on_jobs += strstr(answer, "http-con http-con") != NULL;
+    }
+    EXPECT(num_on_jobs > 0 && num_on_jobs < 100);
+    hpl_buf_wipe(&all);
+    close(fd);
+    stop(server);
+    EXPECT_NUM(num_sent, 300);
+}
+
+HPL_TEST(a_quick_request_that_breaks_off_lets_the_handler_finish)
+{
+    struct hpl_http_server *server = start((struct hpl_http_options){.idle_timeout_ms = 200, .write_timeout_ms = 200});
+    int left = dial(server), stalled = dial(server);
+    say(left, "POST /quick HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhe");
+    say(stalled, "POST /quick HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhe");
+    usleep(50000);
+    close(left);
+    EXPECT(has(hear(stalled, NULL), "RequestTimeout"));
+    stop(server);
+    EXPECT_NUM(num_begun, 2);
 }
 
 HPL_TEST(a_request_that_comes_byte_by_byte_is_answered_the_same)

@@ -280,6 +280,26 @@ HPL_TEST(a_folder_keeps_its_identity_where_it_is_moved_to)
     hpl_secret_free(other.root);
 }
 
+HPL_TEST(a_wrap_that_must_not_wait_reads_no_file)
+{
+    struct place place = new_place();
+    struct hpl_keystore *keystore = open_place(&place);
+    struct hpl_call quick = {.must_not_wait = true};
+    uint8_t uid[HPL_KEY_UID_LEN];
+    enum hpl_status status = HPL_WOULD_WAIT;
+    make_key(keystore, "k", uid);
+    EXPECT_STATUS(use_key(keystore, uid, &quick), HPL_WOULD_WAIT);
+    for (int attempt = 0; attempt < 100 && status == HPL_WOULD_WAIT; attempt++) { /* good for a millisecond: a loaded machine needs several */
+        EXPECT_OK(use_key(keystore, uid, &(struct hpl_call){0}));
+        status = use_key(keystore, uid, &quick);
+    }
+    EXPECT_OK(status);
+    usleep(3000);
+    EXPECT_STATUS(use_key(keystore, uid, &quick), HPL_WOULD_WAIT);
+    keystore->ops->close(keystore);
+    hpl_secret_free(place.root);
+}
+
 HPL_TEST(destroyed_material_is_gone_for_every_handle_and_from_the_folder)
 {
     struct place place = new_place();
