@@ -171,16 +171,20 @@ enum hpl_status hpl_vault_place_remove(struct hpl_call *call, struct hpl_vault *
     return hpl_vault_document_remove(call, vault, "uid", hex);
 }
 
-/* The place for a uid that has none: its own key if that was made before its record, else one named as the key id. */
+/* The place for a uid that has none: the transit key of its key id where that is there to be taken over or where none is in the way of making it;
+ * its own, hpl-<uid>, where that was made before its record or the name is another's. */
 static enum hpl_status choose(struct hpl_call *call, struct hpl_vault *vault, const char *key_id, bool may_take_over, struct hpl_vault_place *place)
 {
-    uint32_t latest;
-    HPL_TRY(hpl_vault_transit_read(call, vault, place->name, &latest));
-    if (latest || !hpl_vault_is_transit_name(key_id))
+    uint32_t latest, own_latest;
+    if (!hpl_vault_is_transit_name(key_id))
         return HPL_OK;
     HPL_TRY(hpl_vault_transit_read(call, vault, key_id, &latest));
     if (latest && !may_take_over)
         return HPL_OK; /* a destroyed key of the same id left it */
+    if (!latest)
+        HPL_TRY(hpl_vault_transit_read(call, vault, place->name, &own_latest));
+    if (!latest && own_latest)
+        return HPL_OK;
     memcpy(place->name, key_id, strlen(key_id) + 1);
     place->is_ours = !latest;
     place->base = latest ? latest : 1;

@@ -183,12 +183,12 @@ static enum hpl_status ask_transit(struct hpl_call *call, struct hpl_vault *vaul
     if (!answer->secret)
         return hpl_fail(call, HPL_NO_MEMORY, "the secret region is full");
     HPL_TRY(hpl_vault_ask(call, vault->session, &request, answer));
-    if (answer->code == 400)
-        return HPL_OK; /* the caller knows which of its questions was wrong */
+    if (answer->code == 400 || (answer->code == 403 && *verb == 'e'))
+        return HPL_OK; /* the caller knows what its question was */
     if (answer->code == 404 && hpl_vault_answer_says(answer, "no handler for route"))
         return no_engine(call, vault);
     if (!hpl_vault_answer_is_ok(answer))
-        return hpl_vault_refused(call, vault->http, &request, answer, *verb == 'e' ? "wrapping a data key" : "unwrapping a data key");
+        return hpl_vault_refused(call, vault->http, &request, answer, "using a transit key");
     return hpl_vault_answer_json(call, answer, root);
 }
 
@@ -234,6 +234,20 @@ static struct hpl_secret *wrap_body(const struct hpl_secret *secret, const uint8
     return body;
 }
 
+/* A policy without "create" answers 403 for a key that is not there: that is told as what it is. */
+static enum hpl_status wrap_refused(struct hpl_call *call, struct hpl_vault *vault, const struct hpl_vault_place *place, uint32_t version,
+                                    const struct hpl_vault_answer *answer)
+{
+    char path[MAX_PATH];
+    struct hpl_call quiet = {.deadline_ns = call ? call->deadline_ns : 0};
+    uint32_t latest = 1;
+    if (is_about_the_key(answer) || (answer->code == 403 && hpl_vault_transit_read(&quiet, vault, place->name, &latest) == HPL_OK && !latest))
+        return gone(call, vault, place, version);
+    key_path(path, vault, "encrypt", place->name, "");
+    const struct hpl_vault_request request = {.method = "POST", .path = path};
+    return hpl_vault_refused(call, vault->http, &request, answer, "wrapping a data key");
+}
+
 enum hpl_status hpl_vault_wrap(struct hpl_keystore *keystore, struct hpl_call *call, const uint8_t uid[static HPL_KEY_UID_LEN], uint32_t version,
                                const uint8_t aad[static HPL_WRAP_AAD_LEN], const struct hpl_secret *secret, struct hpl_wrapped *out)
 {
@@ -250,10 +264,7 @@ enum hpl_status hpl_vault_wrap(struct hpl_keystore *keystore, struct hpl_call *c
     HPL_TRY(ask_transit(call, vault, "encrypt", place.name, body, &answer, &root));
     if (root)
         return hpl_vault_read_wrapped(call, root, transit_version, secret->len, out);
-    if (is_about_the_key(&answer))
-        return gone(call, vault, &place, version);
-    const struct hpl_vault_request request = {.method = "POST", .path = "encrypt"};
-    return hpl_vault_refused(call, vault->http, &request, &answer, "wrapping a data key");
+    return wrap_refused(call, vault, &place, version, &answer);
 }
 
 /* --- unwrap ---------------------------------------------------------------------------------------------------------------- */
