@@ -126,9 +126,13 @@ static enum hpl_status login_refused(struct hpl_call *call, struct hpl_vault_ses
                                      const struct hpl_vault_answer *answer)
 {
     const struct hpl_vault_settings *settings = session->settings;
-    if (answer->code == 400 || answer->code == 403)
-        return hpl_fail(call, HPL_KEY_UNAVAILABLE, "Vault at %s refused the %s login at '%s'; give a valid %s", settings->address, hpl_vault_auth_name(settings->auth),
-                        settings->auth_mount, settings->auth == HPL_VAULT_APPROLE ? "role_id and secret_id" : "role and service account");
+    const char *needed = settings->auth == HPL_VAULT_APPROLE ? "role_id and secret_id" : "role and service account";
+    if (answer->code == 400)
+        return hpl_fail(call, HPL_KEY_UNAVAILABLE, "Vault at %s refused the %s login at 'auth/%s'; give a valid %s", settings->address, hpl_vault_auth_name(settings->auth),
+                        settings->auth_mount, needed);
+    if (answer->code == 403) /* Vault tells nobody without a token which methods it has */
+        return hpl_fail(call, HPL_KEY_UNAVAILABLE, "Vault at %s refused the %s login at 'auth/%s'; have the method enabled there, or give a valid %s", settings->address,
+                        hpl_vault_auth_name(settings->auth), settings->auth_mount, needed);
     return hpl_vault_refused(call, session->http, request, answer, "logging in");
 }
 
