@@ -207,14 +207,13 @@ static bool is_about_attributes(CK_RV rv)
     return rv == CKR_ATTRIBUTE_TYPE_INVALID || rv == CKR_ATTRIBUTE_VALUE_INVALID || rv == CKR_TEMPLATE_INCONSISTENT || rv == CKR_ATTRIBUTE_READ_ONLY;
 }
 
-/* NSS says CKR_GENERAL_ERROR for an attribute that its database has no column for: then nothing was made, and a search shows that. */
+/* The template was not to the token's taste and nothing was made, which a search has to show: a second object of the same name would
+ * make the key useless. NSS says CKR_GENERAL_ERROR for an attribute that its database has no column for. */
 static bool was_refused(struct hpl_p11_op *op, const struct hpl_p11_key *key, CK_RV rv)
 {
     CK_OBJECT_HANDLE handle;
     unsigned count;
-    if (is_about_attributes(rv))
-        return true;
-    return rv == CKR_GENERAL_ERROR && hpl_p11_find(op, key, &handle, &count) == HPL_OK && count == 0;
+    return (is_about_attributes(rv) || rv == CKR_GENERAL_ERROR) && hpl_p11_find(op, key, &handle, &count) == HPL_OK && count == 0;
 }
 
 static enum hpl_status generate_best(struct hpl_p11_op *op, const struct hpl_p11_key *key, CK_OBJECT_HANDLE *handle)
