@@ -142,7 +142,7 @@ static void close_device(struct hpl_p11_device *device)
     struct hpl_call call = {0};
     uint64_t generation;
     bool can_enter = direct->module && hpl_p11_module_enter(direct->module, &call, &generation) == HPL_OK;
-    hpl_p11_pool_close(&direct->pool, can_enter && generation == atomic_load(&direct->generation));
+    hpl_p11_pool_close(&direct->pool, can_enter && generation == direct->pool.generation);
     if (can_enter)
         hpl_p11_module_leave(direct->module);
     hpl_p11_module_unref(direct->module);

@@ -104,6 +104,7 @@ struct hpl_p11_pool {
     CK_SESSION_HANDLE anchor; /* keeps the login; never used for work */
     bool has_anchor;
     unsigned max, num_open, num_idle;
+    uint64_t generation; /* of the module that the sessions are of */
     struct hpl_p11_session *idle[HPL_P11_MAX_SESSIONS];
 };
 
@@ -111,9 +112,9 @@ struct hpl_p11_op;
 
 void hpl_p11_cond_init(pthread_cond_t *cond); /* timed waits go by hpl_clock_mono_ns() */
 void hpl_p11_pool_init(struct hpl_p11_pool *pool);
-/* Forgets sessions of an earlier initialisation and opens the anchor. Nothing may be checked out. */
+/* Forgets sessions of an earlier initialisation, closes those of this one, and opens the anchor. Nothing may be checked out. */
 enum hpl_status hpl_p11_pool_open(struct hpl_p11_pool *pool, struct hpl_call *call, const struct hpl_p11_token *token,
-                                  unsigned wanted) HPL_MUST_USE;
+                                  unsigned wanted, uint64_t generation) HPL_MUST_USE;
 void hpl_p11_pool_close(struct hpl_p11_pool *pool, bool is_alive); /* is_alive: the module may be called */
 /* One session for one operation; waits up to the deadline, at most 2 s. */
 enum hpl_status hpl_p11_checkout(struct hpl_p11_op *op) HPL_MUST_USE;

@@ -42,10 +42,21 @@ static void forget(struct hpl_p11_pool *pool)
     pool->has_anchor = false;
 }
 
-enum hpl_status hpl_p11_pool_open(struct hpl_p11_pool *pool, struct hpl_call *call, const struct hpl_p11_token *token, unsigned wanted)
+static void close_all(struct hpl_p11_pool *pool)
+{
+    for (unsigned i = 0; i < pool->num_idle; i++)
+        pool->fn->C_CloseSession(pool->idle[i]->handle);
+    if (pool->has_anchor)
+        pool->fn->C_CloseSession(pool->anchor);
+}
+
+enum hpl_status hpl_p11_pool_open(struct hpl_p11_pool *pool, struct hpl_call *call, const struct hpl_p11_token *token, unsigned wanted, uint64_t generation)
 {
     pthread_mutex_lock(&pool->lock);
+    if (pool->generation == generation)
+        close_all(pool);
     forget(pool);
+    pool->generation = generation;
     pool->fn = token->fn;
     pool->slot = token->slot;
     pool->max = size_of(token, wanted);
@@ -57,10 +68,8 @@ enum hpl_status hpl_p11_pool_open(struct hpl_p11_pool *pool, struct hpl_call *ca
 
 void hpl_p11_pool_close(struct hpl_p11_pool *pool, bool is_alive)
 {
-    for (unsigned i = 0; is_alive && i < pool->num_idle; i++)
-        pool->fn->C_CloseSession(pool->idle[i]->handle);
-    if (is_alive && pool->has_anchor)
-        pool->fn->C_CloseSession(pool->anchor);
+    if (is_alive)
+        close_all(pool);
     forget(pool);
     pthread_cond_destroy(&pool->changed);
     pthread_mutex_destroy(&pool->lock);

@@ -56,13 +56,13 @@ static enum hpl_status same_token(struct hpl_p11_direct *direct, struct hpl_call
 }
 
 /* In a module that was just entered, with no other operation of this device in flight. */
-static enum hpl_status attach(struct hpl_p11_direct *direct, struct hpl_call *call)
+static enum hpl_status attach(struct hpl_p11_direct *direct, struct hpl_call *call, uint64_t generation)
 {
     struct hpl_p11_token found;
     struct hpl_p11_login login = {.token = &direct->token, .place = direct->place};
     HPL_TRY(hpl_p11_token_find(call, direct->module, direct->place->option->uri, &found));
     HPL_TRY(same_token(direct, call, &found));
-    HPL_TRY(hpl_p11_pool_open(&direct->pool, call, &direct->token, direct->place->option->max_sessions));
+    HPL_TRY(hpl_p11_pool_open(&direct->pool, call, &direct->token, direct->place->option->max_sessions, generation));
     atomic_fetch_add(&direct->epoch, 1);
     return hpl_p11_login(call, &login, direct->pool.anchor);
 }
@@ -84,7 +84,7 @@ static enum hpl_status attach_in(struct hpl_p11_direct *direct, struct hpl_call 
 {
     uint64_t generation;
     HPL_TRY(hpl_p11_module_enter(direct->module, call, &generation));
-    enum hpl_status status = attach(direct, call);
+    enum hpl_status status = attach(direct, call, generation);
     if (status == HPL_OK)
         status = prove(direct, call, generation);
     if (status == HPL_OK)
