@@ -54,6 +54,7 @@ struct bench {
     struct hpl_wrapped good;
     struct hpl_secret *secret; /* what is in good */
     unsigned num_records;
+    uint32_t version; /* of the key that is made and destroyed */
 };
 
 /* is_worker: the token in a process of its own. */

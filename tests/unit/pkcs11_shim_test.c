@@ -313,6 +313,50 @@ HPL_TEST(a_restart_that_fails_half_way_is_done_again)
     softhsm_wipe(&hsm);
 }
 
+HPL_TEST(a_key_that_was_made_though_the_answer_was_no_is_not_made_twice)
+{
+    struct softhsm hsm;
+    struct hpl_call call = {0};
+    uint8_t uid[HPL_KEY_UID_LEN];
+    struct hpl_wrapped wrapped;
+    shim_init(&hsm, SHIM_AS_IS);
+    struct hpl_keystore *keystore = must_open(&hsm);
+    hpl_uuid_new(uid);
+    shim->rv = CKR_ATTRIBUTE_VALUE_INVALID;
+    shim->times = 1;
+    shim->is_after = 1;
+    shim->where = SHIM_GENERATE;
+    EXPECT_STATUS(keystore->ops->create_version(keystore, &call, uid, 1), HPL_BACKEND);
+    EXPECT_OK(keystore->ops->create_version(keystore, &call, uid, 1));
+    EXPECT_OK(try_wrap(keystore, uid, &wrapped));
+    keystore->ops->close(keystore);
+    softhsm_wipe(&hsm);
+}
+
+HPL_TEST(a_pin_that_is_refused_later_is_sent_once_and_costs_no_session)
+{
+    struct softhsm hsm;
+    uint8_t uid[HPL_KEY_UID_LEN];
+    struct hpl_wrapped wrapped;
+    shim_init(&hsm, SHIM_AS_IS);
+    struct hpl_keystore *keystore = must_open(&hsm);
+    new_key(keystore, uid);
+    shim->num_logins = 0;
+    shim->rv = CKR_PIN_INCORRECT;
+    shim->times = SHIM_ALWAYS;
+    shim->where = SHIM_LOGIN;
+    shim->is_dead = 1;
+    for (int i = 0; i < 20; i++, usleep(100000)) {
+        enum hpl_status status = try_wrap(keystore, uid, &wrapped);
+        EXPECT(status == HPL_KEY_UNAVAILABLE || status == HPL_PIN_REJECTED);
+    }
+    EXPECT_NUM(shim->num_logins, 1);
+    EXPECT(shim->num_open <= 1);
+    keystore->ops->close(keystore);
+    EXPECT_NUM(shim->num_open, 0);
+    softhsm_wipe(&hsm);
+}
+
 struct crowd {
     struct hpl_keystore *keystore;
     const uint8_t *uid;
@@ -337,6 +381,7 @@ HPL_TEST(a_token_with_four_sessions_serves_sixteen_threads)
     shim_init(&hsm, SHIM_AS_IS);
     hsm.option.max_sessions = 16;
     shim->session_limit = 4;
+    shim->latency_us = 500; /* so that they meet */
     struct hpl_keystore *keystore = must_open(&hsm);
     new_key(keystore, uid);
     for (size_t i = 0; i < HPL_COUNT(crowds); i++) {
