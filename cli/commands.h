@@ -25,10 +25,12 @@ hpl_command_fn hpl_cli_status, hpl_cli_config, hpl_cli_configure, hpl_cli_servic
 /* keys.c */
 hpl_command_fn hpl_cli_keys_create, hpl_cli_keys_list, hpl_cli_keys_describe, hpl_cli_keys_act, hpl_cli_keys_delete;
 /* key_settings.c */
-hpl_command_fn hpl_cli_keys_update, hpl_cli_keys_tag, hpl_cli_keys_untag, hpl_cli_keys_rotation, hpl_cli_keys_policy_get, hpl_cli_keys_policy_set,
+hpl_command_fn hpl_cli_keys_update, hpl_cli_keys_tag, hpl_cli_keys_untag, hpl_cli_keys_rotation, hpl_cli_keys_caching, hpl_cli_keys_policy_get, hpl_cli_keys_policy_set,
     hpl_cli_keys_policy_remove;
 /* data_keys.c */
-hpl_command_fn hpl_cli_data_key, hpl_cli_decrypt;
+hpl_command_fn hpl_cli_data_key, hpl_cli_decrypt, hpl_cli_rewrap;
+/* keystores.c */
+hpl_command_fn hpl_cli_backends, hpl_cli_backends_detach, hpl_cli_explain;
 /* files.c; these set up the client themselves, when they need the daemon */
 hpl_command_fn hpl_cli_seal, hpl_cli_open;
 /* hsm.c; needs no daemon */

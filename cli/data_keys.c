@@ -1,4 +1,4 @@
-/* Data keys by hand: made and unwrapped. Their bytes are printed, so they are for scripts and for trying things. One thread. */
+/* Data keys by hand: made, unwrapped, rewrapped. Their bytes are printed, so they are for scripts and for trying things. One thread. */
 #include <stdio.h>
 #include <string.h>
 
@@ -64,4 +64,28 @@ enum hpl_exit hpl_cli_decrypt(const struct hpl_client *client, int argc, char **
         return hpl_cli_usage_error(client, "one blob is wanted, or - to read it from standard input");
     json_object_set_new(body, "ciphertext_blob", blob);
     return hpl_cli_ask_and_print(client, "POST", "kms/decrypt", "", body, show_data_key);
+}
+
+static void show_rewrapped(const json_t *answer)
+{
+    hpl_cli_show_member("key", json_object_get(answer, "key_id"), 0);
+    hpl_cli_show_member("version", json_object_get(answer, "version"), 0);
+    hpl_cli_show_member("ciphertext blob", json_object_get(answer, "ciphertext_b64"), 0);
+}
+
+enum hpl_exit hpl_cli_rewrap(const struct hpl_client *client, int argc, char **argv)
+{
+    static const struct option longs[] = {{"context", required_argument, NULL, 'c'}, {"key", required_argument, NULL, 'k'}, {0}};
+    json_t *HPL_JSON_AUTO body = json_object();
+    bool started = false;
+    for (int option; (option = hpl_cli_option(argc, argv, longs, &started)) != -1;)
+        if (option == 'k')
+            json_object_set_new(body, "key_id", json_string(optarg));
+        else if (option != 'c' || !hpl_cli_add_pair(body, "context", optarg))
+            return hpl_cli_usage_error(client, option == 'c' ? "a context is written NAME=VALUE, each name once" : "an option is not understood");
+    json_t *blob = optind + 1 == argc ? hpl_cli_read_blob(argv[optind]) : NULL;
+    if (!blob)
+        return hpl_cli_usage_error(client, "one blob is wanted, or - to read it from standard input");
+    json_object_set_new(body, "ciphertext_b64", blob);
+    return hpl_cli_ask_and_print(client, "POST", "kms/rewrap", "", body, show_rewrapped);
 }

@@ -58,6 +58,34 @@ enum hpl_exit hpl_cli_keys_rotation(const struct hpl_client *client, int argc, c
     return hpl_cli_ask_and_print(client, "PUT", "kms/keys/rotation", "", body, hpl_cli_show_key);
 }
 
+/* The whole of it each time: what is not said is off. */
+enum hpl_exit hpl_cli_keys_caching(const struct hpl_client *client, int argc, char **argv)
+{
+    static const struct option longs[] = {{"decrypt-seconds", required_argument, NULL, 's'}, {"decrypt-uses", required_argument, NULL, 'u'},
+                                          {"bucket-key", no_argument, NULL, 'b'},            {"bucket-minutes", required_argument, NULL, 'm'},
+                                          {"bucket-objects", required_argument, NULL, 'o'},  {"outage-seconds", required_argument, NULL, 'x'},
+                                          {"off", no_argument, NULL, 'f'},                   {0}};
+    json_t *HPL_JSON_AUTO body = json_object(), *HPL_JSON_AUTO outage = json_object();
+    bool started = false, is_right = true, is_off = false;
+    for (int option; (option = hpl_cli_option(argc, argv, longs, &started)) != -1;)
+        switch (option) {
+        case 's': is_right = is_right && hpl_cli_add_number(body, "decrypt_seconds", optarg, 0, 60); break;
+        case 'u': is_right = is_right && hpl_cli_add_number(body, "decrypt_uses", optarg, 1, 1000); break;
+        case 'b': json_object_set_new(body, "bucket_key", json_true()); break;
+        case 'm': is_right = is_right && hpl_cli_add_number(body, "bucket_key_minutes", optarg, 1, 15); break;
+        case 'o': is_right = is_right && hpl_cli_add_number(body, "bucket_key_objects", optarg, 1, 1 << 20); break;
+        case 'x': is_right = is_right && hpl_cli_add_number(outage, "cache_seconds", optarg, 1, 3600); break;
+        case 'f': is_off = true; break;
+        default: is_right = false;
+        }
+    if (json_object_size(outage))
+        json_object_set(body, "outage", outage);
+    if (!is_right || optind + 1 != argc || is_off == (json_object_size(body) > 0))
+        return hpl_cli_usage_error(client, "one key id and what to cache are wanted, or --off alone");
+    json_object_set_new(body, "key_id", json_string(argv[optind]));
+    return hpl_cli_ask_and_print(client, "PUT", "kms/keys/caching", "", body, hpl_cli_show_key);
+}
+
 /* --- policy -------------------------------------------------------------------------------------------------------------------- */
 
 /* As 'keys policy set' reads it. */

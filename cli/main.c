@@ -33,6 +33,11 @@ static const struct hpl_command commands[] = {
     {"keys disable", hpl_cli_keys_act, "kms/keys/disable", false, "ID", "refuse every use, reading what it sealed too", NULL},
     {"keys rotate", hpl_cli_keys_act, "kms/keys/rotate", false, "ID", "wrap under a new version from now on; older ones still unwrap", NULL},
     {"keys rotation", hpl_cli_keys_rotation, NULL, false, "[--days N] [--wraps N] | --off ID", "let it rotate by itself, by age or by number of wraps", NULL},
+    {"keys caching", hpl_cli_keys_caching, NULL, false, "[--decrypt-seconds N] [--bucket-key] [--outage-seconds N] ... | --off ID", "let its data keys be kept for a while",
+     "  --decrypt-seconds N  keep unwrapped data keys for 1 to 60 s, --decrypt-uses N (1 to 1000) times each\n"
+     "  --bucket-key         one key of the backend's for many objects of a bucket: --bucket-minutes N (1 to 15), --bucket-objects N\n"
+     "  --outage-seconds N   serve what is kept for so long while the backend is away; without it every use fails closed\n"
+     "All of it is set anew each time: what is not said is off. A bucket key that leaks opens its objects, and rewrapping does not mend that."},
     {"keys policy get", hpl_cli_keys_policy_get, NULL, false, "ID", "who may use it, for what, with which context", NULL},
     {"keys policy set", hpl_cli_keys_policy_set, NULL, false, "ID FILE|-", "replace its policy",
      "FILE holds what 'keys policy get' prints: {\"grants\": [{\"principals\": [\"role:objects\"], \"operations\": [\"*\"]}]}; docs/admin-api.md, \"A key's policy\".\n"
@@ -47,6 +52,16 @@ static const struct hpl_command commands[] = {
     {"data-key", hpl_cli_data_key, NULL, false, "[--key ID] [--spec AES_256|AES_128] [--count N] [--context N=V]...", "make new ones, in the clear and wrapped",
      CONTEXT_HELP},
     {"decrypt", hpl_cli_decrypt, NULL, false, "[--context N=V]... BLOB|-", "unwrap one", NULL},
+    {"rewrap", hpl_cli_rewrap, NULL, false, "[--key ID] [--context N=V]... BLOB|-", "the same one under its key's current version, or another key",
+     "Nothing of it is shown in the clear; BLOB goes on opening. The context must be the one that it was made with.\n"
+     "A blob of a keystore that was active before comes under the key of the same id in the active one."},
+
+    {.help = "Keystores"},
+    {"backends", hpl_cli_backends, NULL, false, "", "every keystore that was attached, and what depends on it", NULL},
+    {"backends detach", hpl_cli_backends_detach, NULL, false, "[--confirm-external] INSTANCE", "forget a former one",
+     "Refused for the active one, and while objects need it. Data keys given out over the API cannot be counted: --confirm-external says\n"
+     "that none is needed any more. Its keys stay where they are; configured again, it is attached again."},
+    {"explain", hpl_cli_explain, NULL, false, "[--context N=V]... BLOB|-|s3://BUCKET/KEY", "where it comes from, whether it opens now, and if not why", NULL},
 
     {.help = "Files"},
     {"seal", hpl_cli_seal, NULL, true, "[--key ID|--key-file F] [--context N=V]... [--force] [-o OUT] FILE|-", "seal a file, to FILE.hpl unless said",
@@ -107,12 +122,19 @@ static int words_matched(const char *name, int argc, char **argv)
     return 0;
 }
 
+/* The row with the most words that are there. */
 static const struct hpl_command *find_command(int argc, char **argv, int *num_words)
 {
-    for (size_t i = 0; i < HPL_COUNT(commands); i++)
-        if (commands[i].run && (*num_words = words_matched(commands[i].name, argc, argv)) > 0)
-            return &commands[i];
-    return NULL;
+    const struct hpl_command *found = NULL;
+    *num_words = 0;
+    for (size_t i = 0; i < HPL_COUNT(commands); i++) {
+        int matched = commands[i].run ? words_matched(commands[i].name, argc, argv) : 0;
+        if (matched > *num_words) {
+            *num_words = matched;
+            found = &commands[i];
+        }
+    }
+    return found;
 }
 
 /* What follows a first word that has sub-commands, as a help for who stopped there. */

@@ -68,6 +68,11 @@ class Keys(Cli):
         self.assertFalse(self.answer("keys", "rotation", "invoices", "--off")["key_metadata"]["rotation_enabled"])
         for args in (["invoices"], ["invoices", "--days", "0"], ["invoices", "--off", "--days", "3"], ["--days", "3"]):
             self.cli("keys", "rotation", *args, wanted=2)
+        caching = self.answer("keys", "caching", "invoices", "--decrypt-seconds", "30", "--bucket-key", "--outage-seconds", "60")
+        self.assertEqual(caching["key_metadata"]["caching"]["decrypt_seconds"], 30)
+        self.assertFalse(self.answer("keys", "caching", "--off", "invoices")["key_metadata"]["caching"]["bucket_key"])
+        for args in (["invoices"], ["invoices", "--decrypt-seconds", "61"], ["invoices", "--off", "--bucket-key"]):
+            self.cli("keys", "caching", *args, wanted=2)
         for args in (["tag", "invoices"], ["tag", "invoices", "x"], ["untag", "invoices"], ["update", "invoices"]):
             self.cli("keys", *args, wanted=2)
         self.cli("keys", "disable", "invoices")
@@ -112,6 +117,55 @@ class Keys(Cli):
             self.assertEqual(self.answer("decrypt", "--context", "a=b", "-", stdin=key["ciphertext_blob"])["plaintext_key"], key["plaintext_key"])
         self.assertEqual(self.cli("data-key", "--count", "3").count("plaintext key"), 3)
         self.cli("data-key", "--count", "65", wanted=2)
+
+
+class Keystores(Cli):
+    def test_an_envelope_is_explained_and_rewrapped(self):
+        self.cli("keys", "create", "moved")
+        made = self.answer("data-key", "--key", "moved", "--context", "a=b")
+        said = self.cli("explain", "--context", "a=b", made["ciphertext_blob"])
+        self.assertRegex(said, r"opens +yes")
+        for word in ("moved", "local, active, open", "api"):
+            self.assertIn(word, said)
+        self.assertNotIn(made["plaintext_key"], said)
+        self.assertRegex(self.cli("explain", made["ciphertext_blob"]), r"opens +no: InvalidCiphertext")
+        self.cli("keys", "rotate", "moved")
+        moved = self.answer("rewrap", "--context", "a=b", "-", stdin=made["ciphertext_blob"] + "\n")
+        self.assertEqual((moved["key_id"], moved["version"]), ("moved", 2))
+        for blob in (made["ciphertext_blob"], moved["ciphertext_b64"]):
+            self.assertEqual(self.answer("decrypt", "--context", "a=b", blob)["plaintext_key"], made["plaintext_key"])
+        self.cli("keys", "create", "other")
+        self.assertIn("other", self.cli("rewrap", "--key", "other", "--context", "a=b", made["ciphertext_blob"]))
+        self.cli("rewrap", made["ciphertext_blob"], wanted=1)
+        self.cli("keys", "disable", "moved")
+        self.assertRegex(self.cli("explain", "--context", "a=b", made["ciphertext_blob"]), r"opens +no: KeyDisabled")
+
+    def test_an_object_is_explained(self):
+        s3 = self.daemon.s3()
+        s3.create_bucket(Bucket="told")
+        s3.put_object(Bucket="told", Key="a/b c", Body=b"x" * 1000, ServerSideEncryption="aws:kms")
+        s3.put_object(Bucket="told", Key="own", Body=b"x", SSECustomerAlgorithm="AES256", SSECustomerKey="k" * 32)
+        said = self.cli("explain", "s3://told/a/b c")
+        self.assertRegex(said, r"opens +yes")
+        self.assertIn("SSE-KMS", said)
+        self.assertIn("SSE-C", self.cli("explain", "s3://told/own"))
+        self.assertIn("NotFound", self.cli("explain", "s3://told/nothing", wanted=1))
+        for uri in ("s3://told", "s3://", "s3:///x"):
+            self.cli("explain", uri, wanted=2)
+
+    def test_keystores_are_listed_and_a_former_one_is_detached_when_nothing_needs_it(self):
+        blob = self.answer("data-key")["ciphertext_blob"]
+        other = self.daemon.folder / "keys-2"
+        self.cli("reconfigure", "-", stdin=json.dumps({"backend_type": "local", "key_dir": str(other)}))
+        rows = {row["state"]: row for row in self.answer("backends")["backends"]}
+        self.assertEqual(set(rows), {"active", "former"})
+        self.assertIn("former", self.cli("backends"))
+        self.assertIn("Conflict", self.cli("backends", "detach", rows["active"]["instance"], wanted=1))
+        self.cli("backends", "detach", rows["former"]["instance"], wanted=1)
+        self.cli("backends", "detach", "--confirm-external", rows["former"]["instance"])
+        self.assertIn("detached", self.cli("explain", blob))
+        for args in (["x"], ["detach"], ["detach", "a", "b"]):
+            self.cli("backends", *args, wanted=2)
 
 
 class Service(Cli):
