@@ -1,5 +1,7 @@
-/* What is set on a key once it is there: description, tags, policy, rotation, caching. Jobs; may block on a backend. */
+/* What comes to a key from outside: imported material, and what is set on it once it is there: description, tags, policy, rotation, caching. Jobs; may block on a backend. */
 #include "admin/routes.h"
+
+#include "base/codec.h"
 
 enum hpl_status hpl_admin_get_policy(const struct hpl_admin_request *request, json_t **answer)
 {
@@ -86,4 +88,29 @@ enum hpl_status hpl_admin_put_caching(const struct hpl_admin_request *request, j
     HPL_TRY(hpl_admin_key_id(request, key_id));
     HPL_TRY(hpl_kms_set_caching(request->admin->kms, request->call, key_id, request->body, &metadata));
     return hpl_admin_metadata(metadata, answer);
+}
+
+enum hpl_status hpl_admin_import_parameters(const struct hpl_admin_request *request, json_t **answer)
+{
+    return hpl_kms_import_parameters(request->admin->kms, request->call, answer);
+}
+
+enum hpl_status hpl_admin_import_key(const struct hpl_admin_request *request, json_t **answer)
+{
+    char key_id[HPL_KEY_ID_MAX + 1];
+    const char *text = NULL;
+    struct hpl_buf encrypted = {0};
+    json_t *metadata = NULL;
+    struct hpl_key_create create = {.key_id = key_id, .created_by = request->access_key};
+    HPL_TRY(hpl_admin_key_id(request, key_id));
+    HPL_TRY(hpl_json_str(request->call, request->body, "description", &create.description));
+    HPL_TRY(hpl_json_member(request->call, request->body, "tags", &create.tags));
+    HPL_TRY(hpl_json_str(request->call, request->body, "encrypted_key_material", &text));
+    if (!text)
+        return hpl_fail(request->call, HPL_INVALID_REQUEST, "'encrypted_key_material' is missing");
+    enum hpl_status status = hpl_base64_decode(&encrypted, text, strlen(text))
+                                 ? hpl_kms_import_key(request->admin->kms, request->call, &create, hpl_buf_bytes(&encrypted), &metadata)
+                                 : hpl_fail(request->call, HPL_INVALID_REQUEST, "'encrypted_key_material' is not valid Base64");
+    hpl_buf_wipe(&encrypted);
+    return status == HPL_OK ? hpl_admin_metadata(metadata, answer) : status;
 }

@@ -29,6 +29,8 @@ static const struct hpl_admin_route routes[] = {
     {"POST", "kms/keys/update-description", "kms:UpdateKeyDescription", false, 200, hpl_admin_update_description},
     {"POST", "kms/keys/tag", "kms:TagResource", false, 200, hpl_admin_tag_key},
     {"POST", "kms/keys/untag", "kms:UntagResource", false, 200, hpl_admin_untag_key},
+    {"GET", "kms/keys/import-parameters", "kms:ImportKey", true, 200, hpl_admin_import_parameters},
+    {"POST", "kms/keys/import", "kms:ImportKey", true, 200, hpl_admin_import_key},
     {"GET", "kms/keys/*", "kms:DescribeKey", false, 200, hpl_admin_describe_key},
 
     {"POST", "kms/key/create", "kms:CreateKey", false, 200, hpl_admin_named_create},

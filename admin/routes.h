@@ -51,7 +51,7 @@ hpl_admin_run_fn hpl_admin_configure, hpl_admin_reconfigure, hpl_admin_start, hp
     hpl_admin_clear_cache;
 hpl_admin_run_fn hpl_admin_create_key, hpl_admin_list_keys, hpl_admin_describe_key, hpl_admin_delete_key, hpl_admin_cancel_deletion,
     hpl_admin_enable_key, hpl_admin_disable_key, hpl_admin_rotate_key, hpl_admin_describe_key_of_query, hpl_admin_get_policy, hpl_admin_put_policy, hpl_admin_put_caching,
-    hpl_admin_update_description, hpl_admin_tag_key, hpl_admin_untag_key, hpl_admin_put_rotation;
+    hpl_admin_update_description, hpl_admin_tag_key, hpl_admin_untag_key, hpl_admin_put_rotation, hpl_admin_import_parameters, hpl_admin_import_key;
 hpl_admin_run_fn hpl_admin_named_create, hpl_admin_named_status, hpl_admin_named_list, hpl_admin_named_enable,
     hpl_admin_named_disable, hpl_admin_named_rotate;
 hpl_admin_run_fn hpl_admin_generate, hpl_admin_generate_many, hpl_admin_decrypt;

@@ -118,6 +118,7 @@ static const cyaml_schema_field_t fields[] = {
     CYAML_FIELD_SEQUENCE_COUNT("credentials", CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL, struct hpl_config, credentials, num_credentials, &credential_schema, 0, 256),
     CYAML_FIELD_MAPPING_PTR("kms", CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL, struct hpl_config, kms, kms_fields),
     CYAML_FIELD_BOOL("allow_unlocked_memory", CYAML_FLAG_OPTIONAL, struct hpl_config, allow_unlocked_memory),
+    CYAML_FIELD_BOOL("allow_import", CYAML_FLAG_OPTIONAL, struct hpl_config, allow_import),
     CYAML_FIELD_BOOL("allow_immediate_deletion", CYAML_FLAG_OPTIONAL, struct hpl_config, allow_immediate_deletion),
     CYAML_FIELD_UINT("workers", CYAML_FLAG_OPTIONAL, struct hpl_config, workers),
     CYAML_FIELD_UINT("secret_kib", CYAML_FLAG_OPTIONAL, struct hpl_config, secret_kib),

@@ -63,6 +63,7 @@ struct hpl_config {
     unsigned num_credentials;
     struct hpl_config_kms *kms;
     bool allow_unlocked_memory;
+    bool allow_import;             /* keys may be imported over the admin API */
     bool allow_immediate_deletion; /* keys may be destroyed without the 7 to 30 days */
     unsigned workers;            /* 0: one a core */
     unsigned secret_kib;         /* locked memory for keys; 0: 2048 */

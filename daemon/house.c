@@ -111,7 +111,7 @@ static enum hpl_status open_kms(struct hpl_call *call, struct hpl_house *house, 
     house->env.root = house->root;
     house->env.catalog = house->catalog;
     const struct hpl_kms_options options = {.backends = hpl_backends(), .env = &house->env, .catalog = house->catalog,
-                                            .allow_immediate_deletion = house->config->allow_immediate_deletion};
+                                            .allow_immediate_deletion = house->config->allow_immediate_deletion, .allow_import = house->config->allow_import};
     return hpl_kms_open(call, &house->kms, &options);
 }
 

@@ -158,6 +158,8 @@ static enum hpl_status set_rotation(struct hpl_call *call, struct hpl_attachment
     (void)attachment;
     HPL_TRY(check_alive(call, record));
     bool is_wanted = rotation->period_days || rotation->max_wraps;
+    if (is_wanted && record->is_imported)
+        return hpl_fail(call, HPL_CONFLICT, "the material of '%.80s' was imported and does not rotate by itself", record->key_id);
     return replace(&record->rotation, is_wanted ? json_pack("{s:I, s:I}", "period_days", (json_int_t)rotation->period_days, "max_wraps",
                                                             (json_int_t)rotation->max_wraps)
                                                 : json_null());

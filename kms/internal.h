@@ -31,6 +31,7 @@ struct hpl_kms {
         char why[240];
     } refused;
     struct hpl_kms_shared shared; /* has locks of its own */
+    struct hpl_importer *importer; /* has a lock of its own */
     hpl_census_fn census;
     void *census_arg;
 };
@@ -73,6 +74,13 @@ bool hpl_kms_is_lost(struct hpl_attachment *attachment);
 
 /* Makes a key on this attachment. */
 enum hpl_status hpl_kms_make_key(struct hpl_call *call, struct hpl_attachment *attachment, const struct hpl_key_create *create, struct hpl_key_record *record) HPL_MUST_USE;
+
+/* Imports the material as the record's version; HPL_NOT_IMPLEMENTED where the backend takes none. */
+enum hpl_status hpl_kms_import_version(struct hpl_call *call, struct hpl_attachment *attachment, const struct hpl_key_record *record,
+                                       const struct hpl_secret *material) HPL_MUST_USE;
+/* NULL when memory is out. */
+struct hpl_importer *hpl_importer_new(void);
+void hpl_importer_free(struct hpl_importer *importer);
 
 enum hpl_status hpl_key_check_description(struct hpl_call *call, const char *description) HPL_MUST_USE;
 enum hpl_status hpl_key_check_tags(struct hpl_call *call, const json_t *tags) HPL_MUST_USE;

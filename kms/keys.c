@@ -68,7 +68,7 @@ static enum hpl_status claim_record(struct hpl_call *call, struct hpl_attachment
         return hpl_fail(call, HPL_KEY_EXISTS, "a key '%.80s' exists", key_id);
     if (hpl_record_init(record, create, key_id) != HPL_OK)
         return hpl_fail(call, HPL_INVALID_REQUEST, "the description, tags or creator are not valid UTF-8");
-    if (status == HPL_OK && old.state == HPL_STATE_CREATING)
+    if (status == HPL_OK && old.state == HPL_STATE_CREATING && old.is_imported == record->is_imported)
         memcpy(record->uid, old.uid, sizeof record->uid);
     if (status == HPL_OK && old.state == HPL_STATE_GONE) {
         hpl_hex_encode(former, old.uid, sizeof old.uid);
@@ -94,7 +94,7 @@ enum hpl_status hpl_kms_make_key(struct hpl_call *call, struct hpl_attachment *a
     HPL_TRY(hpl_kms_check_key_id(call, key_id));
     HPL_TRY(check_create(call, create));
     HPL_TRY(claim_record(call, attachment, create, key_id, record, &revision));
-    HPL_TRY(hpl_kms_create_version(call, attachment, record));
+    HPL_TRY(create->material ? hpl_kms_import_version(call, attachment, record, create->material) : hpl_kms_create_version(call, attachment, record));
     HPL_TRY(try_key(call, attachment, record));
     record->state = HPL_STATE_ENABLED;
     HPL_TRY(hpl_attachment_put(call, attachment, record, revision));
@@ -383,6 +383,8 @@ static enum hpl_status rotate(struct hpl_call *call, struct hpl_attachment *atta
 {
     (void)unused;
     HPL_TRY(hpl_record_usable(call, record));
+    if (record->is_imported)
+        return hpl_fail(call, HPL_CONFLICT, "the material of '%.80s' was imported: import a new key and rewrap to it", record->key_id);
     HPL_TRY(hpl_record_next_version(record, hpl_clock_unix_ms()));
     HPL_TRY(hpl_kms_create_version(call, attachment, record));
     return try_key(call, attachment, record);

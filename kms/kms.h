@@ -38,6 +38,7 @@ struct hpl_kms_options {
     const struct hpl_backend_env *env;         /* the same */
     struct hpl_catalog *catalog;
     bool allow_immediate_deletion; /* hpl_kms_destroy_key may be asked */
+    bool allow_import;             /* hpl_kms_import_key may be asked */
 };
 
 /* Loads the persisted configuration; starts the service again when it was running before (a failure to is logged and shown in
@@ -73,8 +74,16 @@ struct hpl_key_create {
     const char *key_id, *description, *usage; /* usage NULL or ENCRYPT_DECRYPT */
     const json_t *tags;
     const char *created_by;
+    const struct hpl_secret *material; /* to be imported, 32 bytes; NULL: the backend makes it */
 };
 enum hpl_status hpl_kms_create_key(struct hpl_kms *kms, struct hpl_call *call, const struct hpl_key_create *create,
+                                   json_t **metadata) HPL_MUST_USE;
+/* Keys whose material comes from outside. parameters: {public_key (DER in Base64), wrapping_key_spec, wrapping_algorithm,
+ * parameters_valid_to}, of an RSA-3072 key that lives in memory for an hour at most. import: a new key (create->key_id must be there) whose 32 bytes come
+ * encrypted to that key with OAEP (SHA-256, MGF1 with SHA-256). HPL_ACCESS_DENIED where the options do not allow it, HPL_NOT_IMPLEMENTED where the backend
+ * cannot, HPL_INVALID_CIPHERTEXT, HPL_KEY_EXISTS. */
+enum hpl_status hpl_kms_import_parameters(struct hpl_kms *kms, struct hpl_call *call, json_t **answer) HPL_MUST_USE;
+enum hpl_status hpl_kms_import_key(struct hpl_kms *kms, struct hpl_call *call, const struct hpl_key_create *create, struct hpl_bytes encrypted,
                                    json_t **metadata) HPL_MUST_USE;
 /* The state "Unavailable": the keystore does not find the material (it is asked, by a wrap of nothing). */
 enum hpl_status hpl_kms_describe_key(struct hpl_kms *kms, struct hpl_call *call, const char *key_id, json_t **metadata) HPL_MUST_USE;

@@ -19,7 +19,7 @@ static const struct { const char *kept, *shown; } states[] = {
 
 enum hpl_status hpl_record_init(struct hpl_key_record *record, const struct hpl_key_create *create, const char *key_id)
 {
-    *record = (struct hpl_key_record){.state = HPL_STATE_CREATING, .version = 1, .created_ms = hpl_clock_unix_ms()};
+    *record = (struct hpl_key_record){.state = HPL_STATE_CREATING, .version = 1, .created_ms = hpl_clock_unix_ms(), .is_imported = create->material != NULL};
     hpl_uuid_new(record->uid);
     memcpy(record->key_id, key_id, strlen(key_id) + 1);
     record->description = create->description ? json_string(create->description) : json_null();
@@ -111,6 +111,8 @@ enum hpl_status hpl_record_encode(const struct hpl_key_record *record, struct hp
     if (!value || !put_optional(value, "policy", record->policy) || !put_optional(value, "rotation", record->rotation) ||
         !put_optional(value, "versions", record->versions))
         return HPL_NO_MEMORY;
+    if (record->is_imported && json_object_set_new(value, "imported", json_true()) != 0)
+        return HPL_NO_MEMORY;
     if (hpl_caching_bound_ns(&record->caching) && json_object_set_new(value, "caching", hpl_caching_json(&record->caching)) != 0)
         return HPL_NO_MEMORY;
     return hpl_json_put(out, value);
@@ -161,6 +163,7 @@ enum hpl_status hpl_record_decode(struct hpl_call *call, struct hpl_bytes bytes,
     out->created_by = take(value, "created_by");
     out->former_uids = take(value, "former_uids");
     out->policy = take(value, "policy");
+    out->is_imported = json_is_true(json_object_get(value, "imported"));
     out->rotation = take(value, "rotation");
     out->versions = take(value, "versions");
     return HPL_OK;
@@ -268,7 +271,7 @@ json_t *hpl_record_metadata(const struct hpl_key_record *record)
         json_pack("{s:s, s:O, s:b, s:s, s:s, s:s, s:o, s:o, s:o, s:s, s:s, s:O, s:I, s:O, s:o, s:b}", "key_id", record->key_id, "description",
                   record->description, "enabled", record->state == HPL_STATE_ENABLED, "key_state", states[record->state].shown, "key_usage",
                   "ENCRYPT_DECRYPT", "algorithm", "AES-256", "creation_date", time_json(record->created_ms), "rotation_date",
-                  time_json(record->rotated_ms), "deletion_date", time_json(record->deletion_ms), "origin", "HARDPLATE_KMS",
+                  time_json(record->rotated_ms), "deletion_date", time_json(record->deletion_ms), "origin", record->is_imported ? "EXTERNAL" : "HARDPLATE_KMS",
                   "key_manager", "HARDPLATE", "tags", record->tags, "current_version", (json_int_t)record->version, "created_by", record->created_by,
                   "versions", versions_json(record), "has_policy", json_is_object(record->policy));
     if (metadata) {

@@ -24,6 +24,7 @@ struct hpl_key_record {
     json_t *versions;          /* owned: when each version was made, from version 1 on, in ms; shorter, or 0, where nobody noted it */
     json_t *rotation;          /* owned: {"period_days", "max_wraps"}, 0 where it is no reason; JSON null: only when somebody asks */
     json_t *policy;            /* owned: who may use it (kms/policy.h); JSON null: the account's rules alone decide */
+    bool is_imported;          /* its material came from outside */
     struct hpl_key_caching caching;
     struct hpl_record_holder *holder; /* whose the JSON in it is; NULL: its own */
 };

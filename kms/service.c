@@ -584,7 +584,8 @@ enum hpl_status hpl_kms_open(struct hpl_call *call, struct hpl_kms **out, const 
     pthread_mutex_init(&kms->opening, NULL);
     pthread_mutex_init(&kms->lock, NULL);
     hpl_kms_shared_init(&kms->shared);
-    enum hpl_status status = load(call, kms, &was_running);
+    kms->importer = hpl_importer_new();
+    enum hpl_status status = kms->importer ? load(call, kms, &was_running) : HPL_NO_MEMORY;
     if (status != HPL_OK) {
         hpl_kms_close(kms);
         return status;
@@ -609,6 +610,7 @@ void hpl_kms_close(struct hpl_kms *kms)
         return;
     set_active(kms, NULL, HPL_KMS_CONFIGURED);
     hpl_kms_shared_wipe(&kms->shared);
+    hpl_importer_free(kms->importer);
     json_decref(kms->config);
     pthread_mutex_destroy(&kms->changing);
     pthread_mutex_destroy(&kms->opening);

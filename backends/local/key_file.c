@@ -148,16 +148,15 @@ static void version_info(struct hpl_buf *info, const struct hpl_key_file *file, 
     hpl_buf_put_u32(info, number);
 }
 
-enum hpl_status hpl_key_file_add(struct hpl_call *call, struct hpl_key_file *file, const struct hpl_secret *root, uint32_t number)
+enum hpl_status hpl_key_file_add_given(struct hpl_call *call, struct hpl_key_file *file, const struct hpl_secret *root, uint32_t number,
+                                       const struct hpl_secret *material)
 {
     struct hpl_buf info = {0};
-    struct hpl_secret *HPL_SECRET_AUTO material = hpl_secret_random(HPL_LOCAL_KEY_LEN);
-    if (find(file, number))
-        return HPL_OK;
+    HPL_CHECK(material->len == HPL_LOCAL_KEY_LEN && !find(file, number));
     if (file->num_versions == MAX_VERSIONS)
         return hpl_fail(call, HPL_CONFLICT, "the key has %u versions; make a new key", MAX_VERSIONS);
     struct hpl_local_version *grown = realloc(file->versions, (file->num_versions + 1u) * sizeof *grown);
-    if (!material || !grown)
+    if (!grown)
         return hpl_fail(call, HPL_NO_MEMORY, "out of memory");
     file->versions = grown;
     struct hpl_local_version *version = &grown[file->num_versions];
@@ -170,6 +169,16 @@ enum hpl_status hpl_key_file_add(struct hpl_call *call, struct hpl_key_file *fil
         return hpl_fail(call, HPL_INTERNAL, "sealing new key material failed");
     file->num_versions++;
     return HPL_OK;
+}
+
+enum hpl_status hpl_key_file_add(struct hpl_call *call, struct hpl_key_file *file, const struct hpl_secret *root, uint32_t number)
+{
+    if (find(file, number))
+        return HPL_OK;
+    struct hpl_secret *HPL_SECRET_AUTO material = hpl_secret_random(HPL_LOCAL_KEY_LEN);
+    if (!material)
+        return hpl_fail(call, HPL_NO_MEMORY, "the secret region is full");
+    return hpl_key_file_add_given(call, file, root, number, material);
 }
 
 enum hpl_status hpl_key_file_material(struct hpl_call *call, const struct hpl_key_file *file, const struct hpl_secret *root, uint32_t number,

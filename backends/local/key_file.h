@@ -28,8 +28,11 @@ enum hpl_status hpl_key_file_encode(const struct hpl_key_file *file, const struc
 /* HPL_INTEGRITY on anything encode would not have written under this root secret. */
 enum hpl_status hpl_key_file_decode(struct hpl_call *call, struct hpl_bytes bytes, const struct hpl_secret *root, struct hpl_key_file *out) HPL_MUST_USE;
 
-/* New material of a version, sealed into the file. */
+/* New material of a version, sealed into the file; a version that is there stays. */
 enum hpl_status hpl_key_file_add(struct hpl_call *call, struct hpl_key_file *file, const struct hpl_secret *root, uint32_t number) HPL_MUST_USE;
+/* Given material of HPL_LOCAL_KEY_LEN bytes as a version that is not there. */
+enum hpl_status hpl_key_file_add_given(struct hpl_call *call, struct hpl_key_file *file, const struct hpl_secret *root, uint32_t number,
+                                       const struct hpl_secret *material) HPL_MUST_USE;
 /* The material. HPL_KEY_UNAVAILABLE when the version is not there, HPL_INTEGRITY when it does not open. */
 enum hpl_status hpl_key_file_material(struct hpl_call *call, const struct hpl_key_file *file, const struct hpl_secret *root, uint32_t number,
                                       struct hpl_secret **out) HPL_MUST_USE;

@@ -356,13 +356,18 @@ static enum hpl_status file_of(struct hpl_call *call, struct local *local, const
     return HPL_OK;
 }
 
-static enum hpl_status add_version(struct hpl_keystore *keystore, struct hpl_call *call, const uint8_t *uid, uint32_t version)
+/* given: NULL makes new material where the version is not there yet. Under changing. */
+static enum hpl_status add_version(struct hpl_keystore *keystore, struct hpl_call *call, const uint8_t *uid, uint32_t version, const struct hpl_secret *given)
 {
     struct local *local = local_of(keystore);
     char name[NAME_LEN + 5];
     struct hpl_key_file file;
     enum hpl_status status = file_of(call, local, uid, name, &file);
-    if (status == HPL_OK)
+    if (status == HPL_OK && given) {
+        forget_material(local, uid, version);
+        hpl_key_file_remove(&file, version);
+        status = hpl_key_file_add_given(call, &file, local->root, version, given);
+    } else if (status == HPL_OK)
         status = hpl_key_file_add(call, &file, local->root, version);
     if (status == HPL_OK)
         status = write_file(call, local, name, &file);
@@ -397,7 +402,18 @@ static enum hpl_status remove_version(struct hpl_keystore *keystore, struct hpl_
 static enum hpl_status change_versions(struct hpl_keystore *keystore, struct hpl_call *call, const uint8_t *uid, uint32_t version, bool is_add)
 {
     HPL_TRY(begin_change(call, local_of(keystore)));
-    enum hpl_status status = is_add ? add_version(keystore, call, uid, version) : remove_version(keystore, call, uid, version);
+    enum hpl_status status = is_add ? add_version(keystore, call, uid, version, NULL) : remove_version(keystore, call, uid, version);
+    end_change(local_of(keystore));
+    return status;
+}
+
+static enum hpl_status import_version(struct hpl_keystore *keystore, struct hpl_call *call, const uint8_t uid[static HPL_KEY_UID_LEN], uint32_t version,
+                                      const struct hpl_secret *material)
+{
+    if (material->len != HPL_LOCAL_KEY_LEN)
+        return hpl_fail(call, HPL_INVALID_REQUEST, "imported material must have %u bytes", HPL_LOCAL_KEY_LEN);
+    HPL_TRY(begin_change(call, local_of(keystore)));
+    enum hpl_status status = add_version(keystore, call, uid, version, material);
     end_change(local_of(keystore));
     return status;
 }
@@ -607,7 +623,7 @@ static json_t *describe(struct hpl_keystore *keystore)
 static const struct hpl_keystore_ops ops = {
     .size = sizeof(struct hpl_keystore_ops), .name = "local", .is_quick = true, .close = close_store, .probe = probe, .create_version = create_version,
     .destroy_version = destroy_version, .mechanism = mechanism, .wrap = wrap, .unwrap = unwrap, .record_get = record_get,
-    .record_put = record_put, .record_list = record_list, .describe = describe,
+    .record_put = record_put, .record_list = record_list, .describe = describe, .import_version = import_version,
 };
 
 /* --- opening ------------------------------------------------------------------------------------------------------------- */

@@ -2,9 +2,14 @@
 #include "tests/unit/kms_house.h"
 
 #include <pthread.h>
+#include <openssl/evp.h>
+#include <openssl/rsa.h>
+#include <openssl/x509.h>
 
+#include "backends/local/key_file.h"
 #include "backends/local/local.h"
 #include "base/clock.h"
+#include "base/codec.h"
 #include "kms/envelope.h"
 
 static void open_running(struct house *house)
@@ -680,5 +685,115 @@ HPL_TEST(an_envelope_is_explained_without_being_given_away)
     EXPECT_TEXT(text_of(json_object_get(foreign, "keystore"), "state"), "unknown");
     EXPECT_STATUS(hpl_kms_explain(house.kms, &call, hpl_bytes_str("no envelope"), NULL, &answer), HPL_INVALID_CIPHERTEXT);
     hpl_buf_wipe(&envelope);
+    close_house(&house, true);
+}
+
+/* --- imported keys ----------------------------------------------------------------------------------------------------------- */
+
+static void open_importing(struct house *house)
+{
+    struct hpl_call call = {0};
+    open_running(house);
+    hpl_kms_close(house->kms);
+    house->options.allow_import = true;
+    EXPECT_OK(hpl_kms_open(&call, &house->kms, &house->options));
+}
+
+/* The wrapping key that the service offers now. */
+static EVP_PKEY *wrapping_key(struct house *house)
+{
+    json_t *HPL_JSON_AUTO parameters = NULL;
+    struct hpl_call call = {0};
+    struct hpl_buf der = {0};
+    EXPECT_OK(hpl_kms_import_parameters(house->kms, &call, &parameters));
+    const char *text = text_of(parameters, "public_key");
+    EXPECT(hpl_base64_decode(&der, text, strlen(text)));
+    const unsigned char *at = der.data;
+    EVP_PKEY *key = d2i_PUBKEY(NULL, &at, (long)der.len);
+    EXPECT(key != NULL && EVP_PKEY_get_bits(key) == 3072);
+    hpl_buf_wipe(&der);
+    return key;
+}
+
+static void encrypt_to(EVP_PKEY *key, const EVP_MD *md, const uint8_t *material, size_t len, uint8_t out[static 384])
+{
+    size_t out_len = 384;
+    EVP_PKEY_CTX *ctx = EVP_PKEY_CTX_new(key, NULL);
+    EXPECT(ctx && EVP_PKEY_encrypt_init(ctx) == 1 && EVP_PKEY_CTX_set_rsa_padding(ctx, RSA_PKCS1_OAEP_PADDING) == 1 &&
+           EVP_PKEY_CTX_set_rsa_oaep_md(ctx, md) == 1 && EVP_PKEY_encrypt(ctx, out, &out_len, material, len) == 1 && out_len == 384);
+    EVP_PKEY_CTX_free(ctx);
+}
+
+static enum hpl_status import(struct house *house, const char *key_id, const uint8_t *encrypted, size_t len)
+{
+    json_t *HPL_JSON_AUTO metadata = NULL;
+    struct hpl_call call = {0};
+    const struct hpl_key_create wanted = {.key_id = key_id};
+    return hpl_kms_import_key(house->kms, &call, &wanted, hpl_bytes(encrypted, len), &metadata);
+}
+
+HPL_TEST(an_imported_key_wraps_under_the_material_that_was_sent)
+{
+    struct house house = {0};
+    struct hpl_buf envelope = {0};
+    struct hpl_call call = {0};
+    uint8_t material[32] = "the customer's own thirty-two b", encrypted[384];
+    open_importing(&house);
+    EVP_PKEY *key = wrapping_key(&house);
+    encrypt_to(key, EVP_sha256(), material, sizeof material, encrypted);
+    EXPECT_OK(import(&house, "k", encrypted, sizeof encrypted));
+    EXPECT_STATUS(import(&house, "k", encrypted, sizeof encrypted), HPL_KEY_EXISTS);
+    json_t *HPL_JSON_AUTO metadata = describe(&house, "k");
+    EXPECT_TEXT(text_of(metadata, "origin"), "EXTERNAL");
+    EXPECT_TEXT(text_of(metadata, "key_state"), "Enabled");
+    EXPECT_OK(generate_as(&house, NULL, NULL, HPL_PURPOSE_API, &tenant_a, &envelope));
+    json_t *rotated = NULL;
+    EXPECT_STATUS(hpl_kms_rotate(house.kms, &call, "k", &rotated), HPL_CONFLICT);
+    EXPECT_STATUS(set_rotation(&house, "k", 30, 0), HPL_CONFLICT);
+    close_house(&house, false);
+    open_house(&house);
+    EXPECT_OK(decrypt_as(&house, NULL, NULL, &tenant_a, &envelope));
+    /* The wrap is what docs/formats-envelope.md says of the material that was sent: opened here without the service. */
+    struct hpl_envelope parsed;
+    uint8_t aad[HPL_WRAP_AAD_LEN], plain[64];
+    struct hpl_secret *HPL_SECRET_AUTO own = hpl_secret_from(material, sizeof material);
+    EXPECT_OK(hpl_envelope_decode(&call, hpl_buf_bytes(&envelope), &parsed));
+    EXPECT_OK(hpl_envelope_aad(&call, &parsed, &tenant_a, aad));
+    EXPECT(hpl_local_open(own, parsed.wrapped.iv, hpl_bytes_str("hpl-local-wrap-v1"), hpl_bytes(aad, sizeof aad), parsed.wrapped.ct,
+                          parsed.wrapped.ct_len - HPL_LOCAL_TAG_LEN, plain));
+    hpl_buf_wipe(&envelope);
+    EVP_PKEY_free(key);
+    close_house(&house, true);
+}
+
+HPL_TEST(what_is_not_material_for_the_present_wrapping_key_is_one_error)
+{
+    struct house house = {0};
+    uint8_t material[33] = "material", encrypted[384];
+    json_t *answer = NULL;
+    struct hpl_call call = {0};
+    open_running(&house);
+    EXPECT_STATUS(hpl_kms_import_parameters(house.kms, &call, &answer), HPL_ACCESS_DENIED);
+    EXPECT_STATUS(import(&house, "k", encrypted, sizeof encrypted), HPL_ACCESS_DENIED);
+    close_house(&house, true);
+    house = (struct house){0};
+    open_importing(&house);
+    EVP_PKEY *key = wrapping_key(&house);
+    encrypt_to(key, EVP_sha256(), material, 31, encrypted);
+    EXPECT_STATUS(import(&house, "k", encrypted, sizeof encrypted), HPL_INVALID_CIPHERTEXT);
+    encrypt_to(key, EVP_sha256(), material, 33, encrypted);
+    EXPECT_STATUS(import(&house, "k", encrypted, sizeof encrypted), HPL_INVALID_CIPHERTEXT);
+    encrypt_to(key, EVP_sha1(), material, 32, encrypted);
+    EXPECT_STATUS(import(&house, "k", encrypted, sizeof encrypted), HPL_INVALID_CIPHERTEXT);
+    encrypt_to(key, EVP_sha256(), material, 32, encrypted);
+    EXPECT_STATUS(import(&house, "k", encrypted, sizeof encrypted - 1), HPL_INVALID_CIPHERTEXT);
+    hpl_clock_shift_ms(61ll * 60 * 1000);
+    EXPECT_STATUS(import(&house, "k", encrypted, sizeof encrypted), HPL_INVALID_CIPHERTEXT);
+    EVP_PKEY *next = wrapping_key(&house);
+    EXPECT(EVP_PKEY_eq(key, next) == 0);
+    hpl_clock_shift_ms(-61ll * 60 * 1000);
+    EXPECT_STATUS(create(&house, "k"), HPL_OK); /* nothing was left of them */
+    EVP_PKEY_free(key);
+    EVP_PKEY_free(next);
     close_house(&house, true);
 }
