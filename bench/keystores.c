@@ -13,6 +13,7 @@
 #include "catalog/catalog.h"
 
 #define CALL_MS 60000u
+#define HPL_BENCH_SLOW_MS "HPL_SLOW_TOKEN_MS"
 
 /* --- opening ---------------------------------------------------------------------------------------------------------------------------------------------- */
 
@@ -36,16 +37,20 @@ static void slow_module(char *out, size_t out_size)
 
 static enum hpl_status prepare_token(struct hpl_call *call, const struct hpl_bench_keystore_options *options, struct hpl_bench_keystore *out)
 {
+    static const char *const names[] = {HPL_BENCH_SLOW_MS};
+    static const struct hpl_tokend_option worker = {.environment = names, .num_environment = 1};
     static char slow[544];
     char text[16];
     HPL_TRY(hpl_bench_make_token(call, out->dir));
     snprintf(out->pin_source, sizeof out->pin_source, "file:%s/pin", out->dir);
     out->token = (struct hpl_token_option){.name = "main", .uri = "pkcs11:token=bench", .module = HPL_BENCH_SOFTHSM, .pin_source = out->pin_source,
                                            .max_sessions = options->sessions};
+    if (strcmp(out->name, "tokend") == 0)
+        out->env.tokend = &worker;
     if (options->latency_ms) {
         slow_module(slow, sizeof slow);
         snprintf(text, sizeof text, "%u", options->latency_ms);
-        setenv("HPL_SLOW_TOKEN_MS", text, 1);
+        setenv(HPL_BENCH_SLOW_MS, text, 1);
         out->token.module = slow;
     }
     out->env.tokens = &out->token;
@@ -71,25 +76,44 @@ static enum hpl_status make_keys(struct hpl_call *call, struct hpl_bench_keystor
     return HPL_OK;
 }
 
+/* The configure body and what has to be there for it. */
+static enum hpl_status prepare(struct hpl_call *call, const struct hpl_bench_place *place, const char *backend, const struct hpl_bench_keystore_options *options,
+                               struct hpl_bench_keystore *out, json_t **config)
+{
+    char address[64];
+    if (strcmp(backend, "local") == 0)
+        *config = json_pack("{s:s}", "backend_type", "local");
+    else if (strcmp(backend, "pkcs11") == 0) {
+        HPL_TRY(prepare_token(call, options, out));
+        *config = json_pack("{s:s, s:s}", "backend_type", "pkcs11", "token", "main");
+    } else {
+        const char *program = getenv("HPL_BENCH_OPENBAO");
+        if (!program || !*program)
+            return hpl_fail(call, HPL_UNAVAILABLE, "HPL_BENCH_OPENBAO names no program");
+        HPL_TRY(hpl_bench_start_openbao(call, place, program, &out->server));
+        snprintf(address, sizeof address, "http://127.0.0.1:%u", out->server.port);
+        *config = json_pack("{s:s, s:s, s:{s:s}, s:s}", "backend_type", "vault", "address", address, "auth_method", "token", HPL_BENCH_BAO_TOKEN, "kv_mount", "secret");
+    }
+    return HPL_OK;
+}
+
 enum hpl_status hpl_bench_keystore_open(struct hpl_call *call, const struct hpl_bench_place *place, const char *name,
                                         const struct hpl_bench_keystore_options *options, const struct hpl_secret *root, struct hpl_bench_keystore *out)
 {
     char path[192];
-    bool is_token = strcmp(name, "softhsm") == 0;
-    const struct hpl_backend *backend = find_backend(is_token ? "pkcs11" : name);
+    bool is_token = strcmp(name, "softhsm") == 0 || strcmp(name, "tokend") == 0;
+    const struct hpl_backend *backend = find_backend(is_token ? "pkcs11" : strcmp(name, "openbao") == 0 ? "vault" : name);
+    json_t *HPL_JSON_AUTO config = NULL;
     *out = (struct hpl_bench_keystore){0};
-    if (!backend)
-        return hpl_fail(call, HPL_UNAVAILABLE, "there is no backend '%s' in this build", name);
-    snprintf(out->name, sizeof out->name, "%s%s", name, is_token && options->latency_ms ? "-slow" : "");
+    HPL_CHECK(backend);
+    snprintf(out->name, sizeof out->name, "%s", name);
     HPL_CHECK(snprintf(out->dir, sizeof out->dir, "%s/keystore-%s-%zu", place->dir, out->name, options->num_keys) < (int)sizeof out->dir);
     out->env = (struct hpl_backend_env){.state_dir = out->dir, .root = root};
     HPL_TRY(hpl_file_make_dir(call, out->dir));
-    if (is_token)
-        HPL_TRY(prepare_token(call, options, out));
+    HPL_TRY(prepare(call, place, backend->name, options, out, &config));
     snprintf(path, sizeof path, "%s/catalog.db", out->dir);
     HPL_TRY(hpl_catalog_open(call, &out->catalog, path, root));
     out->env.catalog = out->catalog;
-    json_t *HPL_JSON_AUTO config = json_pack("{s:s, s:s*}", "backend_type", backend->name, "token", is_token ? "main" : NULL);
     HPL_TRY(backend->open(call, config, &out->env, &out->keystore));
     return make_keys(call, out, options->num_keys);
 }
@@ -99,6 +123,7 @@ void hpl_bench_keystore_close(struct hpl_bench_keystore *keystore)
     if (keystore->keystore)
         keystore->keystore->ops->close(keystore->keystore);
     hpl_catalog_close(keystore->catalog);
+    hpl_bench_stop(&keystore->server);
     free(keystore->uids);
     free(keystore->wrapped);
     *keystore = (struct hpl_bench_keystore){0};

@@ -13,6 +13,7 @@ struct hpl_bench_keystore {
     struct hpl_token_option token;
     struct hpl_backend_env env;
     char pin_source[192];
+    struct hpl_bench_server server; /* that it talks to, where there is one */
     size_t num_keys;
     uint8_t (*uids)[HPL_KEY_UID_LEN];
     struct hpl_wrapped *wrapped; /* a data key under each */
@@ -24,7 +25,7 @@ struct hpl_bench_keystore_options {
     unsigned latency_ms; /* that a token takes for each call with a key; 0: as it is */
 };
 
-/* name: "local" or "softhsm". HPL_UNAVAILABLE where this machine has no such thing. Close it, opened or not. */
+/* name: "local", "softhsm", "tokend" (SoftHSM in a worker process) or "openbao" (HPL_BENCH_OPENBAO). HPL_UNAVAILABLE where this machine has no such thing. Close it, opened or not. */
 enum hpl_status hpl_bench_keystore_open(struct hpl_call *call, const struct hpl_bench_place *place, const char *name,
                                         const struct hpl_bench_keystore_options *options, const struct hpl_secret *root, struct hpl_bench_keystore *out) HPL_MUST_USE;
 void hpl_bench_keystore_close(struct hpl_bench_keystore *keystore);

@@ -12,7 +12,7 @@ static void print_usage(FILE *to)
 {
     fprintf(to, "usage: hardplate-bench kms [--http | --reconfigure] [OPTION]...\n"
                 "  --http            data keys over HTTP, hardplated beside OpenBao (HPL_BENCH_OPENBAO) and KES (HPL_BENCH_KES), each the path of\n"
-                "                    its program; without it wraps and unwraps of keystores in this process\n"
+                "                    its program; without it wraps and unwraps of keystores (openbao: likewise)\n"
                 "  --reconfigure     data keys over HTTP while the backend is switched to and fro, beside the same load undisturbed\n"
                 "  --json            one JSON object instead of the table\n"
                 "  --quick           whether it runs, not how fast\n"
@@ -22,7 +22,7 @@ static void print_usage(FILE *to)
                 "  --sessions N      of the token (16)\n"
                 "  --latency-ms MS   that the token takes longer for every call with a key (0)\n"
                 "  --connections N   of the HTTP load (16)\n"
-                "  --only NAME,...   of local, softhsm, openbao, kes\n");
+                "  --only NAME,...   of local, softhsm, tokend, openbao, kes\n");
 }
 
 static bool parse_number(unsigned *out, const char *text, unsigned least, unsigned most, char terminator, const char **rest)

@@ -49,8 +49,8 @@ static void start_hardplated(const struct hpl_bench_kms_options *options, const 
     struct hpl_call call = {0};
     if (!hpl_bench_kms_wants(options, backend))
         return;
-    if (strcmp(backend, "softhsm") == 0 && access(HPL_BENCH_SOFTHSM, R_OK) != 0) {
-        fprintf(stderr, "hardplate-bench: softhsm left out: softhsm2 is not installed\n");
+    if (strcmp(backend, "local") != 0 && access(HPL_BENCH_SOFTHSM, R_OK) != 0) {
+        fprintf(stderr, "hardplate-bench: %s left out: softhsm2 is not installed\n", backend);
         return;
     }
     enum hpl_status status = hpl_bench_start_hardplated(&call, place, backend, is_tls, &servers->all[servers->count].server);
@@ -71,7 +71,7 @@ static void start_peer(const struct hpl_bench_kms_options *options, const struct
 
 static void start_all(const struct hpl_bench_kms_options *options, const struct hpl_bench_place *place, struct servers *servers)
 {
-    static const char *const backends[] = {"local", "softhsm"};
+    static const char *const backends[] = {"local", "softhsm", "tokend"};
     *servers = (struct servers){.is_good = true};
     for (size_t i = 0; i < HPL_COUNT(backends); i++)
         for (int is_tls = 0; is_tls < 2; is_tls++)

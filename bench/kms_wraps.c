@@ -4,8 +4,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#define MAX_KEYSTORES 4u
-
 struct row {
     struct hpl_bench_keystore *keystore;
     bool is_unwrap;
@@ -13,7 +11,8 @@ struct row {
     struct hpl_bench_wraps wraps;
 };
 
-static const char *const names[] = {"local", "softhsm"};
+static const char *const names[] = {"local", "softhsm", "tokend", "openbao"};
+#define NUM_KEYSTORES HPL_COUNT(names)
 
 /* What this machine has; what it has not is said. */
 static size_t open_all(const struct hpl_bench_kms_options *options, const struct hpl_bench_place *place, const struct hpl_secret *root,
@@ -80,7 +79,7 @@ static bool measure(const struct hpl_bench_kms_options *options, struct hpl_benc
 
 bool hpl_bench_kms_wraps(const struct hpl_bench_kms_options *options, const struct hpl_bench_place *place, json_t *rows)
 {
-    struct hpl_bench_keystore keystores[MAX_KEYSTORES];
+    struct hpl_bench_keystore keystores[NUM_KEYSTORES];
     struct hpl_secret *HPL_SECRET_AUTO root = hpl_secret_random(32);
     bool is_good = true;
     size_t count = open_all(options, place, root, keystores, &is_good);

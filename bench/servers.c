@@ -24,7 +24,6 @@
 #include "base/hash.h"
 
 
-#define BAO_TOKEN "bench-root-token"
 #define ACCESS_KEY "bench"
 #define READY_WITHIN_MS 30000u
 
@@ -241,7 +240,7 @@ enum hpl_status hpl_bench_start_hardplated(struct hpl_call *call, const struct h
                                            struct hpl_bench_server *server)
 {
     char program[544], tls[400] = "", config[224];
-    bool is_token = strcmp(backend, "softhsm") == 0;
+    bool is_token = strcmp(backend, "local") != 0;
     HPL_TRY(prepare(call, place, backend, is_tls, server));
     struct hpl_call quiet = {0};
     enum hpl_status token = hpl_bench_make_token(&quiet, server->dir);
@@ -249,9 +248,10 @@ enum hpl_status hpl_bench_start_hardplated(struct hpl_call *call, const struct h
         return hpl_fail(call, token, "%s", hpl_detail(&quiet, token));
     if (is_tls)
         snprintf(tls, sizeof tls, "tls:\n  certificate: %s/cert.pem\n  key: %s/key.pem\n", place->dir, place->dir);
-    HPL_TRY(write_file(call, server->dir, "config.yaml", "state_dir: %s/state\nlisten: 127.0.0.1:%u\nlog_level: warn\n%scredentials:\n  - access_key: " ACCESS_KEY
+    HPL_TRY(write_file(call, server->dir, "config.yaml", "state_dir: %s/state\nlisten: 127.0.0.1:%u\nlog_level: warn\nisolation: %s\n%scredentials:\n  - access_key: " ACCESS_KEY
                        "\n    secret_file: %s/secret\n    role: admin\ntokens:\n  - name: main\n    uri: 'pkcs11:token=bench'\n    module: " HPL_BENCH_SOFTHSM "\n"
-                       "    pin_source: file:%s/pin\n    max_sessions: 16\nkms:\n  backend_type: %s\n%s  default_key_id: bench\n", server->dir, server->port, tls,
+                       "    pin_source: file:%s/pin\n    max_sessions: 16\nkms:\n  backend_type: %s\n%s  default_key_id: bench\n", server->dir, server->port,
+                       strcmp(backend, "tokend") == 0 ? "worker" : "inprocess", tls,
                        place->dir, server->dir, is_token ? "pkcs11" : "local", is_token ? "  token: main\n" : ""));
     snprintf(config, sizeof config, "%s/config.yaml", server->dir);
     find_hardplated(program, sizeof program);
@@ -308,7 +308,7 @@ enum hpl_status hpl_bench_hardplated_request(struct hpl_call *call, const struct
 static enum hpl_status ask_openbao(struct hpl_call *call, const struct hpl_bench_server *server, const char *path, const char *body)
 {
     struct hpl_buf request = {0};
-    put_request(&request, "POST", path, "X-Vault-Token: " BAO_TOKEN "\r\n", hpl_bytes_str(body));
+    put_request(&request, "POST", path, "X-Vault-Token: " HPL_BENCH_BAO_TOKEN "\r\n", hpl_bytes_str(body));
     return expect_good(call, server, &request);
 }
 
@@ -317,7 +317,7 @@ enum hpl_status hpl_bench_start_openbao(struct hpl_call *call, const struct hpl_
     char listen[64];
     HPL_TRY(prepare(call, place, "openbao", false, server));
     snprintf(listen, sizeof listen, "-dev-listen-address=127.0.0.1:%u", server->port);
-    const char *const argv[] = {program, "server", "-dev", "-dev-no-store-token", "-dev-root-token-id=" BAO_TOKEN, listen, NULL};
+    const char *const argv[] = {program, "server", "-dev", "-dev-no-store-token", "-dev-root-token-id=" HPL_BENCH_BAO_TOKEN, listen, NULL};
     HPL_TRY(start(call, server, argv));
     for (int attempt = 0; attempt < 100; attempt++) { /* the port is there before the mounts are */
         struct hpl_call quiet = {0};
@@ -351,7 +351,7 @@ enum hpl_status hpl_bench_openbao_request(struct hpl_call *call, const struct hp
         put_bao_item(&body, number);
     }
     hpl_buf_put_str(&body, batch > 1 ? "]}" : "");
-    put_request(request, "POST", "/v1/transit/encrypt/bench", "X-Vault-Token: " BAO_TOKEN "\r\n", hpl_buf_bytes(&body));
+    put_request(request, "POST", "/v1/transit/encrypt/bench", "X-Vault-Token: " HPL_BENCH_BAO_TOKEN "\r\n", hpl_buf_bytes(&body));
     hpl_buf_wipe(&body);
     return hpl_buf_check(request);
 }

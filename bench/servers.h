@@ -7,6 +7,7 @@
 #include "bench/load.h"
 
 #define HPL_BENCH_SOFTHSM "/usr/lib/softhsm/libsofthsm2.so"
+#define HPL_BENCH_BAO_TOKEN "bench-root-token"
 #define HPL_BENCH_REQUESTS 64u /* different ones, sent in turn */
 
 /* Where all of a run's files are: certificates, keys, tokens, state. */
@@ -27,7 +28,7 @@ struct hpl_bench_server {
     SSL_CTX *tls;
 };
 
-/* Starts and waits until it answers. backend: "local" or "softhsm". */
+/* Starts and waits until it answers. backend: "local", "softhsm" or "tokend" (the token in a worker process). */
 enum hpl_status hpl_bench_start_hardplated(struct hpl_call *call, const struct hpl_bench_place *place, const char *backend, bool is_tls,
                                            struct hpl_bench_server *server) HPL_MUST_USE;
 /* program: a path; the key "bench" is there after. */
