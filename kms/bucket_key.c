@@ -23,9 +23,8 @@ bool hpl_bucket_key_is_wanted(const struct hpl_key_record *record, enum hpl_purp
     return record->caching.bucket_minutes && purpose == HPL_PURPOSE_OBJECT && len == KEY_LEN && bucket_of(context);
 }
 
-/* Key and check of one object. */
-static enum hpl_status derive(struct hpl_call *call, const struct hpl_secret *bucket_key, const uint8_t salt[static 32], const struct hpl_context *context,
-                              struct hpl_secret **key, uint8_t check[static 16])
+enum hpl_status hpl_bucket_key_derive(struct hpl_call *call, const struct hpl_secret *bucket_key, const uint8_t salt[static 32],
+                                      const struct hpl_context *context, struct hpl_secret **key, uint8_t check[static 16])
 {
     uint8_t info[sizeof INFO - 1 + HPL_WRAP_AAD_LEN];
     struct hpl_secret *HPL_SECRET_AUTO both = NULL;
@@ -131,7 +130,7 @@ enum hpl_status hpl_bucket_key_generate(struct hpl_call *call, struct hpl_attach
     if (status == HPL_OK && RAND_bytes(envelope.salt, sizeof envelope.salt) != 1)
         status = hpl_fail(call, HPL_INTERNAL, "no random numbers");
     if (status == HPL_OK)
-        status = derive(call, bucket_key, envelope.salt, context, secret, envelope.check);
+        status = hpl_bucket_key_derive(call, bucket_key, envelope.salt, context, secret, envelope.check);
     if (status == HPL_OK) {
         envelope.inner = hpl_buf_bytes(&wire);
         hpl_bucket_envelope_encode(&envelope, out);
@@ -160,7 +159,7 @@ enum hpl_status hpl_bucket_key_open(struct hpl_call *call, struct hpl_opening *o
         opening->term.uses = UINT32_MAX;
     }
     HPL_TRY(hpl_opening_run(call, opening, &bucket_key));
-    HPL_TRY(derive(call, bucket_key, envelope->salt, context, &key, check));
+    HPL_TRY(hpl_bucket_key_derive(call, bucket_key, envelope->salt, context, &key, check));
     if (!hpl_equal_secret(check, envelope->check, sizeof check))
         return hpl_fail(call, HPL_INVALID_CIPHERTEXT, "%s", hpl_status_row(HPL_INVALID_CIPHERTEXT)->text);
     *secret = key;

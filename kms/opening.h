@@ -26,6 +26,9 @@ void hpl_opening_key(struct hpl_bytes wire, const uint8_t aad[static HPL_WRAP_AA
 bool hpl_bucket_key_is_wanted(const struct hpl_key_record *record, enum hpl_purpose purpose, const struct hpl_context *context, size_t len);
 enum hpl_status hpl_bucket_key_generate(struct hpl_call *call, struct hpl_attachment *attachment, const struct hpl_key_record *record,
                                         const struct hpl_context *context, struct hpl_secret **secret, struct hpl_buf *out) HPL_MUST_USE;
+/* Key and check of one object: HKDF-SHA256(bucket key; salt; "hpl-bucket-key-v1" ‖ hash of its context), 48 bytes. */
+enum hpl_status hpl_bucket_key_derive(struct hpl_call *call, const struct hpl_secret *bucket_key, const uint8_t salt[static 32],
+                                      const struct hpl_context *context, struct hpl_secret **key, uint8_t check[static 16]) HPL_MUST_USE;
 /* opening: of the inner envelope, all but its context and term, which are set here; context: the object's whole one. */
 enum hpl_status hpl_bucket_key_open(struct hpl_call *call, struct hpl_opening *opening, const struct hpl_bucket_envelope *envelope,
                                     const struct hpl_context *context, struct hpl_secret **secret) HPL_MUST_USE;

@@ -1,5 +1,5 @@
 """Reads envelopes by docs/formats-envelope.md alone and checks tests/vectors/envelope.json. Standard library only."""
-import hashlib, json, struct, sys
+import hashlib, hmac, json, struct, sys
 
 
 def read(blob):
@@ -16,19 +16,54 @@ def read(blob):
                 iv=iv.hex(), ciphertext=rest[2:].hex())
 
 
-def aad(blob, context):
+def pairs_of(context):
     pairs = sorted((name.encode(), value.encode()) for name, value in context.items())
-    text = b"hpl-aad-v1" + blob[:34] + struct.pack(">H", len(pairs))
-    for name, value in pairs:
-        text += struct.pack(">H", len(name)) + name + struct.pack(">I", len(value)) + value
-    return hashlib.sha256(text).hexdigest()
+    return struct.pack(">H", len(pairs)) + b"".join(struct.pack(">H", len(name)) + name + struct.pack(">I", len(value)) + value for name, value in pairs)
 
 
-for vector in json.load(open(sys.argv[1], encoding="utf-8"))["vectors"]:
+def aad(blob, context):
+    return hashlib.sha256(b"hpl-aad-v1" + blob[:34] + pairs_of(context)).hexdigest()
+
+
+def read_bucket(blob):
+    """An object's key under its bucket's key: salt, check and the bucket key's own envelope."""
+    if len(blob) < 55 or blob[:5] != b"HPLB1" or struct.unpack(">H", blob[53:55])[0] != len(blob) - 55:
+        raise ValueError("not an envelope under a bucket key")
+    if read(blob[55:])["purpose"] != 2:
+        raise ValueError("what it holds is no bucket key")
+    return dict(salt=blob[5:37].hex(), check=blob[37:53].hex(), inner=blob[55:].hex())
+
+
+def derive(bucket_key, salt, context):
+    """HKDF-SHA256 (RFC 5869): 32 bytes of key, 16 of check."""
+    info = b"hpl-bucket-key-v1" + hashlib.sha256(b"hpl-context-v1" + pairs_of(context)).digest()
+    secret = hmac.digest(salt, bucket_key, "sha256")
+    first = hmac.digest(secret, info + b"\x01", "sha256")
+    return first, hmac.digest(secret, first + info + b"\x02", "sha256")[:16]
+
+
+def check_bucket(vector):
+    blob = bytes.fromhex(vector["envelope"])
+    try:
+        got = read_bucket(blob) | {"inner_aad": aad(blob[55:], {"bucket": vector["context"]["bucket"]})}
+        key, check = derive(bytes.fromhex(vector["bucket_key"]), bytes.fromhex(got["salt"]), vector["context"])
+        if check.hex() != got["check"]:
+            raise ValueError("another bucket key or another context")
+        got["key"] = key.hex()
+    except ValueError:
+        got = {"error": "InvalidCiphertext"}
+    assert got.items() <= vector.items() and got.keys() | {"name", "envelope", "context", "bucket_key"} >= vector.keys(), vector["name"]
+
+
+FILE = json.load(open(sys.argv[1], encoding="utf-8"))
+for vector in FILE["vectors"]:
     blob = bytes.fromhex(vector["envelope"])
     try:
         got = read(blob) | {"aad": aad(blob, vector.get("context", {}))}
     except ValueError:
         got = {"error": "InvalidCiphertext"}
     assert got.items() <= vector.items() and got.keys() | {"name", "envelope", "context"} >= vector.keys(), vector["name"]
+    print("agreed:", vector["name"])
+for vector in FILE["bucket_vectors"]:
+    check_bucket(vector)
     print("agreed:", vector["name"])

@@ -9,6 +9,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "kms/envelope.h"
+#include "kms/opening.h"
 
 static struct hpl_envelope sample(void)
 {
@@ -195,6 +196,49 @@ static void check_vector(const json_t *vector)
     hpl_buf_wipe(&bytes);
 }
 
+static enum hpl_status open_bucket(const json_t *vector, const struct hpl_buf *bytes, const struct hpl_context *context, struct hpl_bucket_envelope *outer,
+                                   struct hpl_secret **key)
+{
+    struct hpl_call call = {0};
+    struct hpl_envelope inner;
+    uint8_t check[16];
+    struct hpl_secret *HPL_SECRET_AUTO bucket_key = hpl_secret_new(32);
+    const char *hex = json_string_value(json_object_get(vector, "bucket_key"));
+    EXPECT(hpl_hex_decode(bucket_key->bytes, 32, hex, strlen(hex)));
+    HPL_TRY(hpl_bucket_envelope_decode(&call, hpl_buf_bytes(bytes), outer));
+    HPL_TRY(hpl_envelope_decode(&call, outer->inner, &inner));
+    if (inner.purpose != HPL_PURPOSE_BUCKET_KEY)
+        return HPL_INVALID_CIPHERTEXT;
+    HPL_TRY(hpl_bucket_key_derive(&call, bucket_key, outer->salt, context, key, check));
+    return hpl_equal_secret(check, outer->check, sizeof check) ? HPL_OK : HPL_INVALID_CIPHERTEXT;
+}
+
+static void check_bucket_vector(const json_t *vector)
+{
+    struct hpl_buf bytes = {0}, again = {0};
+    struct hpl_bucket_envelope outer;
+    struct hpl_context_pair pairs[8];
+    struct hpl_context context = {pairs, 0};
+    struct hpl_secret *HPL_SECRET_AUTO key = NULL;
+    const char *name, *hex = json_string_value(json_object_get(vector, "envelope"));
+    json_t *value;
+    EXPECT(hpl_hex_decode(hpl_buf_extend(&bytes, strlen(hex) / 2), strlen(hex) / 2, hex, strlen(hex)));
+    json_object_foreach(json_object_get(vector, "context"), name, value)
+        pairs[context.num_pairs++] = (struct hpl_context_pair){hpl_bytes_str(name), hpl_bytes_str(json_string_value(value))};
+    enum hpl_status status = open_bucket(vector, &bytes, &context, &outer, &key);
+    EXPECT_STATUS(status, json_object_get(vector, "error") ? HPL_INVALID_CIPHERTEXT : HPL_OK);
+    if (status == HPL_OK) {
+        expect_hex(vector, "salt", outer.salt, sizeof outer.salt);
+        expect_hex(vector, "check", outer.check, sizeof outer.check);
+        expect_hex(vector, "inner", outer.inner.data, outer.inner.len);
+        expect_hex(vector, "key", key->bytes, key->len);
+        hpl_bucket_envelope_encode(&outer, &again);
+        EXPECT(hpl_bytes_equal(hpl_buf_bytes(&again), hpl_buf_bytes(&bytes)));
+    }
+    hpl_buf_wipe(&bytes);
+    hpl_buf_wipe(&again);
+}
+
 HPL_TEST(the_vectors_are_read_as_they_say)
 {
     struct hpl_buf text = {0};
@@ -207,6 +251,9 @@ HPL_TEST(the_vectors_are_read_as_they_say)
     EXPECT(json_array_size(json_object_get(file, "vectors")) >= 6);
     json_array_foreach(json_object_get(file, "vectors"), i, vector)
         check_vector(vector);
+    EXPECT(json_array_size(json_object_get(file, "bucket_vectors")) >= 6);
+    json_array_foreach(json_object_get(file, "bucket_vectors"), i, vector)
+        check_bucket_vector(vector);
     hpl_buf_wipe(&text);
 }
 
