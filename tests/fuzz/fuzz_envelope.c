@@ -3,9 +3,21 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len);
 
+static void read_bucket(struct hpl_bytes bytes)
+{
+    struct hpl_bucket_envelope outer;
+    struct hpl_buf again = {0};
+    if (hpl_bucket_envelope_decode(NULL, bytes, &outer) != HPL_OK)
+        return;
+    hpl_bucket_envelope_encode(&outer, &again);
+    HPL_CHECK(hpl_bytes_equal(hpl_buf_bytes(&again), bytes));
+    hpl_buf_wipe(&again);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
 {
     struct hpl_call call = {0};
+    read_bucket(hpl_bytes(data, len));
     struct hpl_envelope envelope;
     struct hpl_buf again = {0};
     uint8_t aad[HPL_WRAP_AAD_LEN];

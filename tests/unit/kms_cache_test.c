@@ -430,6 +430,24 @@ HPL_TEST(a_bucket_key_is_of_its_bucket_and_an_object_key_of_its_whole_context)
     close_house(&house);
 }
 
+HPL_TEST(each_bucket_has_a_key_of_its_own)
+{
+    struct house house;
+    struct hpl_call call = {0};
+    struct hpl_secret *HPL_SECRET_AUTO made = NULL;
+    struct hpl_secret *HPL_SECRET_AUTO opened = NULL;
+    open_house(&house);
+    EXPECT_OK(set_caching(&house, "{\"bucket_key\":true}"));
+    int before = fake.wraps;
+    generate(&house);
+    EXPECT_OK(generate_under(&house, HPL_PURPOSE_OBJECT, &other_bucket, &made));
+    EXPECT_NUM(fake.wraps - before, 2);
+    EXPECT_OK(hpl_kms_clear_cache(house.kms, &call));
+    EXPECT_OK(decrypt_under(&house, &other_bucket, &call, &opened));
+    EXPECT_BYTES(opened->bytes, made->bytes, 32);
+    close_house(&house);
+}
+
 HPL_TEST(every_changed_byte_of_a_bucket_envelope_is_refused)
 {
     struct house house;
