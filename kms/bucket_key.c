@@ -105,6 +105,8 @@ static enum hpl_status take_or_make(struct hpl_call *call, const struct making *
     struct hpl_secret *none = NULL;
     if ((*bucket_key = hpl_secret_cache_find(&shared->buckets, making->key, wire)))
         return HPL_OK;
+    if (call && call->must_not_wait)
+        return HPL_WOULD_WAIT;
     if (!hpl_flight_begin(&shared->flights, making->key, &flight)) {
         enum hpl_status status = hpl_flight_wait(&shared->flights, flight, call, &none);
         if (status != HPL_OK && status != HPL_STALE)

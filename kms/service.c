@@ -99,6 +99,7 @@ void hpl_kms_drop_former(struct hpl_kms *kms, const uint8_t instance[static 8])
         }
     pthread_mutex_unlock(&kms->lock);
     hpl_attachment_unref(gone);
+    hpl_kms_shared_flush(&kms->shared);
 }
 
 /* It is attached already, or known not to open just now; HPL_OK without *out: it has to be opened. */

@@ -267,7 +267,7 @@ static void answer_completion(struct hpl_s3_request *request, const struct compl
         }
     hpl_xml_close(&xml, "CompleteMultipartUploadResult");
     if (completion->state.mode != HPL_MODE_SSE_C || request->sse.mode == HPL_MODE_SSE_C)
-        hpl_sse_answer(request, completion->state.mode, key_id ? key_id : "");
+        hpl_sse_answer(request, completion->state.mode, key_id ? key_id : "", hpl_buf_bytes(&completion->state.envelope));
     hpl_s3_send_xml(request, 200, &xml);
 }
 

@@ -131,7 +131,8 @@ enum hpl_status hpl_s3_create_upload(struct hpl_s3_request *request)
         hpl_xml_str(&xml, "Key", request->key);
         hpl_xml_str(&xml, "UploadId", creation.upload.id);
         hpl_xml_close(&xml, "InitiateMultipartUploadResult");
-        hpl_sse_answer(request, request->sse.mode, request->sse.key_id[0] ? request->sse.key_id : creation.upload.ref.key_id);
+        hpl_sse_answer(request, request->sse.mode, request->sse.key_id[0] ? request->sse.key_id : creation.upload.ref.key_id,
+                       hpl_buf_bytes(&creation.envelope));
         hpl_s3_send_xml(request, 200, &xml);
     }
     creation_wipe(&creation);

@@ -265,7 +265,7 @@ static void answer_head(struct hpl_s3_request *request, bool is_partial)
     if (!is_partial && mode.len == 7 && strncasecmp((const char *)mode.data, "ENABLED", 7) == 0)
         hpl_s3_sums_answer(request, &get->sums);
     hpl_pair_text(get->manifest.metadata, get->manifest.num_metadata, HPL_KEY_ID_NAME, key_id, sizeof key_id);
-    hpl_sse_answer(request, get->manifest.mode, key_id);
+    hpl_sse_answer(request, get->manifest.mode, key_id, hpl_buf_bytes(&get->object.envelope));
     answer_metadata(request);
 }
 

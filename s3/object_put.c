@@ -316,7 +316,7 @@ enum hpl_status hpl_s3_put_end(struct hpl_s3_request *request)
     hpl_s3_sums_answer(request, &text);
     if (put->object.has_ref)
         snprintf(key_id, sizeof key_id, "%s", request->sse.key_id[0] ? request->sse.key_id : put->object.ref.key_id);
-    hpl_sse_answer(request, put->mode, key_id);
+    hpl_sse_answer(request, put->mode, key_id, hpl_buf_bytes(&put->object.envelope));
     hpl_http_send_empty(request->exchange);
     return HPL_OK;
 }
@@ -409,7 +409,7 @@ enum hpl_status hpl_s3_part_end(struct hpl_s3_request *request)
     for (int kind = HPL_SUM_CRC32; kind < HPL_NUM_SUMS; kind++)
         if (text.value[kind][0])
             hpl_http_add_header(request->exchange, hpl_checksum_name(kind)->header, "%s", text.value[kind]);
-    hpl_sse_answer(request, put->mode, key_id ? key_id : "");
+    hpl_sse_answer(request, put->mode, key_id ? key_id : "", hpl_buf_bytes(&put->upload_state.envelope));
     hpl_http_send_empty(request->exchange);
     return HPL_OK;
 }

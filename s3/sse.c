@@ -115,7 +115,7 @@ enum hpl_status hpl_sse_read(struct hpl_s3_request *request)
     return HPL_OK;
 }
 
-void hpl_sse_answer(struct hpl_s3_request *request, enum hpl_seal_mode mode, const char *key_id)
+void hpl_sse_answer(struct hpl_s3_request *request, enum hpl_seal_mode mode, const char *key_id, struct hpl_bytes envelope)
 {
     struct hpl_http_exchange *exchange = request->exchange;
     if (mode == HPL_MODE_SSE_C) {
@@ -125,5 +125,7 @@ void hpl_sse_answer(struct hpl_s3_request *request, enum hpl_seal_mode mode, con
         hpl_http_add_header(exchange, PREFIX, "%s", mode == HPL_MODE_SSE_S3 ? "AES256" : "aws:kms");
         if (key_id[0])
             hpl_http_add_header(exchange, HPL_KEY_ID_NAME, "%s", key_id);
+        if (hpl_kms_is_bucket_key(envelope))
+            hpl_http_add_header(exchange, PREFIX "-bucket-key-enabled", "true");
     }
 }
