@@ -14,6 +14,7 @@
 #include "backends/backends.h"
 #include "base/file.h"
 #include "daemon/house.h"
+#include "daemon/passphrase.h"
 #include "daemon/root.h"
 #include "engine/aead.h"
 
@@ -84,12 +85,24 @@ static void check_folders(struct check *check)
     say(check, folder_is_ours(&data_call, data), "data folder", &data_call, data);
 }
 
+static void check_passphrase(struct check *check)
+{
+    struct hpl_call call = {0};
+    enum hpl_status status = hpl_passphrase_check(&call, check->config->state_dir, check->config->root->passphrase_file, &check->root);
+    bool is_new = status == HPL_NOT_FOUND && !call.detail[0];
+    say(check, is_new ? HPL_OK : status, "root secret", &call, is_new ? "from a passphrase; root.kdf will be made in the state folder" : "from a passphrase");
+}
+
 /* Reads what is there; makes nothing. */
 static void check_root(struct check *check)
 {
     char path[PATH_MAX];
     struct hpl_call call = {0};
     bool was_made;
+    if (check->config->root && check->config->root->passphrase_file) {
+        check_passphrase(check);
+        return;
+    }
     bool is_given = check->config->root && (check->config->root->file || check->config->root->credential || check->config->root->require_external);
     snprintf(path, sizeof path, "%s/root.key", check->config->state_dir);
     if (!is_given && access(path, F_OK) != 0) {

@@ -19,6 +19,7 @@ static const cyaml_schema_field_t tls_fields[] = {
 static const cyaml_schema_field_t root_fields[] = {
     OPTIONAL_STRING("file", struct hpl_config_root, file),
     OPTIONAL_STRING("credential", struct hpl_config_root, credential),
+    OPTIONAL_STRING("passphrase_file", struct hpl_config_root, passphrase_file),
     CYAML_FIELD_BOOL("require_external", CYAML_FLAG_OPTIONAL, struct hpl_config_root, require_external),
     CYAML_FIELD_END,
 };
@@ -179,8 +180,8 @@ static enum hpl_status check(struct hpl_call *call, const char *path, const stru
         return hpl_fail(call, HPL_INVALID_CONFIGURATION, "%s: tokend.watchdog_ms must be 1000 at least", path);
     if (config->state_dir[0] != '/')
         return hpl_fail(call, HPL_INVALID_CONFIGURATION, "%s: state_dir must be an absolute path", path);
-    if (config->root && config->root->file && config->root->credential)
-        return hpl_fail(call, HPL_INVALID_CONFIGURATION, "%s: root takes a file or a credential, not both", path);
+    if (config->root && !!config->root->file + !!config->root->credential + !!config->root->passphrase_file > 1)
+        return hpl_fail(call, HPL_INVALID_CONFIGURATION, "%s: root takes one of file, credential and passphrase_file", path);
     for (unsigned i = 0; i < config->num_tokens; i++)
         for (unsigned j = 0; j < i; j++)
             if (strcmp(config->tokens[i].name, config->tokens[j].name) == 0)

@@ -12,6 +12,7 @@ struct hpl_config_tls {
 struct hpl_config_root {
     char *file;            /* 32 bytes, or 64 hex digits; NULL: STATE/root.key, made when it is not there */
     char *credential;      /* a systemd credential's name, in place of file */
+    char *passphrase_file; /* in place of both: the secret comes from a passphrase, with STATE/root.kdf */
     bool require_external; /* refuse to make one */
 };
 

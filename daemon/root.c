@@ -8,6 +8,7 @@
 
 #include "base/codec.h"
 #include "base/file.h"
+#include "daemon/passphrase.h"
 
 #define ROOT_LEN 32u
 
@@ -62,8 +63,10 @@ enum hpl_status hpl_root_load(struct hpl_call *call, const struct hpl_config *co
     }
     if (config->root && config->root->file)
         return read_root(call, config->root->file, out);
+    if (config->root && config->root->passphrase_file)
+        return hpl_passphrase_root(call, config->state_dir, config->root->passphrase_file, out);
     if (config->root && config->root->require_external)
-        return hpl_fail(call, HPL_INVALID_CONFIGURATION, "root.require_external is set, but neither root.file nor root.credential is given");
+        return hpl_fail(call, HPL_INVALID_CONFIGURATION, "root.require_external is set, but none of root.file, root.credential and root.passphrase_file is given");
     snprintf(path, sizeof path, "%s/root.key", config->state_dir);
     snprintf(catalog, sizeof catalog, "%s/catalog.db", config->state_dir);
     if (access(path, F_OK) == 0)

@@ -1,11 +1,20 @@
 #!/usr/bin/env python3
 """What is set on keys, asked from outside: who may use them, and what every route answers."""
+import base64
 import json
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import tempfile
 import unittest
 
-from botocore.exceptions import ClientError
+from hardplate import BIN, Daemon
 
-from hardplate import Daemon
+import boto3
+from botocore.config import Config
+from botocore.exceptions import ClientError
 
 
 class Asking(unittest.TestCase):
@@ -215,6 +224,116 @@ class Keystores(Asking):
         s3.put_object(Bucket="plain", Key="o", Body=b"x")
         self.assertEqual(self.ok("POST", "kms/explain", {"bucket": "plain", "key": "o"})["envelope"], None)
         self.refused(404, "POST", "kms/explain", {"bucket": "plain", "key": "none"})
+
+
+class FileDaemon(Daemon):
+    """One that reads a YAML file, with an administrator and the local backend."""
+
+    def __init__(self, more):
+        self.more = more
+        super().__init__(backend="local")
+
+    def write(self, name, text):
+        (self.folder / name).write_text(text)
+        (self.folder / name).chmod(0o600)
+
+    def configure(self, listen):
+        self.write("ops.secret", "s" * 40 + "\n")
+        self.write("c.yaml", f"state_dir: {self.folder}/state\nlisten: {listen}\nkms: {{backend_type: local}}\n"
+                   f"credentials: [{{access_key: ops, secret_file: {self.folder}/ops.secret, role: admin}}]\n" + self.more.format(folder=self.folder))
+
+    def start(self, listen="127.0.0.1:0"):
+        self.configure(listen)
+        self.log = open(str(self.folder) + ".log", "ab")
+        with self.log:
+            self.process = subprocess.Popen([str(BIN / "hardplated"), "--config", str(self.folder / "c.yaml")], stdout=subprocess.PIPE, stderr=self.log)
+        line = self.process.stdout.readline().decode()
+        self.process.stdout.close()
+        found = re.search(r"http://(\S+)", line)
+        if not found:
+            raise RuntimeError("hardplated did not start:\n" + self.log_text()[-2000:])
+        self.listen = found.group(1)
+        self.endpoint = "http://" + self.listen
+        self.env = {"HARDPLATE_ACCESS_KEY": "ops", "HARDPLATE_SECRET_KEY": "s" * 40, "HARDPLATE_REGION": "us-east-1"}
+        return self
+
+
+class WhatTheFileAllows(Asking):
+    @classmethod
+    def setUpClass(cls):
+        cls.daemon = FileDaemon("allow_import: true\nallow_immediate_deletion: true\n")
+
+    def test_a_key_is_imported_as_openssl_encrypts_it(self):
+        parameters = self.ok("GET", "kms/keys/import-parameters")
+        self.assertEqual((parameters["wrapping_key_spec"], parameters["wrapping_algorithm"]), ("RSA_3072", "RSAES_OAEP_SHA_256"))
+        (self.daemon.folder / "wrapping.der").write_bytes(base64.b64decode(parameters["public_key"]))
+        sealed = subprocess.run(["openssl", "pkeyutl", "-encrypt", "-pubin", "-keyform", "DER", "-inkey", str(self.daemon.folder / "wrapping.der"), "-pkeyopt",
+                                 "rsa_padding_mode:oaep", "-pkeyopt", "rsa_oaep_md:sha256"], input=os.urandom(32), stdout=subprocess.PIPE, check=True).stdout
+        body = {"key_id": "brought", "encrypted_key_material": base64.b64encode(sealed).decode(), "description": "from outside"}
+        metadata = self.ok("POST", "kms/keys/import", body)["key_metadata"]
+        self.assertEqual((metadata["origin"], metadata["key_state"], metadata["description"]), ("EXTERNAL", "Enabled", "from outside"))
+        self.assertEqual(self.refused(409, "POST", "kms/keys/import", body)["code"], "AlreadyExists")
+        made = self.ok("POST", "kms/generate-data-key", {"key_id": "brought"})
+        self.daemon.restart()
+        self.assertEqual(self.ok("POST", "kms/decrypt", {"ciphertext_blob": made["ciphertext_blob"]})["plaintext_key"], made["plaintext_key"])
+        self.assertEqual(self.refused(400, "POST", "kms/keys/import", {**body, "key_id": "late"})["code"], "InvalidCiphertext")
+        self.assertEqual(self.refused(409, "POST", "kms/keys/rotate", {"key_id": "brought"})["code"], "Conflict")
+        for wrong in ({"encrypted_key_material": "AAAA"}, {"encrypted_key_material": "%"}, {}):
+            self.refused(400, "POST", "kms/keys/import", {"key_id": "wrong", **wrong})
+        self.refused(404, "GET", "kms/keys/wrong")
+
+    def test_a_key_that_nothing_needs_goes_at_once(self):
+        s3 = boto3.client("s3", endpoint_url=self.daemon.endpoint, region_name="us-east-1", aws_access_key_id="ops", aws_secret_access_key="s" * 40,
+                          config=Config(s3={"addressing_style": "path"}))
+        self.make("short-lived")
+        s3.create_bucket(Bucket="going")
+        s3.put_object(Bucket="going", Key="o", Body=b"x", ServerSideEncryption="aws:kms", SSEKMSKeyId="short-lived")
+        body = {"key_id": "short-lived", "force_immediate": True, "confirm_key_id": "short-lived"}
+        self.assertEqual(self.refused(409, "DELETE", "kms/keys/delete", body)["code"], "KeyStillReferenced")
+        self.assertEqual(s3.get_object(Bucket="going", Key="o")["Body"].read(), b"x")
+        s3.delete_object(Bucket="going", Key="o")
+        self.assertEqual(self.ok("DELETE", "kms/keys/delete", body)["key_metadata"]["key_state"], "Destroyed")
+        self.assertEqual(self.refused(409, "POST", "kms/generate-data-key", {"key_id": "short-lived"})["code"], "KeyDestroyed")
+
+
+class Passphrase(unittest.TestCase):
+    def refused_start(self, daemon, word):
+        daemon.stop()
+        with self.assertRaises(RuntimeError):
+            daemon.start(daemon.listen)
+        daemon.stop()
+        self.assertIn(word, daemon.log_text().splitlines()[-1])
+
+    def test_the_root_secret_comes_from_a_passphrase(self):
+        folder = tempfile.mkdtemp(prefix="hpl-passphrase-")
+        self.addCleanup(shutil.rmtree, folder, ignore_errors=True)
+        secret, kdf = pathlib.Path(folder) / "passphrase", None
+        secret.write_text("correct horse battery staple\n")
+        secret.chmod(0o400)
+        daemon = FileDaemon(f"root: {{{{passphrase_file: {secret}, require_external: true}}}}\n")
+        self.addCleanup(daemon.remove)
+        code, made, _ = daemon.admin("POST", "kms/generate-data-key", {})
+        self.assertEqual(code, 200, made)
+        kdf = daemon.folder / "state" / "root.kdf"
+        self.assertRegex(kdf.read_text(), r"^scrypt 17 8 1 [0-9a-f]{64} [0-9a-f]{32}\n$")
+        self.assertEqual(kdf.stat().st_mode & 0o777, 0o600)
+        self.assertFalse((daemon.folder / "state" / "root.key").exists())
+        daemon.restart()
+        self.assertEqual(daemon.admin("POST", "kms/decrypt", {"ciphertext_blob": made["ciphertext_blob"]})[1]["plaintext_key"], made["plaintext_key"])
+        right, kept = secret.read_text(), kdf.read_text()
+        for text, word in (("wrong horse battery staple\n", "not the one"), ("short\n", "12 to 1024")):
+            secret.chmod(0o600)
+            secret.write_text(text)
+            self.refused_start(daemon, word)
+        secret.write_text(right)
+        for text, word in (("scrypt 30 8 1 " + "00" * 32 + " " + "00" * 16 + "\n", "damaged"), (kept.replace("scrypt 17", "scrypt 16"), "not the one"), ("", "damaged")):
+            kdf.write_text(text)
+            self.refused_start(daemon, word)
+        kdf.unlink()
+        self.refused_start(daemon, "missing")
+        kdf.write_text(kept)
+        daemon.start(daemon.listen)
+        self.assertEqual(daemon.admin("POST", "kms/decrypt", {"ciphertext_blob": made["ciphertext_blob"]})[0], 200)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "backends/local/local.h"
@@ -353,6 +354,87 @@ HPL_TEST(what_a_crash_left_waiting_never_hides_the_keys_own_file)
     struct hpl_secret *HPL_SECRET_AUTO secret = hpl_secret_random(32);
     EXPECT_OK(keystore->ops->wrap(keystore, &call, uid, 2, aad, secret, &wrapped));
     EXPECT_NUM(list(keystore).whole, 1);
+    keystore->ops->close(keystore);
+    hpl_secret_free(place.root);
+}
+
+#define NUM_PROCESSES 3
+#define CHANGES 25
+
+/* What each process does: every change of the record, and every version, is its own. */
+static void race_as_process(const struct place *place, uint32_t number)
+{
+    struct hpl_keystore *keystore = open_place(place);
+    for (uint32_t done = 0; done < CHANGES;) {
+        struct hpl_call call = {0};
+        struct hpl_buf content = {0};
+        uint64_t revision;
+        uint8_t uid[HPL_KEY_UID_LEN] = "the raced key's";
+        EXPECT_OK(keystore->ops->record_get(keystore, &call, "raced", &content, &revision));
+        hpl_buf_wipe(&content);
+        enum hpl_status status = keystore->ops->record_put(keystore, &call, "raced", uid, revision, hpl_bytes_str("{}"), NULL);
+        EXPECT(status == HPL_OK || status == HPL_STALE);
+        if (status == HPL_OK)
+            EXPECT_OK(keystore->ops->create_version(keystore, &call, uid, 2 + number * CHANGES + done++));
+    }
+    keystore->ops->close(keystore);
+}
+
+/* This program again, for this test alone: a forked child has no secrets. */
+static pid_t start_process(const struct place *place, uint32_t number)
+{
+    char root[65], text[4];
+    hpl_hex_encode(root, place->root->bytes, place->root->len);
+    snprintf(text, sizeof text, "%u", number);
+    pid_t child = fork();
+    if (child == 0) {
+        setenv("HPL_RACE_DIR", place->dir, 1);
+        setenv("HPL_RACE_ROOT", root, 1);
+        setenv("HPL_RACE_NUMBER", text, 1);
+        if (!freopen("/dev/null", "w", stdout))
+            _exit(2);
+        execl("/proc/self/exe", "local_test", "processes_that_change", (char *)NULL);
+        _exit(2);
+    }
+    return child;
+}
+
+HPL_TEST(processes_that_change_one_folder_lose_no_change)
+{
+    const char *dir = getenv("HPL_RACE_DIR");
+    if (dir) {
+        struct place place = {.dir = dir, .root = hpl_secret_new(32)};
+        EXPECT(hpl_hex_decode(place.root->bytes, 32, getenv("HPL_RACE_ROOT"), 64));
+        place.env = (struct hpl_backend_env){.state_dir = dir, .root = place.root};
+        race_as_process(&place, (uint32_t)atoi(getenv("HPL_RACE_NUMBER")));
+        hpl_secret_free(place.root);
+        return;
+    }
+    struct place place = new_place();
+    struct hpl_keystore *keystore = open_place(&place);
+    struct hpl_call call = {0};
+    struct hpl_buf content = {0};
+    uint8_t uid[HPL_KEY_UID_LEN] = "the raced key's";
+    uint64_t revision;
+    pid_t children[NUM_PROCESSES];
+    EXPECT_OK(keystore->ops->record_put(keystore, &call, "raced", uid, 0, hpl_bytes_str("{}"), NULL));
+    EXPECT_OK(keystore->ops->create_version(keystore, &call, uid, 1));
+    for (uint32_t i = 0; i < NUM_PROCESSES; i++)
+        children[i] = start_process(&place, i);
+    for (size_t i = 0; i < NUM_PROCESSES; i++) {
+        int ended;
+        EXPECT_NUM(waitpid(children[i], &ended, 0), children[i]);
+        EXPECT_NUM(ended, 0);
+    }
+    EXPECT_OK(keystore->ops->record_get(keystore, &call, "raced", &content, &revision));
+    EXPECT_NUM(revision, 1 + NUM_PROCESSES * CHANGES);
+    for (uint32_t version = 1; version <= 1 + NUM_PROCESSES * CHANGES; version++) {
+        static const uint8_t aad[HPL_WRAP_AAD_LEN];
+        struct hpl_wrapped wrapped;
+        struct hpl_secret *HPL_SECRET_AUTO secret = hpl_secret_random(32);
+        EXPECT_OK(keystore->ops->wrap(keystore, &call, uid, version, aad, secret, &wrapped));
+    }
+    hpl_buf_wipe(&content);
     keystore->ops->close(keystore);
     hpl_secret_free(place.root);
 }
