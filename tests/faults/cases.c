@@ -22,13 +22,12 @@ static const struct code codes[] = {
     ROW(CKR_TEMPLATE_INCONSISTENT, CONFIG), ROW(CKR_ATTRIBUTE_READ_ONLY, CONFIG), ROW(CKR_ATTRIBUTE_SENSITIVE, CONFIG),
     ROW(CKR_ATTRIBUTE_TYPE_INVALID, CONFIG), ROW(CKR_ATTRIBUTE_VALUE_INVALID, CONFIG), ROW(CKR_FUNCTION_NOT_SUPPORTED, CONFIG),
     ROW(CKR_TOKEN_WRITE_PROTECTED, CONFIG)};
-#undef ROW
 
 #define NAME(knob, name) [SHIM_##knob] = #name,
 static const char *const functions[SHIM_NUM_FUNCTIONS] = {SHIM_FUNCTIONS(NAME)};
 #undef NAME
 static const char *const stages[] = {"work", "reconnect", "open"};
-static const char *const whens[] = {"first", "third", "every 7th", "a while"};
+static const char *const whens[] = {"first", "third", "every 7th", "a while", "half a minute", "hanging"};
 
 /* Which functions are called in a stage. */
 static const struct { enum stage stage; enum shim_where where; } places[] = {
@@ -44,13 +43,38 @@ static const struct { enum stage stage; enum shim_where where; } places[] = {
     {OPEN, SHIM_FIND_NEXT}, {OPEN, SHIM_FIND_FINAL}, {OPEN, SHIM_GET_ATTRIBUTES}, {OPEN, SHIM_ENCRYPT_INIT}, {OPEN, SHIM_ENCRYPT},
     {OPEN, SHIM_DECRYPT_INIT}, {OPEN, SHIM_DECRYPT}};
 
-size_t faults_num_cases(void)
+/* Faults that last, and calls that do not return. */
+static const enum shim_where lasting[] = {SHIM_ENCRYPT, SHIM_DECRYPT, SHIM_DECRYPT_INIT, SHIM_SIGN, SHIM_FIND, SHIM_OPEN, SHIM_INITIALIZE, SHIM_LOGIN};
+static const struct code lasting_codes[] = {ROW(CKR_DEVICE_ERROR, DEVICE), ROW(CKR_GENERAL_ERROR, DEVICE), ROW(CKR_SESSION_HANDLE_INVALID, SESSION),
+                                            ROW(CKR_USER_NOT_LOGGED_IN, LOGIN),
+                                            {"a crash", SHIM_CRASH, DEVICE}};
+static const struct code no_answer = {"no answer", CKR_OK, DEVICE};
+static const enum shim_where hanging[] = {SHIM_ENCRYPT, SHIM_DECRYPT, SHIM_SIGN, SHIM_RANDOM, SHIM_FIND, SHIM_GENERATE, SHIM_DESTROY, SHIM_CLOSE};
+#undef ROW
+
+size_t faults_num_short(void)
 {
     return HPL_COUNT(places) * HPL_COUNT(codes) * NUM_WHENS * 2;
 }
 
+size_t faults_num_cases(void)
+{
+    return faults_num_short() + HPL_COUNT(lasting) * HPL_COUNT(lasting_codes) + HPL_COUNT(hanging);
+}
+
+static struct one_case long_case(size_t index)
+{
+    size_t code = index % HPL_COUNT(lasting_codes), place = index / HPL_COUNT(lasting_codes);
+    if (place >= HPL_COUNT(lasting))
+        return (struct one_case){.where = hanging[index - HPL_COUNT(lasting) * HPL_COUNT(lasting_codes)], .stage = WORK, .code = &no_answer, .when = HANGS};
+    bool is_on_the_way_up = lasting[place] == SHIM_OPEN || lasting[place] == SHIM_INITIALIZE || lasting[place] == SHIM_LOGIN;
+    return (struct one_case){.where = lasting[place], .stage = is_on_the_way_up ? RECONNECT : WORK, .code = &lasting_codes[code], .when = FOR_LONG};
+}
+
 struct one_case faults_case(size_t index)
 {
+    if (index >= faults_num_short())
+        return long_case(index - faults_num_short());
     size_t code = index % HPL_COUNT(codes), place = index / HPL_COUNT(codes) % HPL_COUNT(places);
     size_t rest = index / HPL_COUNT(codes) / HPL_COUNT(places);
     return (struct one_case){.where = places[place].where, .stage = places[place].stage, .code = &codes[code], .when = (enum when)(rest / 2),
@@ -89,6 +113,8 @@ bool faults_may_see(const struct one_case *one, bool is_unwrap, enum hpl_status 
 {
     if (status == HPL_OK || status == HPL_KEY_UNAVAILABLE || is_of_family(one, status))
         return true;
+    if (status == HPL_TIMEOUT)
+        return one->when == HANGS;
     if (is_unwrap && status == HPL_INVALID_CIPHERTEXT)
         return is_about_ciphertext(one);
     return false;

@@ -28,7 +28,7 @@ enum stage {
 };
 
 /* How long a fault lasts. */
-enum when { FIRST, THIRD, EVERY_SEVENTH, FOR_A_WHILE, NUM_WHENS };
+enum when { FIRST, THIRD, EVERY_SEVENTH, FOR_A_WHILE, NUM_WHENS, FOR_LONG = NUM_WHENS, HANGS };
 
 struct one_case {
     enum shim_where where;
@@ -38,7 +38,8 @@ struct one_case {
     bool is_after;
 };
 
-size_t faults_num_cases(void);
+size_t faults_num_cases(void); /* of all; the last ones take half a minute each */
+size_t faults_num_short(void);
 struct one_case faults_case(size_t index);
 void faults_name(const struct one_case *one, char name[static 128]);
 /* Whether a caller may see this status of a request while the fault lasts. */
@@ -53,6 +54,7 @@ struct bench {
     uint8_t uid[HPL_KEY_UID_LEN];
     struct hpl_wrapped good;
     struct hpl_secret *secret; /* what is in good */
+    bool is_worker;
     unsigned num_records;
     uint32_t version; /* of the key that is made and destroyed */
 };

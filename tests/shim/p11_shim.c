@@ -6,6 +6,7 @@
 #include <dlfcn.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -90,6 +91,8 @@ static struct fault fault_of(enum shim_where where)
     pthread_mutex_unlock(&lock);
     for (unsigned slept = 0; slept < fault.delay_ms && shim_get(state->where) == where; slept += 5)
         usleep(5000);
+    if (fault.rv == SHIM_CRASH)
+        raise(SIGSEGV);
     return fault;
 }
 

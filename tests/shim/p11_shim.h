@@ -36,6 +36,7 @@ enum shim_iv {
 };
 
 #define SHIM_ALWAYS 0xffffffffu
+#define SHIM_CRASH 0xdeadul /* as rv: the process dies of SIGSEGV */
 
 struct shim {
     enum shim_iv iv;
