@@ -31,6 +31,9 @@ static const cyaml_schema_field_t token_fields[] = {
     NEEDED_STRING("pin_source", struct hpl_config_token, pin_source),
     CYAML_FIELD_UINT("max_sessions", CYAML_FLAG_OPTIONAL, struct hpl_config_token, max_sessions),
     OPTIONAL_STRING("init_reserved", struct hpl_config_token, init_reserved),
+    OPTIONAL_STRING("mechanism", struct hpl_config_token, mechanism),
+    OPTIONAL_STRING("iv_mode", struct hpl_config_token, iv_mode),
+    CYAML_FIELD_BOOL("accept_mode_change", CYAML_FLAG_OPTIONAL, struct hpl_config_token, accept_mode_change),
     CYAML_FIELD_END,
 };
 

@@ -17,8 +17,9 @@ struct hpl_config_root {
 };
 
 struct hpl_config_token {
-    char *name, *uri, *module, *pin_source, *init_reserved;
+    char *name, *uri, *module, *pin_source, *init_reserved, *mechanism, *iv_mode;
     unsigned max_sessions;
+    bool accept_mode_change;
 };
 
 /* What struct hpl_vault_option says. */

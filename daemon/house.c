@@ -67,7 +67,9 @@ void hpl_house_env(const struct hpl_config *config, bool is_dev, struct hpl_toke
     for (unsigned i = 0; i < config->num_tokens; i++) {
         const struct hpl_config_token *from = &config->tokens[i];
         (*tokens)[i] = (struct hpl_token_option){.name = from->name, .uri = from->uri, .module = from->module, .pin_source = from->pin_source,
-                                                 .max_sessions = from->max_sessions, .init_reserved = from->init_reserved};
+                                                 .max_sessions = from->max_sessions, .init_reserved = from->init_reserved,
+                                                 .mechanism = from->mechanism, .iv_mode = from->iv_mode,
+                                                 .accept_mode_change = from->accept_mode_change};
     }
     struct hpl_vault_option *vaults = calloc(config->num_vaults + 1, sizeof *vaults);
     HPL_CHECK(vaults);

@@ -104,6 +104,9 @@ struct hpl_token_option {
     const char *pin_source; /* "file:/path" or "credential:NAME" */
     unsigned max_sessions;  /* 0: default */
     const char *init_reserved; /* for C_Initialize, where a module wants it (NSS, YubiHSM); NULL: nothing */
+    const char *mechanism;     /* "aes-gcm", "aes-cbc-hmac", "rsa-oaep"; NULL or "auto": the first of them that the token proves */
+    const char *iv_mode;       /* of aes-gcm: "caller", "returned", "appended"; NULL or "auto": the first that is proven */
+    bool accept_mode_change;   /* the token may show another mechanism or IV mode than was pinned, and wraps in the new one from then on */
 };
 
 /* A Vault or OpenBao server as the local file names it. Files are read again at every login. Credentials from files go to its own address only. */

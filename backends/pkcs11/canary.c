@@ -11,17 +11,17 @@
 static const uint8_t song[32] = "hardplate's canary sings: alive.";
 static const uint8_t song_aad[HPL_WRAP_AAD_LEN] = "hardplate canary context, 32 b.";
 
-static void init_fixed(struct hpl_p11_key *key, const char *label, CK_KEY_TYPE type)
+static void init_fixed(struct hpl_p11_key *key, const char *label)
 {
     uint8_t digest[HPL_SHA256_LEN];
     hpl_sha256(digest, label, strlen(label));
-    hpl_p11_key_init(key, digest, label, type);
+    hpl_p11_key_init(key, digest, label);
 }
 
 void hpl_p11_canary_init(struct hpl_p11_direct *direct)
 {
-    init_fixed(&direct->canary, "hpl/canary", CKK_AES);
-    init_fixed(&direct->meta_mac, "hpl/meta-mac", CKK_GENERIC_SECRET);
+    init_fixed(&direct->meta_mac, "hpl/meta-mac");
+    direct->meta_mac.is_mac = true;
     pthread_mutex_init(&direct->canary_lock, NULL);
 }
 
@@ -31,10 +31,10 @@ enum hpl_status hpl_p11_canary_op(struct hpl_p11_op *op, void *unused)
 {
     struct hpl_p11_direct *direct = op->direct;
     struct hpl_secret *HPL_SECRET_AUTO heard = NULL;
-    CK_OBJECT_HANDLE handle;
+    CK_OBJECT_HANDLE handles[HPL_P11_NUM_KINDS];
     (void)unused;
-    HPL_TRY(hpl_p11_handle(op, &direct->canary, NULL, &handle));
-    enum hpl_status status = hpl_p11_gcm_unwrap(op, handle, song_aad, &direct->canary_answer, &heard);
+    HPL_TRY(hpl_p11_handles(op, &direct->canary, direct->tier->kinds, NULL, handles));
+    enum hpl_status status = hpl_p11_unwrap(op, &direct->canary, handles, song_aad, &direct->canary_answer, &heard);
     if (status == HPL_INVALID_CIPHERTEXT) { /* the answer is right, so it is the token; no caller's ciphertext is to be blamed */
         op->class = HPL_P11_DEVICE;
         return hpl_fail(op->call, HPL_KEY_UNAVAILABLE, "the canary of token '%s' does not open its answer", direct->token.facts.label);
@@ -83,30 +83,53 @@ bool hpl_p11_canary_is_well(struct hpl_p11_direct *direct, uint64_t generation)
 /* A known token holds the keys it held, and they are the same. */
 static enum hpl_status hold(struct hpl_p11_op *op, const struct hpl_p11_pinned *pinned)
 {
-    CK_OBJECT_HANDLE handle;
+    CK_OBJECT_HANDLE handles[HPL_P11_NUM_KINDS];
     op->direct->canary_answer = pinned->canary;
     HPL_TRY(hpl_p11_canary_op(op, NULL));
-    return hpl_p11_handle(op, &op->direct->meta_mac, NULL, &handle);
+    return hpl_p11_handles(op, &op->direct->meta_mac, 1u << HPL_P11_MAC, NULL, handles);
+}
+
+static enum hpl_status teach(struct hpl_p11_op *op, struct hpl_p11_pinned *pinned)
+{
+    struct hpl_p11_direct *direct = op->direct;
+    CK_OBJECT_HANDLE handles[HPL_P11_NUM_KINDS];
+    HPL_TRY(hpl_p11_handles(op, &direct->canary, direct->tier->kinds, NULL, handles));
+    HPL_TRY(hpl_p11_wrap(op, &direct->canary, handles, song_aad, hpl_bytes(song, sizeof song), &direct->canary_answer));
+    HPL_TRY(hpl_p11_canary_op(op, NULL));
+    pinned->mechanism = direct->tier->mechanism;
+    pinned->iv_mode = direct->iv_mode;
+    pinned->opens |= 1u << direct->tier->mechanism;
+    pinned->canary = direct->canary_answer;
+    return HPL_OK;
+}
+
+/* A known one that now works in another way, which was accepted: the same token by its MAC key, and a canary of the new kind. */
+static enum hpl_status hold_changed(struct hpl_p11_op *op, struct hpl_p11_pinned *pinned)
+{
+    CK_OBJECT_HANDLE handles[HPL_P11_NUM_KINDS];
+    HPL_TRY(hpl_p11_handles(op, &op->direct->meta_mac, 1u << HPL_P11_MAC, NULL, handles));
+    HPL_TRY(hpl_p11_create(op, &op->direct->canary));
+    return teach(op, pinned);
 }
 
 /* An unknown one gets our two keys unless another catalog gave them already. */
 static enum hpl_status take_in(struct hpl_p11_op *op, struct hpl_p11_pinned *pinned)
 {
-    struct hpl_p11_direct *direct = op->direct;
-    CK_OBJECT_HANDLE handle;
-    HPL_TRY(hpl_p11_create(op, &direct->canary));
-    HPL_TRY(hpl_p11_create(op, &direct->meta_mac));
-    HPL_TRY(hpl_p11_handle(op, &direct->canary, NULL, &handle));
-    HPL_TRY(hpl_p11_gcm_wrap(op, handle, song_aad, hpl_bytes(song, sizeof song), &direct->canary_answer));
-    HPL_TRY(hpl_p11_canary_op(op, NULL));
-    *pinned = (struct hpl_p11_pinned){.mechanism = HPL_MECH_P11_GCM, .iv_mode = direct->iv_mode, .canary = direct->canary_answer};
-    return HPL_OK;
+    *pinned = (struct hpl_p11_pinned){0};
+    HPL_TRY(hpl_p11_create(op, &op->direct->canary));
+    HPL_TRY(hpl_p11_create(op, &op->direct->meta_mac));
+    return teach(op, pinned);
 }
 
 enum hpl_status hpl_p11_settle_op(struct hpl_p11_op *op, void *arg)
 {
     struct hpl_p11_settle *settle = arg;
-    HPL_TRY(settle->is_known ? hold(op, settle->pinned) : take_in(op, settle->pinned));
-    op->direct->is_settled = true;
+    struct hpl_p11_direct *direct = op->direct;
+    bool has_canary = settle->pinned->canary.ct_len > 0;
+    if (!direct->canary.label[0])
+        init_fixed(&direct->canary, direct->tier->canary);
+    HPL_TRY(!settle->is_known ? take_in(op, settle->pinned) : has_canary ? hold(op, settle->pinned) : hold_changed(op, settle->pinned));
+    direct->base.facts.opens |= settle->pinned->opens;
+    direct->is_settled = true;
     return HPL_OK;
 }

@@ -11,8 +11,21 @@
 #define HPL_P11_SECRET_MIN 16u
 #define HPL_P11_SECRET_MAX 64u
 
-enum hpl_p11_iv_mode { HPL_P11_IV_NONE, HPL_P11_IV_CALLER, HPL_P11_IV_RETURNED, HPL_P11_IV_APPENDED, HPL_P11_NUM_IV_MODES };
-const char *hpl_p11_iv_mode_name(enum hpl_p11_iv_mode mode); /* "caller", "returned", "appended" */
+#define HPL_P11_RSA_BITS 3072u
+
+/* How a mechanism is used: who makes the IV; for RSA-OAEP, where there is none, the hash. */
+enum hpl_p11_iv_mode {
+    HPL_P11_IV_NONE,
+    HPL_P11_IV_CALLER,
+    HPL_P11_IV_RETURNED,
+    HPL_P11_IV_APPENDED,
+    HPL_P11_OAEP_SHA256,
+    HPL_P11_OAEP_SHA1,
+    HPL_P11_NUM_IV_MODES
+};
+const char *hpl_p11_iv_mode_name(enum hpl_p11_iv_mode mode); /* "caller", "returned", "appended", "sha256", "sha1" */
+const char *hpl_p11_mechanism_name(uint8_t mechanism);       /* "aes-gcm", "aes-cbc-hmac", "rsa-oaep"; "unknown" */
+uint8_t hpl_p11_mechanism_of(const char *name);              /* 0: none of these */
 
 /* Which token, and what it proved to do on a throw-away key. Fixed while the device is open: another token in its place is
  * HPL_INTEGRITY. Texts are trimmed, valid UTF-8 without control bytes. */
@@ -21,6 +34,7 @@ struct hpl_p11_facts {
     char id[40]; /* names the token in the catalog and in file names; made of the others by hpl_p11_facts_name */
     uint8_t mechanism; /* enum hpl_mechanism of new wraps */
     enum hpl_p11_iv_mode iv_mode;
+    uint32_t opens; /* a bit, 1 << mechanism, for each that it unwraps: its own and those it was settled with before */
 };
 
 /* Gives facts->id. */
@@ -48,7 +62,8 @@ void hpl_p11_ref_label(const struct hpl_p11_ref *ref, char label[static HPL_P11_
 struct hpl_p11_pinned {
     uint8_t mechanism;
     enum hpl_p11_iv_mode iv_mode;
-    struct hpl_wrapped canary; /* the canary's known answer */
+    uint32_t opens;            /* as in the facts */
+    struct hpl_wrapped canary; /* the canary's known answer; ct_len 0: of another mechanism, a new one is wanted */
 };
 
 struct hpl_p11_stat {
@@ -70,7 +85,8 @@ struct hpl_p11_device_ops {
     const char *isolation; /* "inprocess", "worker" */
     void (*close)(struct hpl_p11_device *device); /* no call may run or follow */
     /* Once, after open and before everything below. A known token (is_known) must have the keys and the canary that pinned tells
-     * of, else HPL_INTEGRITY or HPL_KEY_UNAVAILABLE; an unknown one gets them, and *pinned is filled. */
+     * of, else HPL_INTEGRITY or HPL_KEY_UNAVAILABLE; an unknown one gets them, and *pinned is filled. A known one whose mechanism
+     * changed must have the MAC key and gets a canary. pinned->opens is added to the facts'. */
     enum hpl_status (*settle)(struct hpl_p11_device *device, struct hpl_call *call, bool is_known, struct hpl_p11_pinned *pinned);
     /* The canary sings. */
     enum hpl_status (*probe)(struct hpl_p11_device *device, struct hpl_call *call);

@@ -60,9 +60,13 @@ static enum hpl_status destroy(struct hpl_p11_device *device, struct hpl_call *c
 static enum hpl_status wrap_op(struct hpl_p11_op *op, void *arg)
 {
     struct job *job = arg;
-    CK_OBJECT_HANDLE handle;
-    HPL_TRY(hpl_p11_handle(op, job->key, job->check, &handle));
-    return hpl_p11_gcm_wrap(op, handle, job->aad, job->in, job->wrapped_out);
+    const struct hpl_p11_tier *tier = op->direct->tier;
+    CK_OBJECT_HANDLE handles[HPL_P11_NUM_KINDS];
+    if (job->check && job->check->mechanism != tier->mechanism)
+        return hpl_fail(op->call, HPL_KEY_UNAVAILABLE, "%s was made for %s, and token '%s' now wraps by %s: rotate the key", job->key->label,
+                        hpl_p11_mechanism_name(job->check->mechanism), op->direct->token.facts.label, hpl_p11_mechanism_name(tier->mechanism));
+    HPL_TRY(hpl_p11_handles(op, job->key, tier->kinds, job->check, handles));
+    return hpl_p11_wrap(op, job->key, handles, job->aad, job->in, job->wrapped_out);
 }
 
 static enum hpl_status wrap(struct hpl_p11_device *device, struct hpl_call *call, const struct hpl_p11_ref *ref,
@@ -78,9 +82,9 @@ static enum hpl_status wrap(struct hpl_p11_device *device, struct hpl_call *call
 static enum hpl_status unwrap_op(struct hpl_p11_op *op, void *arg)
 {
     struct job *job = arg;
-    CK_OBJECT_HANDLE handle;
-    HPL_TRY(hpl_p11_handle(op, job->key, job->check, &handle));
-    return hpl_p11_gcm_unwrap(op, handle, job->aad, job->wrapped, job->secret_out);
+    CK_OBJECT_HANDLE handles[HPL_P11_NUM_KINDS];
+    HPL_TRY(hpl_p11_handles(op, job->key, hpl_p11_tier_of(job->wrapped->mechanism)->kinds, job->check, handles));
+    return hpl_p11_unwrap(op, job->key, handles, job->aad, job->wrapped, job->secret_out);
 }
 
 static enum hpl_status unwrap(struct hpl_p11_device *device, struct hpl_call *call, const struct hpl_p11_ref *ref,
@@ -95,11 +99,11 @@ static enum hpl_status unwrap(struct hpl_p11_device *device, struct hpl_call *ca
 static enum hpl_status mac_op(struct hpl_p11_op *op, void *arg)
 {
     struct job *job = arg;
-    CK_OBJECT_HANDLE handle;
+    CK_OBJECT_HANDLE handles[HPL_P11_NUM_KINDS];
     CK_MECHANISM mechanism = {CKM_SHA256_HMAC, NULL, 0};
     CK_ULONG len = HPL_P11_MAC_LEN;
-    HPL_TRY(hpl_p11_handle(op, &op->direct->meta_mac, NULL, &handle));
-    HPL_TRY(hpl_p11_check(op, "C_SignInit", op->fn->C_SignInit(op->handle, &mechanism, handle)));
+    HPL_TRY(hpl_p11_handles(op, &op->direct->meta_mac, 1u << HPL_P11_MAC, NULL, handles));
+    HPL_TRY(hpl_p11_check(op, "C_SignInit", op->fn->C_SignInit(op->handle, &mechanism, handles[HPL_P11_MAC])));
     HPL_TRY(hpl_p11_check(op, "C_Sign", op->fn->C_Sign(op->handle, (CK_BYTE_PTR)job->in.data, job->in.len, job->mac, &len)));
     return len == HPL_P11_MAC_LEN ? HPL_OK : hpl_fail(op->call, HPL_BACKEND, "C_Sign gave %lu bytes, not 32", (unsigned long)len);
 }
@@ -183,7 +187,7 @@ static struct hpl_p11_direct *make(const struct hpl_p11_place *place)
 static enum hpl_status negotiate_op(struct hpl_p11_op *op, void *unused)
 {
     (void)unused;
-    return hpl_p11_negotiate(op, &op->direct->iv_mode);
+    return hpl_p11_negotiate(op);
 }
 
 enum hpl_status hpl_p11_direct_open(struct hpl_call *call, const struct hpl_p11_place *place, struct hpl_p11_device **out)
@@ -200,8 +204,9 @@ enum hpl_status hpl_p11_direct_open(struct hpl_call *call, const struct hpl_p11_
         return status;
     }
     direct->base.facts = direct->token.facts;
-    direct->base.facts.mechanism = HPL_MECH_P11_GCM;
+    direct->base.facts.mechanism = direct->tier->mechanism;
     direct->base.facts.iv_mode = direct->iv_mode;
+    direct->base.facts.opens = 1u << direct->tier->mechanism;
     *out = &direct->base;
     return HPL_OK;
 }

@@ -6,15 +6,40 @@
 #include "base/codec.h"
 #include "base/hash.h"
 
-#define IV_LEN 12u
-#define IV_LEN_APPENDED 16u
+#define GCM_IV_LEN 12u
+#define BLOCK 16u
 #define TAG_LEN 16u
+
+/* What each mechanism's ciphertexts look like. */
+static const struct shape {
+    const char *name;
+    uint8_t iv_min, iv_max;
+    uint16_t ct_min, ct_max, ct_step;
+} shapes[] = {
+    [HPL_MECH_P11_GCM] = {"aes-gcm", GCM_IV_LEN, BLOCK, HPL_P11_SECRET_MIN + TAG_LEN, HPL_P11_SECRET_MAX + TAG_LEN, 1},
+    [HPL_MECH_P11_CBC_HMAC] = {"aes-cbc-hmac", BLOCK, BLOCK, 2 * BLOCK + HPL_P11_MAC_LEN, HPL_P11_SECRET_MAX + BLOCK + HPL_P11_MAC_LEN, BLOCK},
+    [HPL_MECH_P11_OAEP_HMAC] = {"rsa-oaep", BLOCK, BLOCK, HPL_P11_RSA_BITS / 8 + HPL_P11_MAC_LEN, HPL_P11_RSA_BITS / 8 + HPL_P11_MAC_LEN, 1},
+};
+
+const char *hpl_p11_mechanism_name(uint8_t mechanism)
+{
+    const char *name = mechanism < HPL_COUNT(shapes) ? shapes[mechanism].name : NULL;
+    return name ? name : "unknown";
+}
+
+uint8_t hpl_p11_mechanism_of(const char *name)
+{
+    for (uint8_t i = 0; i < HPL_COUNT(shapes); i++)
+        if (shapes[i].name && strcmp(shapes[i].name, name) == 0)
+            return i;
+    return 0;
+}
 
 const uint8_t hpl_p11_check_aad[HPL_WRAP_AAD_LEN] = "hardplate: the check of a key.";
 
 const char *hpl_p11_iv_mode_name(enum hpl_p11_iv_mode mode)
 {
-    static const char *const names[HPL_P11_NUM_IV_MODES] = {"none", "caller", "returned", "appended"};
+    static const char *const names[HPL_P11_NUM_IV_MODES] = {"none", "caller", "returned", "appended", "sha256", "sha1"};
     return names[mode];
 }
 
@@ -64,10 +89,19 @@ void hpl_p11_ref_label(const struct hpl_p11_ref *ref, char label[static HPL_P11_
     snprintf(label, HPL_P11_LABEL_MAX + 1, "hpl/%s/%u", text, ref->version);
 }
 
+/* An IV that is not 12 bytes long comes from a token that appends its own, now or before its mode was changed. */
+static bool has_shape(const struct hpl_p11_facts *facts, const struct hpl_wrapped *wrapped)
+{
+    const struct shape *shape = &shapes[wrapped->mechanism];
+    bool is_long = wrapped->mechanism == HPL_MECH_P11_GCM && wrapped->iv_len > GCM_IV_LEN;
+    bool may_be_long = facts->iv_mode == HPL_P11_IV_APPENDED || facts->opens != 1u << HPL_MECH_P11_GCM;
+    return wrapped->iv_len >= shape->iv_min && wrapped->iv_len <= shape->iv_max && wrapped->ct_len >= shape->ct_min &&
+           wrapped->ct_len <= shape->ct_max && wrapped->ct_len % shape->ct_step == 0 && (!is_long || may_be_long);
+}
+
+/* One text for all that is wrong with a ciphertext: the status's own. */
 enum hpl_status hpl_p11_screen(const struct hpl_p11_facts *facts, const struct hpl_wrapped *wrapped)
 {
-    size_t most = facts->iv_mode == HPL_P11_IV_APPENDED ? IV_LEN_APPENDED : IV_LEN;
-    bool is_well = wrapped->mechanism == HPL_MECH_P11_GCM && wrapped->iv_len >= IV_LEN && wrapped->iv_len <= most &&
-                   wrapped->ct_len >= HPL_P11_SECRET_MIN + TAG_LEN && wrapped->ct_len <= HPL_P11_SECRET_MAX + TAG_LEN;
-    return is_well ? HPL_OK : HPL_INVALID_CIPHERTEXT; /* one text for all that is wrong with a ciphertext: the status's own */
+    bool is_known = wrapped->mechanism < HPL_COUNT(shapes) && facts->opens & 1u << wrapped->mechanism;
+    return is_known && has_shape(facts, wrapped) ? HPL_OK : HPL_INVALID_CIPHERTEXT;
 }

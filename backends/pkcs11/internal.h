@@ -8,12 +8,11 @@
 #include "backends/pkcs11/cryptoki.h"
 #include <p11-kit/uri.h>
 
-#include "backends/pkcs11/device.h"
+#include "backends/pkcs11/mech.h"
 #include "backends/pkcs11/uri.h"
 
 #define HPL_P11_MAX_SESSIONS 64u
 #define HPL_P11_IV_MAX 16u
-#define HPL_P11_TAG_LEN 16u
 #define HPL_P11_RECENT_IVS 64u
 #define HPL_P11_NUM_BUCKETS 4096u
 
@@ -123,16 +122,16 @@ void hpl_p11_checkin(struct hpl_p11_op *op);
 
 /* --- the device ------------------------------------------------------------------------------------------------------------- */
 
-/* One key object: its name and the handle found for it. */
+/* One key version and the handles found for its objects. A handle is good while its epoch is the device's. */
 struct hpl_p11_key {
     struct hpl_p11_key *next;
     uint8_t id[HPL_P11_ID_LEN];
     char label[HPL_P11_LABEL_MAX + 1];
-    CK_KEY_TYPE type;
+    bool is_mac; /* hpl/meta-mac: the MAC key itself carries the name */
     pthread_mutex_t lock;
-    CK_OBJECT_HANDLE handle; /* good while epoch is the device's */
-    uint64_t epoch;
-    bool is_proven;          /* its check blob opened in this epoch */
+    CK_OBJECT_HANDLE handles[HPL_P11_NUM_KINDS];
+    uint64_t epochs[HPL_P11_NUM_KINDS];
+    bool is_proven; /* its check blob opened since the last of them was found */
 };
 
 struct hpl_p11_direct {
@@ -153,9 +152,10 @@ struct hpl_p11_direct {
     _Atomic bool is_latched;           /* an IV came twice: no more wraps */
     _Atomic bool has_failed;           /* a check blob did not open under its key: nothing more at all */
 
+    const struct hpl_p11_tier *tier;   /* of new wraps */
     enum hpl_p11_iv_mode iv_mode;
     bool is_settled;                   /* the canary's answer is known */
-    _Atomic unsigned optional_attributes; /* which of object.c's the token takes */
+    _Atomic unsigned optional_attributes; /* which of make.c's the token takes */
     struct hpl_p11_key canary, meta_mac;
     struct hpl_wrapped canary_answer;
     pthread_mutex_t canary_lock;
@@ -188,28 +188,51 @@ enum hpl_status hpl_p11_check(struct hpl_p11_op *op, const char *function, CK_RV
 /* Finds the token, opens the anchor, logs in, asks the canary. Restarts the module first when it is suspect. */
 enum hpl_status hpl_p11_connect(struct hpl_p11_direct *direct, struct hpl_call *call) HPL_MUST_USE;
 
-/* --- mech.c: AES-GCM in the token --------------------------------------------------------------------------------------------- */
+/* --- mech.c: wrapping and unwrapping, by whichever tier (mech.h) --------------------------------------------------------------- */
 
-/* Which way of giving IVs this token takes and can be trusted with, proven on a session key of its own. */
-enum hpl_status hpl_p11_negotiate(struct hpl_p11_op *op, enum hpl_p11_iv_mode *mode) HPL_MUST_USE;
-enum hpl_status hpl_p11_gcm_wrap(struct hpl_p11_op *op, CK_OBJECT_HANDLE key, const uint8_t aad[static HPL_WRAP_AAD_LEN],
-                                 struct hpl_bytes secret, struct hpl_wrapped *out) HPL_MUST_USE;
-enum hpl_status hpl_p11_gcm_unwrap(struct hpl_p11_op *op, CK_OBJECT_HANDLE key, const uint8_t aad[static HPL_WRAP_AAD_LEN],
-                                   const struct hpl_wrapped *wrapped, struct hpl_secret **out) HPL_MUST_USE;
+/* Sets the device's tier and IV mode: the first, in the order of trial, that the local file allows and the token proves. */
+enum hpl_status hpl_p11_negotiate(struct hpl_p11_op *op) HPL_MUST_USE;
+/* By the device's tier, under the objects of handles. *out is zero on failure. */
+enum hpl_status hpl_p11_wrap(struct hpl_p11_op *op, const struct hpl_p11_key *key, const CK_OBJECT_HANDLE handles[static HPL_P11_NUM_KINDS],
+                             const uint8_t aad[static HPL_WRAP_AAD_LEN], struct hpl_bytes secret, struct hpl_wrapped *out) HPL_MUST_USE;
+/* By the tier that wrapped names. */
+enum hpl_status hpl_p11_unwrap(struct hpl_p11_op *op, const struct hpl_p11_key *key, const CK_OBJECT_HANDLE handles[static HPL_P11_NUM_KINDS],
+                               const uint8_t aad[static HPL_WRAP_AAD_LEN], const struct hpl_wrapped *wrapped,
+                               struct hpl_secret **out) HPL_MUST_USE;
 
 /* --- object.c: key objects ------------------------------------------------------------------------------------------------------ */
 
-void hpl_p11_key_init(struct hpl_p11_key *key, const uint8_t id[static HPL_P11_ID_LEN], const char *label, CK_KEY_TYPE type);
+struct hpl_p11_name {
+    char label[HPL_P11_LABEL_MAX + 1];
+    uint8_t id[HPL_P11_ID_LEN];
+};
+
+void hpl_p11_key_init(struct hpl_p11_key *key, const uint8_t id[static HPL_P11_ID_LEN], const char *label);
 /* The device's entry for a key version, made at first use; NULL when memory is out. Lives as long as the device. */
 struct hpl_p11_key *hpl_p11_key_of(struct hpl_p11_direct *direct, const struct hpl_p11_ref *ref);
 void hpl_p11_keys_free(struct hpl_p11_direct *direct);
+/* What an object of the key is called in the token. */
+void hpl_p11_name_of(const struct hpl_p11_key *key, enum hpl_p11_kind kind, struct hpl_p11_name *out);
 /* How many objects answer to it: 0, 1, or 2 for more than one. */
-enum hpl_status hpl_p11_find(struct hpl_p11_op *op, const struct hpl_p11_key *key, CK_OBJECT_HANDLE *handle, unsigned *count) HPL_MUST_USE;
-/* From the cache, or found, checked and cached. check: see struct hpl_p11_ref; may be NULL. */
-enum hpl_status hpl_p11_handle(struct hpl_p11_op *op, struct hpl_p11_key *key, const struct hpl_wrapped *check, CK_OBJECT_HANDLE *handle) HPL_MUST_USE;
-/* Makes the object unless it is there; under the creation lock. */
+enum hpl_status hpl_p11_find(struct hpl_p11_op *op, const struct hpl_p11_key *key, enum hpl_p11_kind kind, CK_OBJECT_HANDLE *handle,
+                             unsigned *count) HPL_MUST_USE;
+/* Its handles for the kinds, a bit each: from the cache, or found, checked and cached. check: see struct hpl_p11_ref; may be NULL. */
+enum hpl_status hpl_p11_handles(struct hpl_p11_op *op, struct hpl_p11_key *key, unsigned kinds, const struct hpl_wrapped *check,
+                                CK_OBJECT_HANDLE handles[static HPL_P11_NUM_KINDS]) HPL_MUST_USE;
+/* A handle of this epoch. Under the key's lock. */
+void hpl_p11_remember(struct hpl_p11_op *op, struct hpl_p11_key *key, enum hpl_p11_kind kind, CK_OBJECT_HANDLE handle);
+/* Makes the objects that the device's tier needs, those that are not there; under the creation lock. */
 enum hpl_status hpl_p11_create(struct hpl_p11_op *op, struct hpl_p11_key *key) HPL_MUST_USE;
 enum hpl_status hpl_p11_destroy(struct hpl_p11_op *op, struct hpl_p11_key *key) HPL_MUST_USE;
+
+/* --- make.c: templates ------------------------------------------------------------------------------------------------------------ */
+
+/* Makes one object (both of a pair) on the token, remembers its handle and sets its bit in *made. */
+enum hpl_status hpl_p11_make(struct hpl_p11_op *op, struct hpl_p11_key *key, enum hpl_p11_kind kind, unsigned *made) HPL_MUST_USE;
+/* Throw-away objects for a trial of the tier. *was_made false: the token makes no such objects. */
+enum hpl_status hpl_p11_make_trial(struct hpl_p11_op *op, const struct hpl_p11_tier *tier,
+                                   CK_OBJECT_HANDLE handles[static HPL_P11_NUM_KINDS], bool *was_made) HPL_MUST_USE;
+enum hpl_status hpl_p11_destroy_trial(struct hpl_p11_op *op, CK_OBJECT_HANDLE handles[static HPL_P11_NUM_KINDS]) HPL_MUST_USE;
 
 /* --- canary.c: does the token still work, and is it still the same ------------------------------------------------------------------ */
 

@@ -1,93 +1,31 @@
-/* AES-256-GCM in the token (CKM_AES_GCM; SP 800-38D): who makes the IV, proven before it is believed, then wrap and unwrap. Any
- * thread. Tokens differ: most take ours, some want zeroes and write theirs into pIv, some append theirs to the ciphertext. CKR_OK
- * proves nothing: SoftHSM takes a zero or missing IV and uses it as it is, which twice under one key would give the key away. */
+/* Wrapping and unwrapping in the token by one of the tiers, and finding out which: each is tried on throw-away keys and believed only
+ * when it opens what it sealed and refuses everything that was changed. Any thread. */
+#include "backends/pkcs11/mech.h"
 #include "backends/pkcs11/internal.h"
-
-#include <openssl/rand.h>
 
 #include "base/log.h"
 
-#define IV_LEN 12u
-#define ROOM (HPL_P11_SECRET_MAX + HPL_P11_TAG_LEN + HPL_P11_IV_MAX)
+#define SPARE 32u  /* some modules want more room than comes out: the modulus's length, a block */
+#define LEAST 12u  /* bytes that an IV and a ciphertext have at least */
+#define ROOM 768u  /* no ciphertext is longer */
 
-/* ulIvBits is missing from the text of v2.40 but not from its header; a struct without it would be misread by every module. */
-_Static_assert(sizeof(CK_GCM_PARAMS) == 6 * sizeof(CK_ULONG), "CK_GCM_PARAMS has six words");
+static const struct hpl_p11_tier *const tiers[] = {&hpl_p11_tier_gcm, &hpl_p11_tier_cbc, &hpl_p11_tier_oaep};
 
-struct gcm {
-    CK_FUNCTION_LIST *fn;
-    CK_SESSION_HANDLE session;
-    CK_OBJECT_HANDLE key;
-    uint8_t aad[HPL_WRAP_AAD_LEN];
-    const char *function; /* the one that failed */
-};
-
-static CK_MECHANISM mechanism_of(struct gcm *gcm, CK_GCM_PARAMS *params, uint8_t *iv, size_t iv_len)
+const struct hpl_p11_tier *hpl_p11_tier_of(uint8_t mechanism)
 {
-    *params = (CK_GCM_PARAMS){.pIv = iv, .ulIvLen = iv_len, .ulIvBits = iv_len * 8, .pAAD = gcm->aad, .ulAADLen = sizeof gcm->aad,
-                              .ulTagBits = HPL_P11_TAG_LEN * 8};
-    return (CK_MECHANISM){CKM_AES_GCM, params, sizeof *params};
+    for (size_t i = 0; i < HPL_COUNT(tiers); i++)
+        if (tiers[i]->mechanism == mechanism)
+            return tiers[i];
+    return NULL;
 }
 
-/* One-shot, so that vendors' load balancing works. iv may be written by the token; *out_len holds the room. */
-static CK_RV encrypt(struct gcm *gcm, uint8_t *iv, size_t iv_len, struct hpl_bytes in, uint8_t *out, CK_ULONG *out_len)
+unsigned hpl_p11_kinds_of(uint32_t mechanisms)
 {
-    CK_GCM_PARAMS params;
-    CK_MECHANISM mechanism = mechanism_of(gcm, &params, iv, iv_len);
-    gcm->function = "C_EncryptInit";
-    CK_RV rv = gcm->fn->C_EncryptInit(gcm->session, &mechanism, gcm->key);
-    if (rv != CKR_OK)
-        return rv;
-    gcm->function = "C_Encrypt";
-    return gcm->fn->C_Encrypt(gcm->session, (CK_BYTE_PTR)in.data, in.len, out, out_len);
-}
-
-static CK_RV decrypt(struct gcm *gcm, const uint8_t *iv, size_t iv_len, struct hpl_bytes in, uint8_t *out, CK_ULONG *out_len)
-{
-    CK_GCM_PARAMS params;
-    uint8_t own_iv[HPL_P11_IV_MAX];
-    memcpy(own_iv, iv, iv_len);
-    CK_MECHANISM mechanism = mechanism_of(gcm, &params, own_iv, iv_len);
-    gcm->function = "C_DecryptInit";
-    CK_RV rv = gcm->fn->C_DecryptInit(gcm->session, &mechanism, gcm->key);
-    if (rv != CKR_OK)
-        return rv;
-    gcm->function = "C_Decrypt";
-    return gcm->fn->C_Decrypt(gcm->session, (CK_BYTE_PTR)in.data, in.len, out, out_len);
-}
-
-static bool is_zero(const uint8_t *bytes, size_t len)
-{
-    uint8_t any = 0;
-    for (size_t i = 0; i < len; i++)
-        any |= bytes[i];
-    return any == 0;
-}
-
-/* One wrap in a mode: the IV and the ciphertext with its tag, wherever the token put them. *is_as_said: CKR_OK, and the token did
- * with the IV what the mode says. */
-static CK_RV seal(struct gcm *gcm, enum hpl_p11_iv_mode mode, struct hpl_bytes in, struct hpl_wrapped *out, bool *is_as_said)
-{
-    uint8_t given[IV_LEN] = {0}, room[ROOM];
-    CK_ULONG len = sizeof room;
-    *is_as_said = false;
-    if (mode == HPL_P11_IV_CALLER && RAND_bytes(given, sizeof given) != 1)
-        return CKR_RANDOM_NO_RNG;
-    memcpy(out->iv, given, sizeof given);
-    CK_RV rv = mode == HPL_P11_IV_APPENDED ? encrypt(gcm, NULL, 0, in, room, &len) : encrypt(gcm, out->iv, sizeof given, in, room, &len);
-    size_t sealed_len = in.len + HPL_P11_TAG_LEN, iv_len = IV_LEN;
-    if (rv != CKR_OK || len < sealed_len || len > sizeof room)
-        return rv;
-    if (mode == HPL_P11_IV_APPENDED) {
-        iv_len = len - sealed_len;
-        memcpy(out->iv, room + sealed_len, iv_len);
-    } else if (len != sealed_len || (memcmp(out->iv, given, sizeof given) == 0) != (mode == HPL_P11_IV_CALLER))
-        return rv;
-    *is_as_said = iv_len >= IV_LEN && !is_zero(out->iv, iv_len);
-    out->mechanism = HPL_MECH_P11_GCM;
-    out->iv_len = (uint8_t)iv_len;
-    out->ct_len = (uint16_t)sealed_len;
-    memcpy(out->ct, room, sealed_len);
-    return rv;
+    unsigned kinds = 0;
+    for (size_t i = 0; i < HPL_COUNT(tiers); i++)
+        if (mechanisms & 1u << tiers[i]->mechanism)
+            kinds |= tiers[i]->kinds;
+    return kinds;
 }
 
 /* --- negotiation ------------------------------------------------------------------------------------------------------------------ */
@@ -95,102 +33,129 @@ static CK_RV seal(struct gcm *gcm, enum hpl_p11_iv_mode mode, struct hpl_bytes i
 struct trial {
     CK_FUNCTION_LIST *fn;
     CK_SLOT_ID slot;
-    CK_OBJECT_HANDLE key;
+    const struct hpl_p11_tier *tier;
+    CK_OBJECT_HANDLE handles[HPL_P11_NUM_KINDS];
+    bool did_seal; /* said CKR_OK at least once */
 };
 
 static const uint8_t known[32] = "hardplate asks: who makes the IV";
 
 /* Each step in a session of its own: a failure may leave one busy. */
-static bool open_trial(const struct trial *trial, struct gcm *gcm)
+static bool open_trial(const struct trial *trial, struct hpl_p11_io *io)
 {
-    *gcm = (struct gcm){.fn = trial->fn, .key = trial->key, .aad = "the context of a trial, 32 bytes"};
-    return trial->fn->C_OpenSession(trial->slot, CKF_SERIAL_SESSION | CKF_RW_SESSION, NULL, NULL, &gcm->session) == CKR_OK;
+    *io = (struct hpl_p11_io){.fn = trial->fn, .id = "the ID of a trial..", .aad = "the context of a trial, 32 bytes"};
+    memcpy(io->handles, trial->handles, sizeof io->handles);
+    return trial->fn->C_OpenSession(trial->slot, CKF_SERIAL_SESSION | CKF_RW_SESSION, NULL, NULL, &io->session) == CKR_OK;
 }
 
-static bool trial_seal(const struct trial *trial, enum hpl_p11_iv_mode mode, struct hpl_wrapped *out)
+static bool trial_seal(struct trial *trial, enum hpl_p11_iv_mode variant, struct hpl_wrapped *out)
 {
-    struct gcm gcm;
-    bool is_as_said = false;
-    if (!open_trial(trial, &gcm))
+    struct hpl_p11_io io;
+    if (!open_trial(trial, &io))
         return false;
-    CK_RV rv = seal(&gcm, mode, hpl_bytes(known, sizeof known), out, &is_as_said);
-    trial->fn->C_CloseSession(gcm.session);
-    return rv == CKR_OK && is_as_said;
+    CK_RV rv = trial->tier->seal(&io, variant, hpl_bytes(known, sizeof known), out);
+    trial->fn->C_CloseSession(io.session);
+    trial->did_seal |= rv == CKR_OK;
+    return rv == CKR_OK && io.is_as_said;
 }
 
 enum outcome { OPENED, REFUSED, NEITHER };
 
-static enum outcome trial_open(const struct trial *trial, const struct hpl_wrapped *wrapped, size_t ct_len, uint8_t flip_aad)
+static enum outcome trial_open(const struct trial *trial, const struct hpl_wrapped *wrapped, uint8_t flip_aad)
 {
-    struct gcm gcm;
+    struct hpl_p11_io io;
     uint8_t out[ROOM];
     CK_ULONG len = sizeof out;
-    if (!open_trial(trial, &gcm))
+    if (!open_trial(trial, &io))
         return NEITHER;
-    gcm.aad[0] ^= flip_aad;
-    CK_RV rv = decrypt(&gcm, wrapped->iv, wrapped->iv_len, hpl_bytes(wrapped->ct, ct_len), out, &len);
-    trial->fn->C_CloseSession(gcm.session);
+    io.aad[0] ^= flip_aad;
+    CK_RV rv = trial->tier->open(&io, wrapped, out, &len);
+    trial->fn->C_CloseSession(io.session);
     if (rv != CKR_OK)
         return REFUSED;
     return len == sizeof known && memcmp(out, known, sizeof known) == 0 ? OPENED : NEITHER;
 }
 
+static bool is_refused_when_changed(const struct trial *trial, const struct hpl_wrapped *wrapped)
+{
+    struct hpl_wrapped tag = *wrapped, first = *wrapped, iv = *wrapped;
+    tag.ct[tag.ct_len - 1] ^= 1;
+    first.ct[0] ^= 1;
+    iv.iv[iv.iv_len - 1] ^= 1;
+    return trial_open(trial, wrapped, 1) == REFUSED && trial_open(trial, &tag, 0) == REFUSED && trial_open(trial, &first, 0) == REFUSED &&
+           trial_open(trial, &iv, 0) == REFUSED;
+}
+
 /* Opens what it sealed, and nothing that was changed: tag, IV, context, any length that a forger might choose. */
 static bool is_sound(const struct trial *trial, const struct hpl_wrapped *wrapped)
 {
-    static const uint16_t lengths[] = {0, 1, 12, 15, 16, 17, 27};
-    struct hpl_wrapped changed = *wrapped;
-    if (trial_open(trial, wrapped, wrapped->ct_len, 0) != OPENED || trial_open(trial, wrapped, wrapped->ct_len, 1) != REFUSED)
+    const uint16_t lengths[] = {0, 1, 12, 15, 16, 17, 27, (uint16_t)(wrapped->ct_len - 1)};
+    struct hpl_wrapped cut = *wrapped;
+    if (trial_open(trial, wrapped, 0) != OPENED || !is_refused_when_changed(trial, wrapped))
         return false;
-    changed.ct[changed.ct_len - 1] ^= 1;
-    if (trial_open(trial, &changed, changed.ct_len, 0) != REFUSED)
-        return false;
-    changed = *wrapped;
-    changed.iv[0] ^= 1;
-    if (trial_open(trial, &changed, changed.ct_len, 0) != REFUSED)
-        return false;
-    for (size_t i = 0; i < HPL_COUNT(lengths); i++)
-        if (trial_open(trial, wrapped, lengths[i], 0) != REFUSED)
+    for (size_t i = 0; i < HPL_COUNT(lengths); i++) {
+        cut.ct_len = lengths[i];
+        if (trial_open(trial, &cut, 0) != REFUSED)
             return false;
+    }
     return true;
 }
 
-static bool can_use(const struct trial *trial, enum hpl_p11_iv_mode mode)
+static bool can_use(struct trial *trial, enum hpl_p11_iv_mode variant)
 {
-    struct hpl_wrapped one, two;
-    if (!trial_seal(trial, mode, &one) || !trial_seal(trial, mode, &two))
+    struct hpl_wrapped one = {0}, two = {0};
+    if (!trial_seal(trial, variant, &one) || !trial_seal(trial, variant, &two))
         return false;
-    bool do_differ = memcmp(one.iv, two.iv, IV_LEN) != 0 && memcmp(one.ct, two.ct, one.ct_len) != 0;
+    bool do_differ = memcmp(one.iv, two.iv, LEAST) != 0 && memcmp(one.ct, two.ct, LEAST) != 0;
     return do_differ && is_sound(trial, &one) && is_sound(trial, &two);
 }
 
-static CK_RV trial_key(struct hpl_p11_op *op, CK_OBJECT_HANDLE *key)
+/* The local file may say which; NULL and "auto" leave it open. */
+static bool is_wanted(const char *wanted, const char *name)
 {
-    CK_OBJECT_CLASS class = CKO_SECRET_KEY;
-    CK_KEY_TYPE type = CKK_AES;
-    CK_ULONG len = 32;
-    CK_BBOOL yes = CK_TRUE, no = CK_FALSE;
-    CK_ATTRIBUTE template[] = {{CKA_CLASS, &class, sizeof class}, {CKA_KEY_TYPE, &type, sizeof type}, {CKA_VALUE_LEN, &len, sizeof len},
-                               {CKA_TOKEN, &no, sizeof no},       {CKA_SENSITIVE, &yes, sizeof yes},  {CKA_EXTRACTABLE, &no, sizeof no},
-                               {CKA_ENCRYPT, &yes, sizeof yes},   {CKA_DECRYPT, &yes, sizeof yes}};
-    CK_MECHANISM mechanism = {CKM_AES_KEY_GEN, NULL, 0};
-    return op->fn->C_GenerateKey(op->handle, &mechanism, template, HPL_COUNT(template), key);
+    return !wanted || strcmp(wanted, "auto") == 0 || strcmp(wanted, name) == 0;
 }
 
-enum hpl_status hpl_p11_negotiate(struct hpl_p11_op *op, enum hpl_p11_iv_mode *mode)
+static bool is_variant_wanted(const struct hpl_token_option *option, const struct hpl_p11_tier *tier, enum hpl_p11_iv_mode variant)
 {
-    static const enum hpl_p11_iv_mode order[] = {HPL_P11_IV_RETURNED, HPL_P11_IV_APPENDED, HPL_P11_IV_CALLER};
-    struct trial trial = {.fn = op->fn, .slot = op->direct->token.slot};
-    *mode = HPL_P11_IV_NONE;
-    HPL_TRY(hpl_p11_check(op, "C_GenerateKey (a session key to try AES-GCM with)", trial_key(op, &trial.key)));
-    for (size_t i = 0; i < HPL_COUNT(order) && *mode == HPL_P11_IV_NONE; i++)
-        if (can_use(&trial, order[i]))
-            *mode = order[i];
-    HPL_TRY(hpl_p11_check(op, "C_DestroyObject", op->fn->C_DestroyObject(op->handle, trial.key)));
-    if (*mode != HPL_P11_IV_NONE)
+    return tier != &hpl_p11_tier_gcm || is_wanted(option->iv_mode, hpl_p11_iv_mode_name(variant));
+}
+
+/* A tier whose throw-away keys cannot be made is one that the token cannot do; trouble with the token itself ends the trials.
+ * *is_liar: it sealed, and in no way that can be believed. */
+static enum hpl_status try_tier(struct hpl_p11_op *op, const struct hpl_p11_tier *tier, enum hpl_p11_iv_mode *found, bool *is_liar)
+{
+    struct trial trial = {.fn = op->fn, .slot = op->direct->token.slot, .tier = tier};
+    bool was_made = false;
+    *found = HPL_P11_IV_NONE;
+    HPL_TRY(hpl_p11_make_trial(op, tier, trial.handles, &was_made));
+    for (const enum hpl_p11_iv_mode *variant = tier->variants; was_made && *variant != HPL_P11_IV_NONE && *found == HPL_P11_IV_NONE; variant++)
+        if (is_variant_wanted(op->direct->place->option, tier, *variant) && can_use(&trial, *variant))
+            *found = *variant;
+    *is_liar = *found == HPL_P11_IV_NONE && trial.did_seal;
+    return was_made ? hpl_p11_destroy_trial(op, trial.handles) : HPL_OK;
+}
+
+/* A liar in one tier is trusted with no other, unless the local file names that. */
+enum hpl_status hpl_p11_negotiate(struct hpl_p11_op *op)
+{
+    struct hpl_p11_direct *direct = op->direct;
+    const struct hpl_token_option *option = direct->place->option;
+    enum hpl_p11_iv_mode found = HPL_P11_IV_NONE;
+    bool is_liar = false;
+    for (size_t i = 0; i < HPL_COUNT(tiers) && found == HPL_P11_IV_NONE && !is_liar; i++) {
+        if (!is_wanted(option->mechanism, hpl_p11_mechanism_name(tiers[i]->mechanism)))
+            continue;
+        HPL_TRY(try_tier(op, tiers[i], &found, &is_liar));
+        direct->tier = tiers[i];
+    }
+    direct->iv_mode = found;
+    if (found != HPL_P11_IV_NONE)
         return HPL_OK;
     return hpl_fail(op->call, HPL_INVALID_CONFIGURATION,
-                    "token '%s' passed no trial of CKM_AES_GCM (IV given, returned or appended): it cannot be used", op->direct->token.facts.label);
+                    "token '%s' passed no trial of mechanism %s%s: it cannot be used as the local configuration file says", direct->token.facts.label,
+                    option->mechanism ? option->mechanism : "auto (aes-gcm, aes-cbc-hmac, rsa-oaep)",
+                    is_liar ? ", and said CKR_OK to what was wrong" : "");
 }
 
 /* --- wrap and unwrap ------------------------------------------------------------------------------------------------------------------ */
@@ -208,37 +173,43 @@ static bool is_new_iv(struct hpl_p11_session *session, const struct hpl_wrapped 
     return true;
 }
 
-static struct gcm gcm_of(struct hpl_p11_op *op, CK_OBJECT_HANDLE key, const uint8_t aad[static HPL_WRAP_AAD_LEN])
+static struct hpl_p11_io io_of(struct hpl_p11_op *op, const struct hpl_p11_key *key, const CK_OBJECT_HANDLE handles[static HPL_P11_NUM_KINDS],
+                               const uint8_t aad[static HPL_WRAP_AAD_LEN])
 {
-    struct gcm gcm = {.fn = op->fn, .session = op->handle, .key = key};
-    memcpy(gcm.aad, aad, sizeof gcm.aad);
-    return gcm;
+    struct hpl_p11_io io = {.fn = op->fn, .session = op->handle};
+    memcpy(io.handles, handles, sizeof io.handles);
+    memcpy(io.id, key->id, sizeof io.id);
+    memcpy(io.aad, aad, sizeof io.aad);
+    return io;
 }
 
-enum hpl_status hpl_p11_gcm_wrap(struct hpl_p11_op *op, CK_OBJECT_HANDLE key, const uint8_t aad[static HPL_WRAP_AAD_LEN],
-                                 struct hpl_bytes secret, struct hpl_wrapped *out)
+enum hpl_status hpl_p11_wrap(struct hpl_p11_op *op, const struct hpl_p11_key *key, const CK_OBJECT_HANDLE handles[static HPL_P11_NUM_KINDS],
+                             const uint8_t aad[static HPL_WRAP_AAD_LEN], struct hpl_bytes secret, struct hpl_wrapped *out)
 {
     struct hpl_p11_direct *direct = op->direct;
-    struct gcm gcm = gcm_of(op, key, aad);
-    bool is_as_said = false;
+    struct hpl_p11_io io = io_of(op, key, handles, aad);
+    const char *label = direct->token.facts.label;
     HPL_CHECK(secret.len >= HPL_P11_SECRET_MIN && secret.len <= HPL_P11_SECRET_MAX);
+    memset(out, 0, sizeof *out);
     if (atomic_load(&direct->is_latched))
-        return hpl_fail(op->call, HPL_INTEGRITY, "an IV of token '%s' came twice: no more wraps until it is replaced", direct->token.facts.label);
-    CK_RV rv = seal(&gcm, direct->iv_mode, secret, out, &is_as_said);
-    HPL_TRY(hpl_p11_check(op, gcm.function, rv));
-    if (is_as_said && is_new_iv(op->session, out))
+        return hpl_fail(op->call, HPL_INTEGRITY, "an IV of token '%s' came twice: no more wraps until it is replaced", label);
+    CK_RV rv = direct->tier->seal(&io, direct->iv_mode, secret, out);
+    bool is_well = rv == CKR_OK && io.is_as_said && is_new_iv(op->session, out);
+    if (is_well)
         return HPL_OK;
     memset(out, 0, sizeof *out);
+    HPL_TRY(hpl_p11_check(op, io.function, rv));
     atomic_store(&direct->is_latched, true);
-    hpl_log(HPL_LOG_ERROR, "pkcs11.iv_repeated", HPL_S("token", direct->token.facts.label), HPL_S("iv_mode", hpl_p11_iv_mode_name(direct->iv_mode)));
-    return hpl_fail(op->call, HPL_INTEGRITY, "token '%s' gave an IV that is not fresh: no more wraps until it is replaced", direct->token.facts.label);
+    hpl_log(HPL_LOG_ERROR, "pkcs11.iv_repeated", HPL_S("token", label), HPL_S("iv_mode", hpl_p11_iv_mode_name(direct->iv_mode)));
+    return hpl_fail(op->call, HPL_INTEGRITY, "token '%s' gave an IV that is not fresh: no more wraps until it is replaced", label);
 }
 
-/* What a failed C_Decrypt means: some tokens name the ciphertext, some only say GENERAL_ERROR (SoftHSM) or FUNCTION_FAILED (nShield). */
-static enum hpl_status judge_open(struct hpl_p11_op *op, const struct gcm *gcm, CK_RV rv)
+/* What a failed C_Decrypt means: some tokens name the ciphertext, some only say GENERAL_ERROR (SoftHSM) or FUNCTION_FAILED (nShield).
+ * After a MAC that was right it is never the ciphertext. */
+static enum hpl_status judge_open(struct hpl_p11_op *op, const struct hpl_p11_io *io, CK_RV rv)
 {
-    bool was_decrypt = strcmp(gcm->function, "C_Decrypt") == 0;
-    enum hpl_status status = hpl_p11_check(op, gcm->function, rv);
+    bool was_decrypt = strcmp(io->function, "C_Decrypt") == 0 && !io->is_proven;
+    enum hpl_status status = hpl_p11_check(op, io->function, rv);
     if (was_decrypt && op->class == HPL_P11_CALLER) {
         op->call->detail[0] = '\0';
         return HPL_INVALID_CIPHERTEXT;
@@ -248,20 +219,21 @@ static enum hpl_status judge_open(struct hpl_p11_op *op, const struct gcm *gcm, 
     return status;
 }
 
-enum hpl_status hpl_p11_gcm_unwrap(struct hpl_p11_op *op, CK_OBJECT_HANDLE key, const uint8_t aad[static HPL_WRAP_AAD_LEN],
-                                   const struct hpl_wrapped *wrapped, struct hpl_secret **out)
+enum hpl_status hpl_p11_unwrap(struct hpl_p11_op *op, const struct hpl_p11_key *key, const CK_OBJECT_HANDLE handles[static HPL_P11_NUM_KINDS],
+                               const uint8_t aad[static HPL_WRAP_AAD_LEN], const struct hpl_wrapped *wrapped, struct hpl_secret **out)
 {
-    struct hpl_secret *HPL_SECRET_AUTO room = hpl_secret_new(ROOM);
-    struct gcm gcm = gcm_of(op, key, aad);
-    CK_ULONG len = ROOM;
+    struct hpl_secret *HPL_SECRET_AUTO room = hpl_secret_new(wrapped->ct_len + SPARE);
+    const struct hpl_p11_tier *tier = hpl_p11_tier_of(wrapped->mechanism);
+    struct hpl_p11_io io = io_of(op, key, handles, aad);
+    CK_ULONG len = wrapped->ct_len + SPARE;
     *out = NULL;
-    if (!room)
-        return hpl_fail(op->call, HPL_NO_MEMORY, "the secret region is full");
-    CK_RV rv = decrypt(&gcm, wrapped->iv, wrapped->iv_len, hpl_bytes(wrapped->ct, wrapped->ct_len), room->bytes, &len);
+    if (!room || !tier)
+        return room ? HPL_INVALID_CIPHERTEXT : hpl_fail(op->call, HPL_NO_MEMORY, "the secret region is full");
+    CK_RV rv = tier->open(&io, wrapped, room->bytes, &len);
     if (rv != CKR_OK)
-        return judge_open(op, &gcm, rv);
-    if (len != wrapped->ct_len - HPL_P11_TAG_LEN)
-        return hpl_fail(op->call, HPL_BACKEND, "C_Decrypt gave %lu bytes of %u", (unsigned long)len, wrapped->ct_len - HPL_P11_TAG_LEN);
+        return judge_open(op, &io, rv);
+    if (len < HPL_P11_SECRET_MIN || len > HPL_P11_SECRET_MAX)
+        return hpl_fail(op->call, HPL_BACKEND, "C_Decrypt gave %lu bytes, which no secret has", (unsigned long)len);
     *out = hpl_secret_from(room->bytes, len);
     return *out ? HPL_OK : hpl_fail(op->call, HPL_NO_MEMORY, "the secret region is full");
 }

@@ -10,7 +10,18 @@
 #define ROW_MAX 4096u
 #define FORMAT 1
 
-static enum hpl_status put_row(struct hpl_p11_keystore *keystore, struct hpl_call *call, const char *name, const struct hpl_p11_pinned *pinned)
+static json_t *names_of(uint32_t mechanisms)
+{
+    json_t *names = json_array();
+    for (uint8_t i = 0; i < 32; i++)
+        if (mechanisms & 1u << i)
+            json_array_append_new(names, json_string(hpl_p11_mechanism_name(i)));
+    return names;
+}
+
+/* expected: the row's revision, 0 for a new one. */
+static enum hpl_status put_row(struct hpl_p11_keystore *keystore, struct hpl_call *call, const char *name, uint64_t expected,
+                               const struct hpl_p11_pinned *pinned)
 {
     const struct hpl_p11_facts *facts = &keystore->device->facts;
     const struct hpl_wrapped *canary = &pinned->canary;
@@ -18,46 +29,92 @@ static enum hpl_status put_row(struct hpl_p11_keystore *keystore, struct hpl_cal
     struct hpl_buf text = {0};
     hpl_hex_encode(iv, canary->iv, canary->iv_len);
     hpl_hex_encode(ct, canary->ct, canary->ct_len);
-    json_t *HPL_JSON_AUTO row = json_pack("{s:i s:s s:s s:s s:s s:s s:s s:s}", "format", FORMAT, "serial", facts->serial, "label", facts->label,
-                                          "manufacturer", facts->manufacturer, "library", facts->library, "iv_mode",
-                                          hpl_p11_iv_mode_name(pinned->iv_mode), "canary_iv", iv, "canary_ct", ct);
+    json_t *HPL_JSON_AUTO row = json_pack("{s:i s:s s:s s:s s:s s:s s:s s:o s:s s:s}", "format", FORMAT, "serial", facts->serial, "label",
+                                          facts->label, "manufacturer", facts->manufacturer, "library", facts->library, "mechanism",
+                                          hpl_p11_mechanism_name(pinned->mechanism), "iv_mode", hpl_p11_iv_mode_name(pinned->iv_mode), "opens",
+                                          names_of(pinned->opens), "canary_iv", iv, "canary_ct", ct);
     HPL_TRY(hpl_json_put(&text, row));
-    enum hpl_status status = hpl_catalog_put(call, keystore->env->catalog, ROW_TYPE, name, 0, hpl_buf_bytes(&text), NULL);
+    enum hpl_status status = hpl_catalog_put(call, keystore->env->catalog, ROW_TYPE, name, expected, hpl_buf_bytes(&text), NULL);
     hpl_buf_wipe(&text);
     return status;
 }
 
-static enum hpl_status parse_row(struct hpl_call *call, const json_t *row, const char **mode, struct hpl_p11_pinned *pinned)
+static enum hpl_status damaged(struct hpl_call *call)
+{
+    return hpl_fail(call, HPL_INTEGRITY, "the catalog's row about this token is damaged");
+}
+
+/* Rows from before there were several mechanisms say nothing of them. */
+static enum hpl_status parse_mode(struct hpl_call *call, const json_t *row, struct hpl_p11_pinned *pinned)
+{
+    const char *mechanism = "aes-gcm", *mode = NULL;
+    const json_t *opens = json_object_get(row, "opens");
+    HPL_TRY(hpl_json_str(call, row, "mechanism", &mechanism));
+    HPL_TRY(hpl_json_str(call, row, "iv_mode", &mode));
+    pinned->mechanism = hpl_p11_mechanism_of(mechanism);
+    pinned->opens = 1u << pinned->mechanism;
+    for (size_t i = 0; i < json_array_size(opens); i++) {
+        const char *name = json_string_value(json_array_get(opens, i));
+        pinned->opens |= 1u << hpl_p11_mechanism_of(name ? name : "");
+    }
+    for (unsigned i = HPL_P11_IV_CALLER; mode && i < HPL_P11_NUM_IV_MODES; i++)
+        if (strcmp(mode, hpl_p11_iv_mode_name((enum hpl_p11_iv_mode)i)) == 0)
+            pinned->iv_mode = (enum hpl_p11_iv_mode)i;
+    return pinned->mechanism && mode && !(pinned->opens & 1u) ? HPL_OK : damaged(call);
+}
+
+static enum hpl_status parse_row(struct hpl_call *call, const json_t *row, struct hpl_p11_pinned *pinned)
 {
     const char *iv = NULL, *ct = NULL;
-    HPL_TRY(hpl_json_str(call, row, "iv_mode", mode));
+    struct hpl_wrapped *canary = &pinned->canary;
+    *pinned = (struct hpl_p11_pinned){0};
+    HPL_TRY(parse_mode(call, row, pinned));
     HPL_TRY(hpl_json_str(call, row, "canary_iv", &iv));
     HPL_TRY(hpl_json_str(call, row, "canary_ct", &ct));
-    struct hpl_wrapped *canary = &pinned->canary;
     size_t iv_len = iv ? strlen(iv) / 2 : 0, ct_len = ct ? strlen(ct) / 2 : 0;
-    *pinned = (struct hpl_p11_pinned){.mechanism = HPL_MECH_P11_GCM};
-    if (!*mode || iv_len > sizeof canary->iv || ct_len > sizeof canary->ct ||
+    if (iv_len > sizeof canary->iv || ct_len == 0 || ct_len > sizeof canary->ct || !iv ||
         !hpl_hex_decode(canary->iv, iv_len, iv, strlen(iv)) || !hpl_hex_decode(canary->ct, ct_len, ct, strlen(ct)))
-        return hpl_fail(call, HPL_INTEGRITY, "the catalog's row about this token is damaged");
-    canary->mechanism = HPL_MECH_P11_GCM;
+        return damaged(call);
+    canary->mechanism = pinned->mechanism;
     canary->iv_len = (uint8_t)iv_len;
     canary->ct_len = (uint16_t)ct_len;
     return HPL_OK;
 }
 
-/* A known token must behave as it did. */
-static enum hpl_status hold_against(struct hpl_p11_keystore *keystore, struct hpl_call *call, const json_t *row)
+/* What the token shows now is another mode than the pinned. Mixing two could repeat an IV, and a weaker one may be somebody's doing. */
+static enum hpl_status accept_change(struct hpl_p11_keystore *keystore, struct hpl_call *call, const char *name, uint64_t revision,
+                                     struct hpl_p11_pinned *pinned)
 {
     struct hpl_p11_device *device = keystore->device;
-    const char *mode = NULL, *found = hpl_p11_iv_mode_name(device->facts.iv_mode);
-    struct hpl_p11_pinned pinned;
-    HPL_TRY(parse_row(call, row, &mode, &pinned));
-    if (strcmp(mode, found) != 0)
+    const struct hpl_p11_facts *facts = &device->facts;
+    const char *now = hpl_p11_mechanism_name(facts->mechanism), *now_mode = hpl_p11_iv_mode_name(facts->iv_mode);
+    const char *was = hpl_p11_mechanism_name(pinned->mechanism), *was_mode = hpl_p11_iv_mode_name(pinned->iv_mode);
+    if (!keystore->option->accept_mode_change)
         return hpl_fail(call, HPL_INVALID_CONFIGURATION,
-                        "token '%s' now shows IV mode '%s' where '%s' was pinned at first use: undo the change of firmware, library or policy",
-                        device->facts.label, found, mode);
-    pinned.iv_mode = device->facts.iv_mode;
-    return device->ops->settle(device, call, true, &pinned);
+                        "token '%s' now shows %s with IV mode '%s' where %s with '%s' was pinned at first use: undo the change of firmware, library or "
+                        "policy, or say accept_mode_change: true for this token (--accept-mode-change)",
+                        facts->label, now, now_mode, was, was_mode);
+    if (facts->mechanism != pinned->mechanism)
+        pinned->canary.ct_len = 0;
+    pinned->mechanism = facts->mechanism;
+    pinned->iv_mode = facts->iv_mode;
+    HPL_TRY(device->ops->settle(device, call, true, pinned));
+    HPL_TRY(put_row(keystore, call, name, revision, pinned));
+    hpl_log(HPL_LOG_WARN, "pkcs11.mode_change_accepted", HPL_S("token", facts->label), HPL_S("was", was), HPL_S("was_iv_mode", was_mode),
+            HPL_S("now", now), HPL_S("now_iv_mode", now_mode));
+    return HPL_OK;
+}
+
+/* A known token must behave as it did. */
+static enum hpl_status hold_against(struct hpl_p11_keystore *keystore, struct hpl_call *call, const char *name, uint64_t revision, const json_t *row)
+{
+    struct hpl_p11_device *device = keystore->device;
+    struct hpl_p11_pinned pinned;
+    HPL_TRY(parse_row(call, row, &pinned));
+    bool is_same = pinned.mechanism == device->facts.mechanism && pinned.iv_mode == device->facts.iv_mode;
+    HPL_TRY(is_same ? device->ops->settle(device, call, true, &pinned) : accept_change(keystore, call, name, revision, &pinned));
+    device->facts.opens |= pinned.opens;
+    return HPL_OK;
 }
 
 static enum hpl_status take_in(struct hpl_p11_keystore *keystore, struct hpl_call *call, const char *name)
@@ -65,9 +122,9 @@ static enum hpl_status take_in(struct hpl_p11_keystore *keystore, struct hpl_cal
     struct hpl_p11_device *device = keystore->device;
     struct hpl_p11_pinned pinned = {0};
     HPL_TRY(device->ops->settle(device, call, false, &pinned));
-    HPL_TRY(put_row(keystore, call, name, &pinned));
+    HPL_TRY(put_row(keystore, call, name, 0, &pinned));
     hpl_log(HPL_LOG_INFO, "pkcs11.token_taken_in", HPL_S("token", device->facts.label), HPL_S("serial", device->facts.serial),
-            HPL_S("iv_mode", hpl_p11_iv_mode_name(pinned.iv_mode)));
+            HPL_S("mechanism", hpl_p11_mechanism_name(pinned.mechanism)), HPL_S("iv_mode", hpl_p11_iv_mode_name(pinned.iv_mode)));
     return HPL_OK;
 }
 
@@ -86,5 +143,5 @@ enum hpl_status hpl_p11_pin_down(struct hpl_p11_keystore *keystore, struct hpl_c
     if (status == HPL_OK)
         status = hpl_json_object(call, &row, hpl_buf_bytes(&text), ROW_MAX, false);
     hpl_buf_wipe(&text);
-    return status == HPL_OK ? hold_against(keystore, call, row) : status;
+    return status == HPL_OK ? hold_against(keystore, call, name, revision, row) : status;
 }

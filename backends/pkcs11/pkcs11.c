@@ -75,6 +75,16 @@ static enum hpl_status pick(struct hpl_call *call, const json_t *config, const s
     return HPL_OK;
 }
 
+static const char *const mechanisms[] = {"auto", "aes-gcm", "aes-cbc-hmac", "rsa-oaep", NULL};
+static const char *const iv_modes[] = {"auto", "caller", "returned", "appended", NULL};
+
+static bool is_one_of(const char *word, const char *const *words)
+{
+    while (word && *words && strcmp(word, *words) != 0)
+        words++;
+    return !word || *words;
+}
+
 static enum hpl_status validate(struct hpl_call *call, const json_t *config, const struct hpl_backend_env *env)
 {
     const struct hpl_token_option *option;
@@ -85,6 +95,10 @@ static enum hpl_status validate(struct hpl_call *call, const json_t *config, con
     HPL_TRY(hpl_p11_uri_check(call, option->uri));
     if (!option->pin_source)
         return hpl_fail(call, HPL_INVALID_CONFIGURATION, "token '%s' has no pin_source in the local configuration file", option->name);
+    if (!is_one_of(option->mechanism, mechanisms))
+        return hpl_fail(call, HPL_INVALID_CONFIGURATION, "token '%s': mechanism is auto, aes-gcm, aes-cbc-hmac or rsa-oaep", option->name);
+    if (!is_one_of(option->iv_mode, iv_modes))
+        return hpl_fail(call, HPL_INVALID_CONFIGURATION, "token '%s': iv_mode is auto, caller, returned or appended", option->name);
     return HPL_OK;
 }
 
@@ -201,7 +215,7 @@ static json_t *describe(struct hpl_keystore *base)
     const struct hpl_p11_facts *facts = &device->facts;
     struct hpl_p11_stat stat;
     device->ops->stat(device, &stat);
-    json_t *out = json_pack("{s:s s:s s:s s:s s:s s:s s:s s:i s:i s:I s:b s:b s:s}", "mechanism", "aes-gcm", "iv_mode", hpl_p11_iv_mode_name(facts->iv_mode),
+    json_t *out = json_pack("{s:s s:s s:s s:s s:s s:s s:s s:i s:i s:I s:b s:b s:s}", "mechanism", hpl_p11_mechanism_name(facts->mechanism), "iv_mode", hpl_p11_iv_mode_name(facts->iv_mode),
                             "token", keystore->option->name, "token_label", facts->label, "token_serial", facts->serial, "token_manufacturer",
                             facts->manufacturer, "library_version", facts->library, "sessions", (int)stat.num_sessions, "max_sessions",
                             (int)stat.max_sessions, "initialisations", (json_int_t)stat.initialisations, "is_connected", stat.is_connected,

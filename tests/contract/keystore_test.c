@@ -13,14 +13,40 @@
 
 #include "base/codec.h"
 
+static struct hpl_keystore *open_token(const struct hpl_backend_env *(*env_of)(void), struct soft_view *view, const char *mechanism)
+{
+    const struct hpl_backend_env *env = env_of();
+    if (!env)
+        return NULL;
+    if (!view->env.catalog)
+        soft_view_init(view, env, mechanism);
+    return soft_open(&view->env, mechanism);
+}
+
+#define TOKEN(name, env, mechanism)                                                                                                \
+    static struct hpl_keystore *open_##name(void)                                                                                  \
+    {                                                                                                                              \
+        static struct soft_view view;                                                                                              \
+        return open_token(env, &view, mechanism);                                                                                  \
+    }
+TOKEN(softhsm, softhsm_env, "auto")
+TOKEN(softhsm_cbc, softhsm_env, "aes-cbc-hmac")
+TOKEN(nss, nss_env, "auto")
+TOKEN(nss_cbc, nss_env, "aes-cbc-hmac")
+TOKEN(kryoptic, kryoptic_env, "auto")
+TOKEN(kryoptic_cbc, kryoptic_env, "aes-cbc-hmac")
+
 /* Opens another handle on the same place; the first call makes it. */
 static const struct { const char *name; struct hpl_keystore *(*open)(void); } stores[] = {
     {"local", open_local},
     {"softhsm", open_softhsm},
-    {"openbao", open_openbao},
+    {"softhsm by cbc", open_softhsm_cbc},
     {"tokend", open_tokend},
     {"nss", open_nss},
+    {"nss by cbc", open_nss_cbc},
     {"kryoptic", open_kryoptic},
+    {"kryoptic by cbc", open_kryoptic_cbc},
+    {"openbao", open_openbao},
     {"fake", open_fake},
 };
 

@@ -39,14 +39,15 @@ static inline bool kryoptic_is_there(void)
     return false;
 }
 
-static inline struct hpl_keystore *open_kryoptic(void)
+/* The one Kryoptic token of this program; NULL, said once, where there is none. */
+static inline const struct hpl_backend_env *kryoptic_env(void)
 {
     static struct soft_token token;
     if (!kryoptic_is_there())
         return NULL;
     if (!token.root)
         kryoptic_init(&token, NULL);
-    return soft_token_open(&token, "kryoptic");
+    return &token.env;
 }
 
 #endif

@@ -28,7 +28,8 @@ static inline void nss_init(struct soft_token *token)
     EXPECT_NUM(system(command), 0);
 }
 
-static inline struct hpl_keystore *open_nss(void)
+/* The one NSS token of this program; NULL, said once, where there is none. */
+static inline const struct hpl_backend_env *nss_env(void)
 {
     static struct soft_token token;
     static bool was_said;
@@ -36,7 +37,7 @@ static inline struct hpl_keystore *open_nss(void)
         return soft_token_skip("NSS", "libnss3 or libnss3-tools is not installed", &was_said), NULL;
     if (!token.root)
         nss_init(&token);
-    return soft_token_open(&token, "nss");
+    return &token.env;
 }
 
 #endif

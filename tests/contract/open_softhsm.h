@@ -10,6 +10,7 @@
 #include "backends/pkcs11/pkcs11.h"
 #include "base/file.h"
 #include "catalog/catalog.h"
+#include "tests/contract/open_token.h"
 #include "tests/test.h"
 
 #define SOFTHSM_MODULE "/usr/lib/softhsm/libsofthsm2.so"
@@ -87,36 +88,22 @@ static inline enum hpl_status softhsm_try_open(struct softhsm *hsm, struct hpl_c
     return hpl_backend_pkcs11.open(call, config, &hsm->env, out);
 }
 
-/* For the contract suite: the one token of this program; NULL, said once, where there is no SoftHSM. */
+/* The one token of this program; NULL, said once, where there is no SoftHSM. */
 static inline struct softhsm *softhsm_shared(void)
 {
     static struct softhsm hsm;
     static bool was_said;
-    const char *ci = getenv("CI");
-    if (!softhsm_is_there() && !(ci && strcmp(ci, "true") == 0)) {
-        if (!was_said)
-            printf("SKIP SoftHSM: softhsm2 is not installed\n");
-        was_said = true;
-        return NULL;
-    }
+    if (!softhsm_is_there())
+        return soft_token_skip("SoftHSM", "softhsm2 is not installed", &was_said), NULL;
     if (!hsm.root)
         softhsm_init(&hsm, "hpl test");
     return &hsm;
 }
 
-/* Opens another handle on it. */
-static inline struct hpl_keystore *open_softhsm(void)
+static inline const struct hpl_backend_env *softhsm_env(void)
 {
-    struct hpl_call call;
-    struct hpl_keystore *keystore = NULL;
-    struct softhsm *hsm = softhsm_shared();
-    if (!hsm)
-        return NULL;
-    enum hpl_status status = softhsm_try_open(hsm, &call, &keystore);
-    if (status != HPL_OK)
-        fprintf(stderr, "\n    softhsm: %s\n", hpl_detail(&call, status));
-    EXPECT_OK(status);
-    return keystore;
+    const struct softhsm *hsm = softhsm_shared();
+    return hsm ? &hsm->env : NULL;
 }
 
 #endif

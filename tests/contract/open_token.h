@@ -57,13 +57,47 @@ static inline void soft_token_init(struct soft_token *token, const char *uri, co
     EXPECT_OK(hpl_catalog_open(&call, &token->env.catalog, path, token->root));
 }
 
-static inline struct hpl_keystore *soft_token_open(const struct soft_token *token, const char *name)
+/* The same token as another daemon would have it: a state folder, a catalog and a mechanism of its own. */
+struct soft_view {
+    char state_dir[192];
+    struct hpl_token_option option;
+    struct hpl_backend_env env;
+};
+
+static inline void soft_view_init(struct soft_view *view, const struct hpl_backend_env *env, const char *mechanism)
+{
+    char path[256];
+    struct hpl_call call = {0};
+    view->option = env->tokens[0];
+    view->option.mechanism = mechanism;
+    view->env = *env;
+    snprintf(view->state_dir, sizeof view->state_dir, "%s/%s", env->state_dir, mechanism);
+    EXPECT_OK(hpl_file_make_dir(&call, view->state_dir));
+    view->env.state_dir = view->state_dir;
+    view->env.tokens = &view->option;
+    snprintf(path, sizeof path, "%s/catalog.db", view->state_dir);
+    EXPECT_OK(hpl_catalog_open(&call, &view->env.catalog, path, env->root));
+}
+
+static inline void soft_view_wipe(struct soft_view *view)
+{
+    hpl_catalog_close(view->env.catalog);
+    *view = (struct soft_view){0};
+}
+
+static inline enum hpl_status soft_try_open(const struct hpl_backend_env *env, struct hpl_call *call, struct hpl_keystore **out)
+{
+    json_t *HPL_JSON_AUTO config = json_pack("{s:s s:s}", "backend_type", "pkcs11", "token", "main");
+    hpl_call_init(call, 60000);
+    *out = NULL;
+    return hpl_backend_pkcs11.open(call, config, env, out);
+}
+
+static inline struct hpl_keystore *soft_open(const struct hpl_backend_env *env, const char *name)
 {
     struct hpl_call call;
-    struct hpl_keystore *keystore = NULL;
-    json_t *HPL_JSON_AUTO config = json_pack("{s:s s:s}", "backend_type", "pkcs11", "token", "main");
-    hpl_call_init(&call, 60000);
-    enum hpl_status status = hpl_backend_pkcs11.open(&call, config, &token->env, &keystore);
+    struct hpl_keystore *keystore;
+    enum hpl_status status = soft_try_open(env, &call, &keystore);
     if (status != HPL_OK)
         fprintf(stderr, "\n    %s: %s\n", name, hpl_detail(&call, status));
     EXPECT_OK(status);

@@ -330,7 +330,7 @@ HPL_TEST(another_iv_mode_than_the_pinned_is_refused)
     EXPECT_OK(hpl_catalog_put(&call, hsm.env.catalog, "p11", pinned, revision, hpl_buf_bytes(&row), NULL));
     hpl_buf_wipe(&row);
     EXPECT_STATUS(softhsm_try_open(&hsm, &call, &keystore), HPL_INVALID_CONFIGURATION);
-    EXPECT(strstr(call.detail, "IV mode 'caller' where 'return' was pinned") != NULL);
+    EXPECT(strstr(call.detail, "aes-gcm with IV mode 'caller' where aes-gcm with 'none' was pinned") != NULL);
     softhsm_wipe(&hsm);
 }
 

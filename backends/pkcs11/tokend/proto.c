@@ -11,7 +11,7 @@
 #define REF_MIN (HPL_KEY_UID_LEN + 4u + 1u)
 #define REF_MAX (REF_MIN + WRAPPED_MAX)
 #define AAD HPL_WRAP_AAD_LEN
-#define SETTLE_MAX (1u + 2u + WRAPPED_MAX)
+#define SETTLE_MAX (1u + 2u + 4u + WRAPPED_MAX)
 #define FACTS_MAX 256u
 #define TEXT_MAX 1024u
 
@@ -90,7 +90,8 @@ bool hpl_tokend_is_secret(uint8_t op)
 
 void hpl_tokend_put_hello(struct hpl_buf *out, const struct hpl_token_option *option, const char *latch_shown)
 {
-    const char *texts[] = {option->name, option->uri, option->module, option->pin_source, option->init_reserved, latch_shown};
+    const char *texts[] = {option->name, option->uri, option->module, option->pin_source, option->init_reserved, latch_shown,
+                           option->mechanism, option->iv_mode};
     hpl_buf_put_u32(out, HPL_TOKEND_VERSION);
     for (size_t i = 0; i < HPL_COUNT(texts); i++)
         hpl_buf_put_lp16(out, hpl_bytes_str(texts[i] ? texts[i] : ""));
@@ -117,7 +118,8 @@ enum hpl_status hpl_tokend_read_hello(struct hpl_call *call, struct hpl_bytes bo
     for (size_t i = 0; is_well && i < HPL_COUNT(out->texts); i++)
         is_well = read_text(&reader, &out->texts[i]);
     out->option = (struct hpl_token_option){.name = out->texts[0], .uri = out->texts[1], .module = out->texts[2], .pin_source = out->texts[3],
-                                            .init_reserved = out->texts[4], .max_sessions = hpl_read_u32(&reader)};
+                                            .init_reserved = out->texts[4], .mechanism = out->texts[6], .iv_mode = out->texts[7],
+                                            .max_sessions = hpl_read_u32(&reader)};
     out->latch_shown = out->texts[5];
     struct hpl_bytes key = hpl_read_bytes(&reader, HPL_TOKEND_LATCH_KEY_LEN);
     if (is_well && hpl_read_is_done(&reader) && out->option.name && out->option.uri && out->option.pin_source && out->latch_shown)
@@ -178,6 +180,7 @@ bool hpl_tokend_read_welcome(struct hpl_bytes body, struct hpl_p11_facts *out)
     out->iv_mode = hpl_read_u8(&reader);
     if (!is_well || !hpl_read_is_done(&reader) || !are_known(out->mechanism, (uint8_t)out->iv_mode))
         return false;
+    out->opens = 1u << out->mechanism;
     hpl_p11_facts_name(out);
     return true;
 }
@@ -236,6 +239,7 @@ void hpl_tokend_put_settle(struct hpl_buf *out, bool is_known, const struct hpl_
         return;
     hpl_buf_put_u8(out, pinned->mechanism);
     hpl_buf_put_u8(out, (uint8_t)pinned->iv_mode);
+    hpl_buf_put_u32(out, pinned->opens);
     hpl_tokend_put_wrapped(out, &pinned->canary);
 }
 
@@ -249,6 +253,7 @@ bool hpl_tokend_read_settle(struct hpl_bytes body, bool *is_known, struct hpl_p1
         return hpl_read_is_done(&reader);
     out->mechanism = hpl_read_u8(&reader);
     out->iv_mode = hpl_read_u8(&reader);
+    out->opens = hpl_read_u32(&reader);
     hpl_tokend_read_wrapped(&reader, &out->canary);
     return known == 1 && hpl_read_is_done(&reader) && are_known(out->mechanism, (uint8_t)out->iv_mode);
 }

@@ -36,7 +36,7 @@ bool hpl_tokend_is_secret(uint8_t op);
 /* HELLO's request. The texts are malloc'd; hpl_tokend_hello_wipe ends it. */
 struct hpl_tokend_hello {
     struct hpl_token_option option;
-    char *texts[6]; /* owned: what option's members and latch_shown point to */
+    char *texts[8]; /* owned: what option's members and latch_shown point to */
     const char *latch_shown;
     struct hpl_secret *latch_key;
 };
