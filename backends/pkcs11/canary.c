@@ -33,6 +33,8 @@ enum hpl_status hpl_p11_canary_op(struct hpl_p11_op *op, void *unused)
     struct hpl_secret *HPL_SECRET_AUTO heard = NULL;
     CK_OBJECT_HANDLE handles[HPL_P11_NUM_KINDS];
     (void)unused;
+    if (!direct->canary_answer.ct_len)
+        return hpl_fail(op->call, HPL_KEY_UNAVAILABLE, "token '%s' has no canary yet", direct->token.facts.label);
     HPL_TRY(hpl_p11_handles(op, &direct->canary, direct->tier->kinds, NULL, handles));
     enum hpl_status status = hpl_p11_unwrap(op, &direct->canary, handles, song_aad, &direct->canary_answer, &heard);
     if (status == HPL_INVALID_CIPHERTEXT) { /* the answer is right, so it is the token; no caller's ciphertext is to be blamed */

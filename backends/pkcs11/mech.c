@@ -35,7 +35,9 @@ struct trial {
     CK_SLOT_ID slot;
     const struct hpl_p11_tier *tier;
     CK_OBJECT_HANDLE handles[HPL_P11_NUM_KINDS];
-    bool did_seal; /* said CKR_OK at least once */
+    bool did_seal;  /* said CKR_OK at least once */
+    CK_RV rv;       /* of the last attempt to seal */
+    const char *function;
 };
 
 static const uint8_t known[32] = "hardplate asks: who makes the IV";
@@ -56,6 +58,8 @@ static bool trial_seal(struct trial *trial, enum hpl_p11_iv_mode variant, struct
     CK_RV rv = trial->tier->seal(&io, variant, hpl_bytes(known, sizeof known), out);
     trial->fn->C_CloseSession(io.session);
     trial->did_seal |= rv == CKR_OK;
+    trial->rv = rv;
+    trial->function = io.function;
     return rv == CKR_OK && io.is_as_said;
 }
 
@@ -121,8 +125,18 @@ static bool is_variant_wanted(const struct hpl_token_option *option, const struc
     return tier != &hpl_p11_tier_gcm || is_wanted(option->iv_mode, hpl_p11_iv_mode_name(variant));
 }
 
-/* A tier whose throw-away keys cannot be made is one that the token cannot do; trouble with the token itself ends the trials.
- * *is_liar: it sealed, and in no way that can be believed. */
+/* "Cannot do that" leads to the next tier; trouble with the token must not, or a moment's fault would pin a lesser one. */
+static enum hpl_status judge_trial(struct hpl_p11_op *op, const struct trial *trial)
+{
+    enum hpl_p11_class class = hpl_p11_classify(trial->rv);
+    if (class == HPL_P11_NONE || class == HPL_P11_CONFIG || class == HPL_P11_CALLER)
+        return HPL_OK;
+    op->class = class;
+    return hpl_fail(op->call, HPL_KEY_UNAVAILABLE, "the trial of %s on token '%s' ended with %s of %s: if it cannot do that, name its mechanism in the local configuration file",
+                    hpl_p11_mechanism_name(trial->tier->mechanism), op->direct->token.facts.label, hpl_p11_rv_name(trial->rv), trial->function);
+}
+
+/* *is_liar: it sealed, and in no way that can be believed. */
 static enum hpl_status try_tier(struct hpl_p11_op *op, const struct hpl_p11_tier *tier, enum hpl_p11_iv_mode *found, bool *is_liar)
 {
     struct trial trial = {.fn = op->fn, .slot = op->direct->token.slot, .tier = tier};
@@ -133,7 +147,9 @@ static enum hpl_status try_tier(struct hpl_p11_op *op, const struct hpl_p11_tier
         if (is_variant_wanted(op->direct->place->option, tier, *variant) && can_use(&trial, *variant))
             *found = *variant;
     *is_liar = *found == HPL_P11_IV_NONE && trial.did_seal;
-    return was_made ? hpl_p11_destroy_trial(op, trial.handles) : HPL_OK;
+    if (was_made)
+        HPL_TRY(hpl_p11_destroy_trial(op, trial.handles));
+    return *found == HPL_P11_IV_NONE && was_made ? judge_trial(op, &trial) : HPL_OK;
 }
 
 /* A liar in one tier is trusted with no other, unless the local file names that. */

@@ -7,6 +7,7 @@
 
 #include <dlfcn.h>
 
+#include "backends/pkcs11/cryptoki.h"
 #include "base/codec.h"
 #include "base/json.h"
 
@@ -169,6 +170,25 @@ HPL_TEST(a_token_without_gcm_falls_to_cbc_on_its_own)
     EXPECT_OK(try_unwrap(keystore, uid, aad, &wrapped));
     keystore->ops->close(keystore);
     softhsm_wipe(&hsm);
+}
+
+HPL_TEST(a_moments_fault_does_not_pin_a_lesser_tier)
+{
+    static const unsigned long codes[] = {CKR_DEVICE_ERROR, CKR_GENERAL_ERROR, CKR_DEVICE_MEMORY, CKR_SESSION_COUNT};
+    for (size_t i = 0; i < HPL_COUNT(codes); i++) {
+        struct softhsm hsm;
+        struct hpl_call call;
+        struct hpl_keystore *keystore = NULL;
+        struct shim *shim = shim_init(&hsm, SHIM_AS_IS);
+        shim->rv = codes[i];
+        shim->times = 5;
+        shim_set(shim->where, SHIM_ENCRYPT);
+        if (softhsm_try_open(&hsm, &call, &keystore) == HPL_OK) {
+            expect_fact(keystore, "mechanism", "aes-gcm");
+            keystore->ops->close(keystore);
+        }
+        softhsm_wipe(&hsm);
+    }
 }
 
 HPL_TEST(what_the_local_file_names_is_used_or_nothing)
