@@ -176,6 +176,7 @@ static struct hpl_p11_direct *make(const struct hpl_p11_place *place)
     direct->base.ops = &ops;
     direct->place = place;
     direct->optional_attributes = 3;
+    direct->tries_in_token = true;
     hpl_p11_pool_init(&direct->pool);
     hpl_p11_canary_init(direct);
     pthread_mutex_init(&direct->connect_lock, NULL);

@@ -152,6 +152,7 @@ struct hpl_p11_direct {
     _Atomic bool is_latched;           /* an IV came twice: no more wraps */
     _Atomic bool has_failed;           /* a check blob did not open under its key: nothing more at all */
 
+    bool tries_in_token;               /* trials may make throw-away token objects where there are no session objects */
     const struct hpl_p11_tier *tier;   /* of new wraps */
     enum hpl_p11_iv_mode iv_mode;
     bool is_settled;                   /* the canary's answer is known */

@@ -5,7 +5,7 @@
 #include <stdio.h>
 
 #define MAX_ATTRIBUTES 24u
-#define PROBE "hpl/probe"
+#define TRIAL "hpl/trial"
 
 /* Good to have, tried and dropped one after the other by tokens that do not know them. */
 enum { ONLY_ITS_MECHANISM = 1, NO_COPIES = 2 };
@@ -191,7 +191,7 @@ static CK_RV generate_all(struct hpl_p11_op *op, const struct hpl_p11_tier *tier
     CK_RV rv = CKR_OK;
     for (size_t i = 0; rv == CKR_OK && i < HPL_COUNT(kinds); i++) {
         struct order order = order_of(tier, kinds[i], is_token);
-        snprintf(order.name.label, sizeof order.name.label, "%s", is_token ? PROBE : "a trial");
+        snprintf(order.name.label, sizeof order.name.label, "%s", is_token ? TRIAL : "a trial");
         order.name.id[0] = (uint8_t)kinds[i];
         if (tier->kinds & 1u << kinds[i])
             rv = generate_kind(op, NULL, &order, handles);
@@ -204,7 +204,7 @@ static enum hpl_status sweep(struct hpl_p11_op *op)
 {
     CK_OBJECT_HANDLE found[16];
     CK_ULONG num = 0;
-    char label[] = PROBE;
+    char label[] = TRIAL;
     CK_ATTRIBUTE template[] = {{CKA_LABEL, label, sizeof label - 1}};
     HPL_TRY(hpl_p11_check(op, "C_FindObjectsInit", op->fn->C_FindObjectsInit(op->handle, template, HPL_COUNT(template))));
     HPL_TRY(hpl_p11_check(op, "C_FindObjects", op->fn->C_FindObjects(op->handle, found, HPL_COUNT(found), &num)));
@@ -230,7 +230,7 @@ enum hpl_status hpl_p11_make_trial(struct hpl_p11_op *op, const struct hpl_p11_t
                                    bool *was_made)
 {
     CK_RV rv = generate_all(op, tier, false, handles);
-    if (hpl_p11_classify(rv) == HPL_P11_CONFIG) {
+    if (hpl_p11_classify(rv) == HPL_P11_CONFIG && op->direct->tries_in_token) {
         HPL_TRY(hpl_p11_destroy_trial(op, handles));
         HPL_TRY(sweep(op));
         rv = generate_all(op, tier, true, handles);

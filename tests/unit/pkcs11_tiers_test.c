@@ -225,7 +225,7 @@ HPL_TEST(a_token_without_session_objects_is_tried_with_token_objects_that_go_aga
     EXPECT_OK(try_wrap(keystore, uid, 1, &wrapped, &call));
     keystore->ops->close(keystore);
     char command[512];
-    snprintf(command, sizeof command, "pkcs11-tool --module %s --login --pin user-pin-1 --list-objects 2>/dev/null | grep -c hpl/probe >%s/count", SOFTHSM_MODULE,
+    snprintf(command, sizeof command, "pkcs11-tool --module %s --login --pin user-pin-1 --list-objects 2>/dev/null | grep -c hpl/trial >%s/count", SOFTHSM_MODULE,
              hsm.dir);
     EXPECT(system(command) != 0);
     softhsm_wipe(&hsm);

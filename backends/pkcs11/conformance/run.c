@@ -103,18 +103,21 @@ static enum hpl_status make_key(struct hpl_probe *probe)
     return HPL_OK;
 }
 
-/* The backend's own negotiation, so that the verdict is what it would do. */
+/* The backend's own negotiation of AES-GCM, so that the verdict is what it would do; the other tiers have steps of their own. */
 static void negotiate(struct hpl_probe *probe)
 {
+    static const struct hpl_token_option option = {.mechanism = "aes-gcm"};
+    const struct hpl_p11_place place = {.option = &option};
     struct hpl_call call;
     struct hpl_p11_direct *direct = calloc(1, sizeof *direct);
     HPL_CHECK(direct);
     hpl_call_init(&call, CALL_TIMEOUT_MS);
     direct->token = probe->token;
+    direct->place = &place;
+    direct->tries_in_token = probe->asked->may_make_token_objects;
     struct hpl_p11_op op = {.direct = direct, .call = &call, .fn = probe->fn, .handle = probe->anchor};
-    enum hpl_status status = hpl_p11_negotiate(&op, &probe->iv_mode);
-    if (status != HPL_OK)
-        probe->iv_mode = HPL_P11_IV_NONE;
+    enum hpl_status status = hpl_p11_negotiate(&op);
+    probe->iv_mode = status == HPL_OK ? direct->iv_mode : HPL_P11_IV_NONE;
     hpl_probe_put(probe, "negotiation", json_pack("{s:s, s:s}", "iv_mode", hpl_p11_iv_mode_name(probe->iv_mode), "said",
                                                   status == HPL_OK ? "proven on a throw-away key" : hpl_detail(&call, status)));
     free(direct);
