@@ -34,8 +34,7 @@ static enum hpl_status damaged(struct hpl_call *call, const char *path)
     return hpl_fail_over(call, HPL_INTEGRITY, "Vault's document '%.150s' was changed, moved or written under another root secret; bring it back from a snapshot", path);
 }
 
-/* data.data and data.metadata of an answer. */
-static enum hpl_status parse(struct hpl_call *call, const struct hpl_vault *vault, const char *path, const json_t *root, struct hpl_vault_document *out)
+enum hpl_status hpl_vault_document_read(struct hpl_call *call, const struct hpl_vault *vault, const char *path, const json_t *root, struct hpl_vault_document *out)
 {
     const json_t *data = json_object_get(json_object_get(root, "data"), "data");
     const json_t *metadata = json_object_get(json_object_get(root, "data"), "metadata");
@@ -81,7 +80,7 @@ enum hpl_status hpl_vault_document_get(struct hpl_call *call, struct hpl_vault *
     if (!hpl_vault_answer_is_ok(&answer))
         return hpl_vault_refused(call, vault->http, &request, &answer, "reading a key record");
     HPL_TRY(hpl_vault_answer_json(call, &answer, &root));
-    enum hpl_status status = parse(call, vault, path, root, out);
+    enum hpl_status status = hpl_vault_document_read(call, vault, path, root, out);
     if (status == HPL_OK && id && strcmp(id, out->id) != 0)
         status = damaged(call, path);
     if (status != HPL_OK)

@@ -8,6 +8,7 @@
 #include <time.h>
 #include <curl/curl.h>
 #include <openssl/crypto.h>
+#include <openssl/ssl.h>
 
 #include "base/clock.h"
 
@@ -51,9 +52,18 @@ static void init_curl(void)
 
 /* --- connections --------------------------------------------------------------------------------------------------------- */
 
+/* OpenSSL wipes what it decrypted once we have taken it: an answer has a data key in it. */
+static CURLcode wipe_plaintext(CURL *curl, void *ctx, void *arg)
+{
+    (void)curl, (void)arg;
+    SSL_CTX_set_options(ctx, SSL_OP_CLEANSE_PLAINTEXT);
+    return CURLE_OK;
+}
+
 static void set_tls(CURL *curl, const struct hpl_vault_settings *settings)
 {
     const struct hpl_vault_option *option = settings->option;
+    curl_easy_setopt(curl, CURLOPT_SSL_CTX_FUNCTION, wipe_plaintext);
     curl_easy_setopt(curl, CURLOPT_SSLVERSION, (long)CURL_SSLVERSION_TLSv1_2);
     curl_easy_setopt(curl, CURLOPT_SSL_VERIFYPEER, settings->skip_tls_verify ? 0L : 1L);
     curl_easy_setopt(curl, CURLOPT_SSL_VERIFYHOST, settings->skip_tls_verify ? 0L : 2L);

@@ -89,6 +89,16 @@ static inline void hpl_vault_answer_wipep(struct hpl_vault_answer *answer)
 
 struct hpl_vault_session;
 
+/* What a login, a renewal or a look at the token says. */
+struct hpl_vault_lease {
+    struct hpl_secret *token; /* the caller's; NULL: the one we have */
+    int64_t seconds;          /* 0: it does not end */
+    bool is_renewable;
+};
+
+/* {"auth": {"client_token", "lease_duration", "renewable"}} of an answer. HPL_BACKEND. */
+enum hpl_status hpl_vault_read_lease(struct hpl_call *call, const struct hpl_vault_answer *answer, bool wants_token, struct hpl_vault_lease *out) HPL_MUST_USE;
+
 /* Logs in, and keeps the token alive on a thread of its own until it is closed. settings and http stay the caller's. */
 enum hpl_status hpl_vault_session_open(struct hpl_call *call, const struct hpl_vault_settings *settings, struct hpl_vault_http *http,
                                        struct hpl_vault_session **out) HPL_MUST_USE;
@@ -136,6 +146,9 @@ struct hpl_vault_document {
  * Vault, not by us). hpl_vault_document_wipe ends it. */
 enum hpl_status hpl_vault_document_get(struct hpl_call *call, struct hpl_vault *vault, const char *name, const char *id,
                                        struct hpl_vault_document *out) HPL_MUST_USE;
+/* The document in Vault's answer, verified; path for the detail. HPL_INTEGRITY, HPL_BACKEND. */
+enum hpl_status hpl_vault_document_read(struct hpl_call *call, const struct hpl_vault *vault, const char *path, const json_t *root,
+                                        struct hpl_vault_document *out) HPL_MUST_USE;
 /* Writes it as revision expected + 1. HPL_STALE. */
 enum hpl_status hpl_vault_document_put(struct hpl_call *call, struct hpl_vault *vault, const char *name, const struct hpl_vault_document *document,
                                        uint64_t expected) HPL_MUST_USE;

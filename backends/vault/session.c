@@ -36,13 +36,6 @@ struct hpl_vault_session {
     bool has_keeper;
 };
 
-/* What a login, a renewal or a look at the token says. */
-struct lease {
-    struct hpl_secret *token; /* NULL: the one we have */
-    int64_t seconds;          /* 0: it does not end */
-    bool is_renewable;
-};
-
 /* --- what Vault answers --------------------------------------------------------------------------------------------------- */
 
 static enum hpl_status send_as(struct hpl_call *call, struct hpl_vault_session *session, const char *method, const char *path, struct hpl_bytes body,
@@ -55,8 +48,7 @@ static enum hpl_status send_as(struct hpl_call *call, struct hpl_vault_session *
     return hpl_vault_send(call, session->http, &request, answer);
 }
 
-/* {"auth": {"client_token", "lease_duration", "renewable"}} */
-static enum hpl_status read_auth(struct hpl_call *call, const struct hpl_vault_answer *answer, bool wants_token, struct lease *out)
+enum hpl_status hpl_vault_read_lease(struct hpl_call *call, const struct hpl_vault_answer *answer, bool wants_token, struct hpl_vault_lease *out)
 {
     json_t *HPL_JSON_AUTO root = NULL;
     const json_t *auth = NULL;
@@ -74,7 +66,7 @@ static enum hpl_status read_auth(struct hpl_call *call, const struct hpl_vault_a
 }
 
 /* How long a token that we were given lives. HPL_NOT_FOUND: Vault does not know it any more. */
-static enum hpl_status look_up(struct hpl_call *call, struct hpl_vault_session *session, const struct hpl_secret *token, struct lease *out)
+static enum hpl_status look_up(struct hpl_call *call, struct hpl_vault_session *session, const struct hpl_secret *token, struct hpl_vault_lease *out)
 {
     struct hpl_vault_answer HPL_VAULT_ANSWER_AUTO answer = {0};
     json_t *HPL_JSON_AUTO root = NULL;
@@ -137,7 +129,7 @@ static enum hpl_status login_refused(struct hpl_call *call, struct hpl_vault_ses
 }
 
 /* AppRole and Kubernetes: a new token for the secret. */
-static enum hpl_status exchange(struct hpl_call *call, struct hpl_vault_session *session, const struct hpl_secret *secret, struct lease *out)
+static enum hpl_status exchange(struct hpl_call *call, struct hpl_vault_session *session, const struct hpl_secret *secret, struct hpl_vault_lease *out)
 {
     char path[HPL_VAULT_TEXT + 16];
     struct hpl_buf body = {0};
@@ -149,10 +141,10 @@ static enum hpl_status exchange(struct hpl_call *call, struct hpl_vault_session 
         status = send_as(call, session, request.method, path, hpl_buf_bytes(&body), NULL, &answer);
     hpl_buf_wipe(&body);
     HPL_TRY(status);
-    return hpl_vault_answer_is_ok(&answer) ? read_auth(call, &answer, true, out) : login_refused(call, session, &request, &answer);
+    return hpl_vault_answer_is_ok(&answer) ? hpl_vault_read_lease(call, &answer, true, out) : login_refused(call, session, &request, &answer);
 }
 
-static enum hpl_status obtain(struct hpl_call *call, struct hpl_vault_session *session, struct lease *out)
+static enum hpl_status obtain(struct hpl_call *call, struct hpl_vault_session *session, struct hpl_vault_lease *out)
 {
     const struct hpl_vault_settings *settings = session->settings;
     struct hpl_secret *HPL_SECRET_AUTO secret = NULL;
@@ -172,7 +164,7 @@ static enum hpl_status obtain(struct hpl_call *call, struct hpl_vault_session *s
 /* --- the token in use ------------------------------------------------------------------------------------------------------ */
 
 /* Two thirds of the lease are used, the last third is for trying again. */
-static void set_lease(struct hpl_vault_session *session, const struct lease *lease)
+static void set_lease(struct hpl_vault_session *session, const struct hpl_vault_lease *lease)
 {
     uint64_t now = hpl_clock_mono_ns(), whole = (uint64_t)lease->seconds * S_NS;
     session->is_renewable = lease->is_renewable;
@@ -181,7 +173,7 @@ static void set_lease(struct hpl_vault_session *session, const struct lease *lea
     pthread_cond_broadcast(&session->changed);
 }
 
-static void adopt(struct hpl_vault_session *session, struct lease *lease)
+static void adopt(struct hpl_vault_session *session, struct hpl_vault_lease *lease)
 {
     pthread_mutex_lock(&session->lock);
     struct hpl_secret *old = session->token;
@@ -218,7 +210,7 @@ static enum hpl_status recent_refusal(struct hpl_call *call, struct hpl_vault_se
 /* Under logging_in. */
 static enum hpl_status login(struct hpl_call *call, struct hpl_vault_session *session)
 {
-    struct lease lease = {0};
+    struct hpl_vault_lease lease = {0};
     struct hpl_call sub;
     hpl_call_init(&sub, LOGIN_TIMEOUT_MS);
     if (call && call->deadline_ns && call->deadline_ns < sub.deadline_ns)
@@ -265,7 +257,7 @@ static enum hpl_status replace_token(struct hpl_call *call, struct hpl_vault_ses
 {
     struct hpl_secret *HPL_SECRET_AUTO newest = NULL;
     uint64_t now_generation;
-    struct lease lease = {0};
+    struct hpl_vault_lease lease = {0};
     HPL_TRY(lock_login(call, session));
     enum hpl_status status = copy_token(call, session, &newest, &now_generation);
     if (status == HPL_OK && now_generation == generation) {
@@ -304,12 +296,12 @@ enum hpl_status hpl_vault_ask(struct hpl_call *call, struct hpl_vault_session *s
 static enum hpl_status renew(struct hpl_call *call, struct hpl_vault_session *session, const struct hpl_secret *token)
 {
     struct hpl_vault_answer HPL_VAULT_ANSWER_AUTO answer = {0};
-    struct lease lease = {0};
+    struct hpl_vault_lease lease = {0};
     const struct hpl_vault_request request = {.method = "POST", .path = "auth/token/renew-self"};
     HPL_TRY(send_as(call, session, request.method, request.path, hpl_bytes_str("{}"), token, &answer));
     if (!hpl_vault_answer_is_ok(&answer))
         return hpl_vault_refused(call, session->http, &request, &answer, "renewing our token");
-    HPL_TRY(read_auth(call, &answer, false, &lease));
+    HPL_TRY(hpl_vault_read_lease(call, &answer, false, &lease));
     pthread_mutex_lock(&session->lock);
     bool is_capped = session->ends_ns && lease.seconds && hpl_clock_mono_ns() + (uint64_t)lease.seconds * S_NS <= session->ends_ns + S_NS;
     session->num_renewals++;

@@ -1,4 +1,4 @@
-/* An OpenBao of this test program's own: a dev server on a free port with transit and KV v2, killed when the program ends. HPL_OPENBAO_DIR names the
+/* An OpenBao of this test program's own: a dev server on a free port, by TLS, with transit and KV v2, killed when the program ends. HPL_OPENBAO_DIR names the
  * folder of the part (scripts/part openbao); without it, skipped by name. */
 #ifndef HPL_TESTS_CONTRACT_OPEN_OPENBAO_H
 #define HPL_TESTS_CONTRACT_OPEN_OPENBAO_H
@@ -18,8 +18,10 @@
 
 struct openbao {
     pid_t pid;
-    char address[40], program[512];
+    const char *dir;
+    char address[40], program[512], ca_file[256];
     struct hpl_secret *root;
+    struct hpl_vault_option option;
     struct hpl_backend_env env;
 };
 
@@ -47,24 +49,26 @@ static inline int openbao_free_port(void)
 /* bao ARGUMENTS as its root; the exit status. */
 static inline int openbao_run(const char *arguments)
 {
-    char command[1024];
-    snprintf(command, sizeof command, "HOME='%s' BAO_ADDR=%s BAO_TOKEN=root '%s' %s >/dev/null 2>&1", hpl_test_dir(), the_openbao.address, the_openbao.program, arguments);
+    char command[1536];
+    snprintf(command, sizeof command, "HOME='%s' BAO_ADDR=%s BAO_CACERT='%s' BAO_TOKEN=root '%s' %s >/dev/null 2>&1", the_openbao.dir, the_openbao.address,
+             the_openbao.ca_file, the_openbao.program, arguments);
     return system(command);
 }
 
 static inline void openbao_spawn(int port)
 {
-    char listen[40];
+    char listen[40], certs[280];
     snprintf(listen, sizeof listen, "-dev-listen-address=127.0.0.1:%d", port);
+    snprintf(certs, sizeof certs, "-dev-tls-cert-dir=%s", the_openbao.dir);
     the_openbao.pid = fork();
     EXPECT(the_openbao.pid >= 0);
     if (the_openbao.pid == 0) {
         int null = open("/dev/null", O_RDWR);
         prctl(PR_SET_PDEATHSIG, SIGKILL);
-        setenv("HOME", hpl_test_dir(), 1);
+        setenv("HOME", the_openbao.dir, 1);
         if (null < 0 || dup2(null, 1) < 0 || dup2(null, 2) < 0)
             _exit(127);
-        execl(the_openbao.program, "bao", "server", "-dev", "-dev-root-token-id=root", "-dev-no-store-token", listen, (char *)NULL);
+        execl(the_openbao.program, "bao", "server", "-dev", "-dev-root-token-id=root", "-dev-no-store-token", "-dev-tls", certs, listen, (char *)NULL);
         _exit(127);
     }
     atexit(openbao_stop);
@@ -74,8 +78,10 @@ static inline void openbao_start(const char *dir)
 {
     const struct timespec pause = {.tv_nsec = 100000000};
     int port = openbao_free_port(), tries = 300;
+    the_openbao.dir = hpl_test_dir();
     snprintf(the_openbao.program, sizeof the_openbao.program, "%s/bao", dir);
-    snprintf(the_openbao.address, sizeof the_openbao.address, "http://127.0.0.1:%d", port);
+    snprintf(the_openbao.address, sizeof the_openbao.address, "https://127.0.0.1:%d", port);
+    snprintf(the_openbao.ca_file, sizeof the_openbao.ca_file, "%s/vault-ca.pem", the_openbao.dir);
     openbao_spawn(port);
     while (openbao_run("status") != 0 && --tries > 0)
         nanosleep(&pause, NULL);
@@ -83,7 +89,8 @@ static inline void openbao_start(const char *dir)
     EXPECT_NUM(openbao_run("secrets enable transit"), 0);
     openbao_run("secrets enable -path=secret kv-v2"); /* a dev server has it already */
     the_openbao.root = hpl_secret_random(32);
-    the_openbao.env = (struct hpl_backend_env){.state_dir = hpl_test_dir(), .root = the_openbao.root};
+    the_openbao.option = (struct hpl_vault_option){.name = "test", .address = the_openbao.address, .ca_file = the_openbao.ca_file};
+    the_openbao.env = (struct hpl_backend_env){.state_dir = the_openbao.dir, .root = the_openbao.root, .vaults = &the_openbao.option, .num_vaults = 1};
 }
 
 static inline enum hpl_status openbao_try_open(struct hpl_call *call, const char *prefix, struct hpl_keystore **out)

@@ -32,14 +32,17 @@ static void check_body(const struct hpl_kms_options *options, const json_t *body
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
 {
     static const struct hpl_token_option token = {.name = "main", .uri = "pkcs11:token=main"};
-    static struct hpl_backend_env env = {.state_dir = "/tmp", .tokens = &token, .num_tokens = 1};
+    static const struct hpl_vault_option vault = {.name = "main", .address = "https://vault:8200", .token_file = "/run/token", .role_id = "r", .secret_id_file = "/run/secret"};
+    static struct hpl_backend_env env = {.state_dir = "/tmp", .tokens = &token, .num_tokens = 1, .vaults = &vault, .num_vaults = 1};
     const struct hpl_kms_options options = {.backends = hpl_backends(), .env = &env};
     struct hpl_call call = {0};
     json_t *HPL_JSON_AUTO body = NULL;
     json_t *HPL_JSON_AUTO base = json_pack("{s:s, s:s, s:i}", "backend_type", "local", "key_dir", "/tmp/keys", "cache_ttl_seconds", 60);
+    json_t *HPL_JSON_AUTO vault_base = json_pack("{s:s, s:s, s:{s:s}}", "backend_type", "vault", "address", "https://v", "auth_method", "token", "s.x");
     if (hpl_json_object(&call, &body, hpl_bytes(data, len), 65536, true) != HPL_OK)
         return 0;
     check_body(&options, body, NULL);
     check_body(&options, body, base);
+    check_body(&options, body, vault_base);
     return 0;
 }
