@@ -327,6 +327,8 @@ static CK_RV decrypt_init(CK_SESSION_HANDLE session, CK_MECHANISM_PTR mechanism,
     CK_GCM_PARAMS params = *(CK_GCM_PARAMS *)mechanism->pParameter;
     CK_MECHANISM changed = {CKM_AES_GCM, &params, sizeof params};
     params.pIv = iv;
+    params.ulIvLen = sizeof iv;
+    params.ulIvBits = sizeof iv * 8;
     return real->C_DecryptInit(session, &changed, mixed(session, object));
 }
 
