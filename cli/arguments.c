@@ -4,9 +4,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/codec.h"
 #include "base/file.h"
 #include "cli/commands.h"
 
+#define KEY_LEN 32u
 #define MAX_BODY (1u << 20)
 
 enum hpl_exit hpl_cli_usage_error(const struct hpl_client *client, const char *what)
@@ -94,4 +96,23 @@ enum hpl_exit hpl_cli_read_object(const char *path, json_t **object)
     }
     hpl_buf_wipe(&text);
     return status == HPL_OK ? HPL_EXIT_DONE : hpl_cli_failed(&call, status);
+}
+
+enum hpl_status hpl_cli_read_key_file(struct hpl_call *call, const char *path, struct hpl_secret **out)
+{
+    struct hpl_secret *HPL_SECRET_AUTO whole = NULL, *HPL_SECRET_AUTO key = hpl_secret_new(KEY_LEN);
+    *out = NULL;
+    HPL_TRY(hpl_file_read_secret(call, path, 2 * KEY_LEN + 1, false, &whole));
+    size_t len = whole->len;
+    if (!key)
+        return hpl_fail(call, HPL_NO_MEMORY, "the secret memory is full");
+    if (len == 2 * KEY_LEN + 1 && whole->bytes[len - 1] == '\n')
+        len--;
+    if (len == KEY_LEN)
+        memcpy(key->bytes, whole->bytes, KEY_LEN);
+    else if (len != 2 * KEY_LEN || !hpl_hex_decode(key->bytes, KEY_LEN, (const char *)whole->bytes, len))
+        return hpl_fail(call, HPL_INVALID_CONFIGURATION, "%s must hold 32 bytes or 64 hex digits: head -c 32 /dev/urandom makes a key", path);
+    *out = key;
+    key = NULL;
+    return HPL_OK;
 }

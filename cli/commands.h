@@ -27,6 +27,8 @@ hpl_command_fn hpl_cli_keys_create, hpl_cli_keys_list, hpl_cli_keys_describe, hp
 /* key_settings.c */
 hpl_command_fn hpl_cli_keys_update, hpl_cli_keys_tag, hpl_cli_keys_untag, hpl_cli_keys_rotation, hpl_cli_keys_caching, hpl_cli_keys_policy_get, hpl_cli_keys_policy_set,
     hpl_cli_keys_policy_remove;
+/* import.c */
+hpl_command_fn hpl_cli_keys_import;
 /* data_keys.c */
 hpl_command_fn hpl_cli_data_key, hpl_cli_decrypt, hpl_cli_rewrap;
 /* keystores.c */
@@ -52,6 +54,8 @@ bool hpl_cli_add_pair(json_t *body, const char *member, const char *pair);
 bool hpl_cli_add_number(json_t *body, const char *member, const char *text, long long least, long long most);
 /* The blob as given, or the first line of standard input for "-"; NULL when there is none. */
 json_t *hpl_cli_read_blob(const char *given);
+/* A key kept in a file: 32 bytes as they are, or 64 hex digits and perhaps a newline; readable by nobody else. */
+enum hpl_status hpl_cli_read_key_file(struct hpl_call *call, const char *path, struct hpl_secret **out) HPL_MUST_USE;
 /* The JSON object of a file, or of standard input for "-". Says itself what is wrong. */
 enum hpl_exit hpl_cli_read_object(const char *path, json_t **object);
 

@@ -133,24 +133,6 @@ static const char *read_options(struct job *job, int argc, char **argv)
     return NULL;
 }
 
-/* 32 bytes as they are, or 64 hex digits and perhaps a newline. */
-static enum hpl_status read_key_file(struct hpl_call *call, struct job *job)
-{
-    struct hpl_secret *HPL_SECRET_AUTO whole = NULL;
-    HPL_TRY(hpl_file_read_secret(call, job->key_file, 2 * KEY_LEN + 1, false, &whole));
-    size_t len = whole->len;
-    if (len == 2 * KEY_LEN + 1 && whole->bytes[len - 1] == '\n')
-        len--;
-    job->data_key = hpl_secret_new(KEY_LEN);
-    if (!job->data_key)
-        return hpl_fail(call, HPL_NO_MEMORY, "the secret memory is full");
-    if (len == KEY_LEN)
-        memcpy(job->data_key->bytes, whole->bytes, KEY_LEN);
-    else if (len != 2 * KEY_LEN || !hpl_hex_decode(job->data_key->bytes, KEY_LEN, (const char *)whole->bytes, len))
-        return hpl_fail(call, HPL_INVALID_CONFIGURATION, "%s must hold 32 bytes or 64 hex digits: head -c 32 /dev/urandom makes a key", job->key_file);
-    return HPL_OK;
-}
-
 /* From the daemon's answer; the envelope only when sealing, since opening brought its own. */
 static enum hpl_status take_key(struct hpl_call *call, struct job *job, const json_t *answer)
 {
@@ -187,7 +169,7 @@ static enum hpl_exit new_key(struct job *job)
 {
     struct hpl_call call = {0};
     if (job->key_file) {
-        enum hpl_status status = read_key_file(&call, job);
+        enum hpl_status status = hpl_cli_read_key_file(&call, job->key_file, &job->data_key);
         return status == HPL_OK ? HPL_EXIT_DONE : failed(&call, status);
     }
     json_object_set_new(job->body, "key_spec", json_string("AES_256"));
@@ -207,7 +189,7 @@ static enum hpl_exit key_of_header(struct job *job)
         return HPL_EXIT_USAGE;
     }
     if (is_key_file) {
-        enum hpl_status status = read_key_file(&call, job);
+        enum hpl_status status = hpl_cli_read_key_file(&call, job->key_file, &job->data_key);
         return status == HPL_OK ? HPL_EXIT_DONE : failed(&call, status);
     }
     hpl_base64_put(&blob, job->header.envelope.data, job->header.envelope.len);

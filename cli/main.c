@@ -24,6 +24,9 @@ static const struct hpl_command commands[] = {
 
     {.help = "Master keys"},
     {"keys create", hpl_cli_keys_create, NULL, false, "[--description TEXT] [--tag N=V]... [NAME]", "make one; without NAME its id is a UUID", NULL},
+    {"keys import", hpl_cli_keys_import, NULL, false, "[--description TEXT] [--tag N=V]... NAME FILE", "make one of your own 32 bytes, where the daemon allows it",
+     "FILE holds 32 bytes or 64 hex digits, mode 0600. They are encrypted to the daemon before they leave this program.\n"
+     "An imported key does not rotate, and the copy in FILE is yours to keep safe or to destroy."},
     {"keys list", hpl_cli_keys_list, NULL, false, "[--status STATE]", "all of them, or those in one state", NULL},
     {"keys describe", hpl_cli_keys_describe, NULL, false, "[--impact] ID", "all about one; with --impact what depends on it", NULL},
     {"keys update", hpl_cli_keys_update, NULL, false, "--description TEXT ID", "describe it anew", NULL},

@@ -7,6 +7,7 @@ import os
 import pathlib
 import re
 import shutil
+import subprocess
 import tempfile
 import unittest
 
@@ -195,6 +196,59 @@ class Service(Cli):
         self.assertIn("nothing.json", self.cli("configure", self.daemon.folder / "nothing.json", wanted=1))
         self.assertIn("backend_type", self.cli("configure", "-", stdin="{}", wanted=1))
         self.cli("configure", wanted=2)
+
+
+class WithLeave(unittest.TestCase):
+    """A daemon from a file that allows what is off by default."""
+
+    def setUp(self):
+        self.folder = folder = pathlib.Path(tempfile.mkdtemp(prefix="hpl-leave-"))
+        self.addCleanup(shutil.rmtree, folder, ignore_errors=True)
+        for name, text in (("root.key", "ab" * 32), ("ops.secret", "s" * 40), ("material", "c0" * 32)):
+            (folder / name).write_text(text + "\n")
+            os.chmod(folder / name, 0o400)
+        (folder / "c.yaml").write_text(f"""
+state_dir: {folder}/state
+listen: 127.0.0.1:0
+root: {{file: {folder}/root.key}}
+credentials: [{{access_key: ops, secret_file: {folder}/ops.secret, role: admin}}]
+kms: {{backend_type: local}}
+allow_import: true
+allow_immediate_deletion: true
+""")
+        with open(folder / "log", "wb") as log:
+            self.process = subprocess.Popen([str(BIN / "hardplated"), "--config", str(folder / "c.yaml")], stdout=subprocess.PIPE, stderr=log)
+        self.addCleanup(self.end)
+        endpoint = self.process.stdout.readline().decode().split()[-1]
+        self.env = {"HARDPLATE_ENDPOINT": endpoint, "HARDPLATE_ACCESS_KEY": "ops", "HARDPLATE_SECRET_KEY": "s" * 40, "PATH": os.environ["PATH"]}
+
+    def end(self):
+        self.process.terminate()
+        self.process.wait(30)
+        self.process.stdout.close()
+
+    def cli(self, *args, wanted=0):
+        code, out, err = run(BIN / "hardplate", *args, env=self.env)
+        self.assertEqual(code, wanted, (args, out, err))
+        return out + err
+
+    def test_material_is_imported_and_never_travels_in_the_clear(self):
+        self.assertIn("EXTERNAL", self.cli("keys", "import", "partner", self.folder / "material", "--description", "theirs"))
+        self.cli("data-key", "--key", "partner")
+        self.assertIn("AlreadyExists", self.cli("keys", "import", "partner", self.folder / "material", wanted=1))
+        self.cli("keys", "rotate", "partner", wanted=1)
+        (self.folder / "short").write_text("ab")
+        os.chmod(self.folder / "short", 0o600)
+        self.assertIn("32 bytes", self.cli("keys", "import", "another", self.folder / "short", wanted=1))
+        os.chmod(self.folder / "material", 0o444)
+        self.assertIn("chmod", self.cli("keys", "import", "another", self.folder / "material", wanted=1))
+        self.cli("keys", "import", "another", wanted=2)
+
+    def test_a_key_is_destroyed_at_once(self):
+        self.cli("keys", "create", "short")
+        self.cli("keys", "delete", "short", "--now", wanted=2)
+        self.assertIn("Destroyed", self.cli("keys", "delete", "short", "--now", "--confirm", "short"))
+        self.cli("data-key", "--key", "short", wanted=1)
 
 
 class Help(unittest.TestCase):
