@@ -766,6 +766,7 @@ HPL_TEST(a_daemon_that_is_killed_takes_its_worker_along)
 }
 
 #define MASK 0x5au
+#define SHADOW (1ull << 32) /* what is larger is a sanitizer's bookkeeping */
 
 static bool is_prey(const uint8_t *at, const uint8_t *masked, size_t len)
 {
@@ -796,7 +797,7 @@ static size_t hunt(const uint8_t *masked, size_t len)
     while (fgets(line, sizeof line, maps)) {
         unsigned long long from, to;
         char rights[8];
-        if (sscanf(line, "%llx-%llx %4s", &from, &to, rights) != 3 || rights[0] != 'r' || strstr(line, "[v"))
+        if (sscanf(line, "%llx-%llx %4s", &from, &to, rights) != 3 || rights[0] != 'r' || strstr(line, "[v") || to - from > SHADOW)
             continue;
         for (unsigned long long at = from; at < to; at += PAGE) {
             size_t want = at + 2 * PAGE <= to ? PAGE + len - 1 : (size_t)(to - at < PAGE ? to - at : PAGE);

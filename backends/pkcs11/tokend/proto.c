@@ -86,6 +86,9 @@ bool hpl_tokend_is_secret(uint8_t op)
     return bounds[op].is_secret;
 }
 
+/* A member that is added has to come along in the greeting, or the worker would not know of it. */
+_Static_assert(sizeof(struct hpl_token_option) == 6 * sizeof(void *), "put the new member of struct hpl_token_option into the greeting");
+
 /* --- HELLO -------------------------------------------------------------------------------------------------------------------------- */
 
 void hpl_tokend_put_hello(struct hpl_buf *out, const struct hpl_token_option *option, const char *latch_shown)
@@ -149,7 +152,7 @@ static bool is_clean(struct hpl_bytes text)
 static bool read_fact(struct hpl_reader *reader, char *out, size_t size)
 {
     struct hpl_bytes text = hpl_read_lp16(reader);
-    if (text.len >= size || !is_clean(text))
+    if (reader->is_failed || text.len >= size || !is_clean(text))
         return false;
     memcpy(out, text.data, text.len);
     out[text.len] = '\0';
