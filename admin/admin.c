@@ -17,7 +17,7 @@ static void answer_json(struct hpl_http_exchange *exchange, int http_status, con
 {
     struct hpl_buf text = {0};
     hpl_http_status(exchange, http_status);
-    hpl_http_add_header(exchange, "Cache-Control", "no-store");
+    hpl_http_add_header_bytes(exchange, "Cache-Control", hpl_bytes_str("no-store"));
     if (hpl_json_put(&text, value) == HPL_OK)
         hpl_http_send(exchange, "application/json", hpl_buf_bytes(&text));
     else

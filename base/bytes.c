@@ -16,7 +16,7 @@ static bool grow(struct hpl_buf *buf, size_t more)
     }
     if (buf->len + more + 1 <= buf->cap)
         return true;
-    size_t cap = buf->cap ? buf->cap : 64;
+    size_t cap = buf->cap ? buf->cap : 128;
     while (cap < buf->len + more + 1)
         cap *= 2;
     /* Not realloc: the old copy may hold what must be wiped. */
@@ -69,7 +69,14 @@ static void put_be(struct hpl_buf *buf, uint64_t value, size_t len)
         at[i] = (uint8_t)(value >> (8 * (len - 1 - i)));
 }
 
-void hpl_buf_put_u8(struct hpl_buf *buf, uint8_t value) { put_be(buf, value, 1); }
+void hpl_buf_put_u8(struct hpl_buf *buf, uint8_t value)
+{
+    if (buf->len + 1 < buf->cap && !buf->is_failed && !buf->max) /* texts are made of many */
+        buf->data[buf->len++] = value;
+    else
+        put_be(buf, value, 1);
+}
+
 void hpl_buf_put_u16(struct hpl_buf *buf, uint16_t value) { put_be(buf, value, 2); }
 void hpl_buf_put_u32(struct hpl_buf *buf, uint32_t value) { put_be(buf, value, 4); }
 void hpl_buf_put_u64(struct hpl_buf *buf, uint64_t value) { put_be(buf, value, 8); }

@@ -23,11 +23,37 @@ static const char *reason_of(int status)
     return "Status";
 }
 
+/* The Date header's value: made once a second by each thread. */
+static const char *date_now(void)
+{
+    static _Thread_local int64_t second = -1;
+    static _Thread_local char date[40];
+    int64_t now = hpl_clock_unix_ms();
+    if (now / 1000 != second)
+        hpl_time_text(date, now, HPL_TIME_HTTP);
+    second = now / 1000;
+    return date;
+}
+
+static void put_number(struct hpl_buf *text, uint64_t number)
+{
+    char digits[20];
+    size_t at = sizeof digits;
+    do
+        digits[--at] = (char)('0' + number % 10);
+    while (number /= 10);
+    hpl_buf_put(text, digits + at, sizeof digits - at);
+}
+
 static void put_status_line(struct hpl_buf *text, int status)
 {
-    char date[40];
-    hpl_time_text(date, hpl_clock_unix_ms(), HPL_TIME_HTTP);
-    hpl_buf_printf(text, "HTTP/1.1 %d %s\r\nDate: %s\r\nServer: hardplate\r\n", status, reason_of(status), date);
+    hpl_buf_put_str(text, "HTTP/1.1 ");
+    put_number(text, (uint64_t)status);
+    hpl_buf_put_str(text, " ");
+    hpl_buf_put_str(text, reason_of(status));
+    hpl_buf_put_str(text, "\r\nDate: ");
+    hpl_buf_put_str(text, date_now());
+    hpl_buf_put_str(text, "\r\nServer: hardplate\r\n");
 }
 
 void hpl_http_refusal(struct hpl_http_connection *connection, int status, const char *why)
@@ -51,7 +77,8 @@ void hpl_http_add_header_bytes(struct hpl_http_exchange *exchange, const char *n
     for (size_t i = 0; i < value.len; i++)
         if ((value.data[i] < 0x20 && value.data[i] != '\t') || value.data[i] == 0x7f)
             return;
-    hpl_buf_printf(&exchange->headers, "%s: ", name);
+    hpl_buf_put_str(&exchange->headers, name);
+    hpl_buf_put_str(&exchange->headers, ": ");
     hpl_buf_put_bytes(&exchange->headers, value);
     hpl_buf_put_str(&exchange->headers, "\r\n");
 }
@@ -96,10 +123,15 @@ static void put_head(struct hpl_http_exchange *exchange, uint64_t len, bool has_
     HPL_CHECK(exchange->status >= 200);
     decide_last(exchange);
     put_status_line(text, exchange->status);
-    hpl_buf_printf(text, "x-amz-request-id: %s\r\n", exchange->call.request_id);
+    hpl_buf_put_str(text, "x-amz-request-id: ");
+    hpl_buf_put_str(text, exchange->call.request_id);
+    hpl_buf_put_str(text, "\r\n");
     hpl_buf_put_bytes(text, hpl_buf_bytes(&exchange->headers));
-    if (has_length)
-        hpl_buf_printf(text, "Content-Length: %llu\r\n", (unsigned long long)len);
+    if (has_length) {
+        hpl_buf_put_str(text, "Content-Length: ");
+        put_number(text, len);
+        hpl_buf_put_str(text, "\r\n");
+    }
     if (connection->is_last)
         hpl_buf_put_str(text, "Connection: close\r\n");
     else if (exchange->head.is_http10)
@@ -128,7 +160,7 @@ static bool is_head_request(const struct hpl_http_exchange *exchange)
 void hpl_http_send(struct hpl_http_exchange *exchange, const char *content_type, struct hpl_bytes body)
 {
     if (content_type)
-        hpl_http_add_header(exchange, "Content-Type", "%s", content_type);
+        hpl_http_add_header_bytes(exchange, "Content-Type", hpl_bytes_str(content_type));
     bool has_body = may_have_body(exchange->status);
     answered(exchange);
     put_head(exchange, body.len, has_body);

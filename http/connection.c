@@ -254,14 +254,19 @@ static ssize_t fill(struct hpl_http_connection *connection, size_t want)
     struct hpl_http_input *in = &connection->in;
     if (!hpl_http_input_reserve(&connection->io->server->blocks, in, want))
         return HPL_LINK_BROKEN;
-    while (hpl_http_input_len(in) < want) {
-        ssize_t n = hpl_http_input_read(in, &connection->link, want - hpl_http_input_len(in));
+    for (bool is_empty = false; hpl_http_input_len(in) < want && !is_empty;) {
+        size_t room = want - hpl_http_input_len(in);
+        ssize_t n = hpl_http_input_read(in, &connection->link, room);
         if (n <= 0)
             return n;
         connection->num_read += (uint64_t)n;
         atomic_fetch_add_explicit(&connection->io->bytes_in, (uint64_t)n, memory_order_relaxed);
+        is_empty = (size_t)n < room && !hpl_link_has_more(&connection->link);
     }
-    return 1;
+    if (hpl_http_input_len(in) >= want)
+        return 1;
+    connection->link.wants = EPOLLIN; /* what it gave was all: it need not be asked to say so */
+    return HPL_LINK_AGAIN;
 }
 
 /* WHOLE or a refusal changes the state; false: more bytes are needed. */
@@ -298,6 +303,11 @@ static enum step step_head(struct hpl_http_connection *connection)
         enum step step;
         if (had && parse_head(connection, &step))
             return step;
+        if (connection->is_answered && had == 0 && !hpl_link_has_more(&connection->link)) {
+            connection->is_answered = false;
+            connection->link.wants = EPOLLIN; /* a client that waits for its answer has sent nothing yet */
+            return wait_idle(connection);
+        }
         ssize_t n = fill(connection, had < FIRST_HEAD ? FIRST_HEAD : had + HPL_HTTP_MAX_HEAD / 2);
         if (had == 0 && hpl_http_input_len(in))
             connection->since_ns = hpl_clock_mono_ns();
@@ -403,6 +413,7 @@ static enum step step_over(struct hpl_http_connection *connection)
     hpl_http_output_wipe(connection);
     connection->since_ns = hpl_clock_mono_ns();
     connection->state = HPL_STATE_HEAD;
+    connection->is_answered = true;
     return STEP_ON;
 }
 

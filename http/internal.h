@@ -55,6 +55,7 @@ struct hpl_http_connection {
     bool is_registered;                /* with epoll */
     bool is_last;                      /* no further request after this answer */
     bool needs_drain;                  /* the client may still be sending: close gently */
+    bool is_answered;                  /* a request was, just now */
     struct hpl_timer timer;
     uint64_t since_ns;                 /* first byte of the head, or of the body's reading */
     uint64_t given_ns;                 /* when a job took over */

@@ -55,8 +55,15 @@ static ssize_t tls_read(struct hpl_link *link, uint8_t *to, size_t len)
         if (result != 1)
             return total ? (ssize_t)total : tls_result(link, result);
         total += n;
+        if (!SSL_has_pending(link->ssl))
+            break;
     }
     return (ssize_t)total;
+}
+
+bool hpl_link_has_more(const struct hpl_link *link)
+{
+    return link->ssl && SSL_has_pending(link->ssl);
 }
 
 ssize_t hpl_link_read(struct hpl_link *link, void *to, size_t len)

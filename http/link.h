@@ -19,6 +19,8 @@ enum { HPL_LINK_EOF = 0, HPL_LINK_AGAIN = -1, HPL_LINK_BROKEN = -2 };
 /* 1 when done, HPL_LINK_AGAIN or HPL_LINK_BROKEN. */
 int hpl_link_handshake(struct hpl_link *link);
 ssize_t hpl_link_read(struct hpl_link *link, void *to, size_t len);
+/* Whether bytes were read from the socket that epoll does not know of. */
+bool hpl_link_has_more(const struct hpl_link *link);
 /* has_more: further bytes follow at once, so that the kernel may join them. */
 ssize_t hpl_link_write(struct hpl_link *link, const void *from, size_t len, bool has_more);
 /* Nothing more will be written; reading goes on. */

@@ -22,7 +22,10 @@
 #define MAX_FILE (8u << 20)
 #define NUM_CACHED 64u
 #define NAME_LEN 64u
-#define LOOKED_FOR_NS 1000000u /* 1 ms: how late a change made by another process is seen; a look costs as much as the rest of a wrap */
+/* How late a change made by another process is seen: a look costs as much as the rest of a wrap. A call that must not wait leaves the look to one of its kind
+ * a millisecond, and goes on with what was seen a little longer. */
+#define LOOKED_FOR_NS 1000000u /* 1 ms */
+#define LOOKED_FOR_QUICK_NS 5000000u /* 5 ms */
 
 /* When a file was looked at, and how many files this process had changed by then. */
 struct look {
@@ -37,6 +40,7 @@ struct cached {
     ino_t inode;
     struct timespec changed;
     struct look look;
+    uint64_t left_ns; /* when a call that must not wait last left the look to another */
     struct hpl_secret *material;
 };
 
@@ -220,14 +224,26 @@ static bool is_of(const struct cached *entry, const uint8_t *uid, uint32_t versi
     return entry->material && entry->version == version && memcmp(entry->uid, uid, HPL_KEY_UID_LEN) == 0;
 }
 
+/* Under the lock. */
+static bool is_fresh(struct cached *entry, const struct look *look, bool must_not_wait)
+{
+    uint64_t age_ns = look->at_ns - entry->look.at_ns;
+    if (entry->look.num_changes != look->num_changes || age_ns < LOOKED_FOR_NS || !must_not_wait)
+        return entry->look.num_changes == look->num_changes && age_ns < LOOKED_FOR_NS;
+    bool is_left = look->at_ns - entry->left_ns < LOOKED_FOR_NS;
+    if (!is_left)
+        entry->left_ns = look->at_ns;
+    return is_left && age_ns < LOOKED_FOR_QUICK_NS;
+}
+
 /* Of a file that was looked at just now. */
-static struct hpl_secret *recall_fresh(struct local *local, const uint8_t *uid, uint32_t version, const struct look *look)
+static struct hpl_secret *recall_fresh(struct local *local, const uint8_t *uid, uint32_t version, const struct look *look, bool must_not_wait)
 {
     struct hpl_secret *found = NULL;
     pthread_mutex_lock(&local->lock);
     for (size_t i = 0; i < NUM_CACHED && !found; i++) {
-        const struct cached *entry = &local->cache[i];
-        if (is_of(entry, uid, version) && look->at_ns - entry->look.at_ns < LOOKED_FOR_NS && entry->look.num_changes == look->num_changes)
+        struct cached *entry = &local->cache[i];
+        if (is_of(entry, uid, version) && is_fresh(entry, look, must_not_wait))
             found = hpl_secret_from(entry->material->bytes, entry->material->len);
     }
     pthread_mutex_unlock(&local->lock);
@@ -278,9 +294,10 @@ static enum hpl_status material_of(struct hpl_call *call, struct local *local, c
     struct stat st;
     struct hpl_key_file file;
     const struct look look = look_now();
-    if ((*out = recall_fresh(local, uid, version, &look)))
+    bool must_not_wait = call && call->must_not_wait;
+    if ((*out = recall_fresh(local, uid, version, &look, must_not_wait)))
         return HPL_OK;
-    if (call && call->must_not_wait)
+    if (must_not_wait)
         return HPL_WOULD_WAIT;
     HPL_TRY(name_of(call, local, uid, name));
     snprintf(path, sizeof path, "%s/%s", local->dir, name);
