@@ -13,16 +13,16 @@ struct work {
     char tail[MAX_TAIL];
 };
 
-static void answer_json(struct hpl_http_exchange *exchange, int http_status, const json_t *value)
+/* Without a value the text is there already. */
+static void answer_json(struct hpl_http_exchange *exchange, int http_status, const json_t *value, struct hpl_buf *text)
 {
-    struct hpl_buf text = {0};
     hpl_http_status(exchange, http_status);
     hpl_http_add_header_bytes(exchange, "Cache-Control", hpl_bytes_str("no-store"));
-    if (hpl_json_put(&text, value) == HPL_OK)
-        hpl_http_send(exchange, "application/json", hpl_buf_bytes(&text));
+    if (!value || hpl_json_put(text, value) == HPL_OK)
+        hpl_http_send(exchange, "application/json", hpl_buf_bytes(text));
     else
         hpl_http_send_empty(exchange);
-    hpl_buf_wipe(&text);
+    hpl_buf_wipe(text);
 }
 
 void hpl_admin_fail(struct hpl_http_exchange *exchange, enum hpl_status status)
@@ -33,7 +33,7 @@ void hpl_admin_fail(struct hpl_http_exchange *exchange, enum hpl_status status)
         json_pack("{s:s, s:s, s:s}", "code", row->kms_code, "message", detail, "description", row->text);
     if (row->kms_http == 503)
         hpl_http_add_header(exchange, "Retry-After", "%u", hpl_http_call(exchange)->retry_after_s ? hpl_http_call(exchange)->retry_after_s : 1);
-    answer_json(exchange, row->kms_http, value);
+    answer_json(exchange, row->kms_http, value, &(struct hpl_buf){0});
 }
 
 bool hpl_admin_is_quick(const struct hpl_http_exchange *exchange)
@@ -116,12 +116,15 @@ static void end(struct hpl_http_exchange *exchange)
     struct hpl_call *call = hpl_http_call(exchange);
     json_t *HPL_JSON_AUTO body = NULL;
     json_t *HPL_JSON_AUTO answer = NULL;
+    struct hpl_buf text = {0};
     enum hpl_status status = hpl_json_object(call, &body, hpl_http_whole_body(exchange), MAX_BODY, true);
     if (status == HPL_OK) {
         const struct hpl_admin_request request = {
             .admin = hpl_http_app(exchange), .call = call, .access_key = work->identity.access_key,
-            .body = body, .query = hpl_http_request(exchange)->query, .tail = work->tail};
+            .body = body, .query = hpl_http_request(exchange)->query, .tail = work->tail, .text = &text};
         status = work->route->run(&request, &answer);
+        if (status == HPL_OK)
+            status = hpl_buf_check(&text);
     }
     if (status == HPL_WOULD_WAIT)
         hpl_http_put_off(exchange);
@@ -131,7 +134,8 @@ static void end(struct hpl_http_exchange *exchange)
         hpl_http_status(exchange, 204);
         hpl_http_send_empty(exchange);
     } else
-        answer_json(exchange, work->route->http_ok, answer);
+        answer_json(exchange, work->route->http_ok, answer, &text);
+    hpl_buf_wipe(&text);
 }
 
 static void finish(struct hpl_http_exchange *exchange, bool is_sent)

@@ -12,6 +12,7 @@ struct hpl_admin_request {
     const json_t *body;    /* an object; empty where none was sent */
     struct hpl_bytes query; /* raw */
     const char *tail;      /* what stands for "*" in the path, decoded; "" without one */
+    struct hpl_buf *text;  /* a route that is asked often writes its answer here as JSON text, and leaves *answer NULL; wiped after it was sent */
 };
 
 struct hpl_admin_route {

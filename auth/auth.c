@@ -1,5 +1,5 @@
 /* Credentials and what they allow. Any thread; one mutex around the cache of unsealed secrets, never held over the catalog. */
-#include "auth/auth.h"
+#include "auth/canonical.h"
 
 #include <pthread.h>
 #include <stdio.h>
@@ -12,12 +12,15 @@
 
 #define ROW_TYPE "credential"
 #define NUM_CACHED 256u
+#define HPL_AUTH_SCOPE_MAX 159u
 #define CACHED_FOR_NS UINT64_C(5000000000) /* how late a change made by another process is seen */
 
 struct cached {
     struct hpl_identity identity;
     struct hpl_secret *secret_key; /* NULL: free */
     uint64_t until_ns;
+    char scope[HPL_AUTH_SCOPE_MAX + 1];
+    struct hpl_secret *signing_key; /* under that scope; NULL: none was asked for yet */
 };
 
 struct hpl_auth {
@@ -38,12 +41,19 @@ enum hpl_status hpl_auth_open(struct hpl_call *call, struct hpl_auth **out, stru
     return HPL_OK;
 }
 
+static void empty_entry(struct cached *entry)
+{
+    hpl_secret_free(entry->secret_key);
+    hpl_secret_free(entry->signing_key);
+    *entry = (struct cached){0};
+}
+
 void hpl_auth_close(struct hpl_auth *auth)
 {
     if (!auth)
         return;
     for (size_t i = 0; i < NUM_CACHED; i++)
-        hpl_secret_free(auth->cache[i].secret_key);
+        empty_entry(&auth->cache[i]);
     pthread_mutex_destroy(&auth->lock);
     free(auth);
 }
@@ -56,12 +66,6 @@ static struct cached *find_cached(struct hpl_auth *auth, const char *access_key)
         if (auth->cache[i].secret_key && strcmp(auth->cache[i].identity.access_key, access_key) == 0)
             return &auth->cache[i];
     return NULL;
-}
-
-static void empty_entry(struct cached *entry)
-{
-    hpl_secret_free(entry->secret_key);
-    *entry = (struct cached){0};
 }
 
 static void forget(struct hpl_auth *auth, const char *access_key)
@@ -91,7 +95,8 @@ static void remember(struct hpl_auth *auth, const struct hpl_identity *identity,
         if (!entry)
             entry = &auth->cache[auth->next++ % NUM_CACHED];
         empty_entry(entry);
-        *entry = (struct cached){*identity, hpl_secret_from(secret_key->bytes, secret_key->len), hpl_clock_mono_ns() + CACHED_FOR_NS};
+        *entry = (struct cached){.identity = *identity, .secret_key = hpl_secret_from(secret_key->bytes, secret_key->len),
+                                 .until_ns = hpl_clock_mono_ns() + CACHED_FOR_NS};
     }
     pthread_mutex_unlock(&auth->lock);
 }
@@ -108,6 +113,32 @@ static bool recall(struct hpl_auth *auth, const char *access_key, struct hpl_ide
     }
     pthread_mutex_unlock(&auth->lock);
     return *secret_key != NULL;
+}
+
+static bool recall_signing_key(struct hpl_auth *auth, const char *access_key, const char *scope, struct hpl_identity *identity, struct hpl_secret **key)
+{
+    pthread_mutex_lock(&auth->lock);
+    const struct cached *entry = find_cached(auth, access_key);
+    if (entry && entry->signing_key && entry->until_ns >= hpl_clock_mono_ns() && strcmp(entry->scope, scope) == 0) {
+        *identity = entry->identity;
+        *key = hpl_secret_from(entry->signing_key->bytes, entry->signing_key->len);
+    }
+    pthread_mutex_unlock(&auth->lock);
+    return *key != NULL;
+}
+
+/* Only beside the secret key that it was made of, and no longer than that. */
+static void remember_signing_key(struct hpl_auth *auth, const char *access_key, const char *scope, const struct hpl_secret *secret_key, const struct hpl_secret *key)
+{
+    pthread_mutex_lock(&auth->lock);
+    struct cached *entry = find_cached(auth, access_key);
+    if (entry && strlen(scope) <= HPL_AUTH_SCOPE_MAX && entry->secret_key->len == secret_key->len &&
+        hpl_equal_secret(entry->secret_key->bytes, secret_key->bytes, secret_key->len)) {
+        hpl_secret_free(entry->signing_key);
+        entry->signing_key = hpl_secret_from(key->bytes, key->len);
+        memcpy(entry->scope, scope, strlen(scope) + 1);
+    }
+    pthread_mutex_unlock(&auth->lock);
 }
 
 /* --- rows ---------------------------------------------------------------------------------------------------------------- */
@@ -255,6 +286,26 @@ enum hpl_status hpl_auth_find(struct hpl_call *call, struct hpl_auth *auth, cons
     uint64_t changes = changes_so_far(auth);
     HPL_TRY(load(call, auth, access_key, identity, secret_key));
     remember(auth, identity, *secret_key, changes);
+    return HPL_OK;
+}
+
+enum hpl_status hpl_auth_find_signing_key(struct hpl_call *call, struct hpl_auth *auth, const char *access_key, const char *scope,
+                                          struct hpl_identity *identity, struct hpl_secret **key)
+{
+    struct hpl_secret *HPL_SECRET_AUTO secret_key = NULL;
+    *key = NULL;
+    if (recall_signing_key(auth, access_key, scope, identity, key))
+        return HPL_OK;
+    HPL_TRY(hpl_auth_find(call, auth, access_key, identity, &secret_key));
+    struct hpl_secret *made = hpl_secret_new(32);
+    if (!made)
+        return hpl_fail(call, HPL_NO_MEMORY, "the secret region is full");
+    if (!hpl_signing_key(made->bytes, secret_key, scope)) {
+        hpl_secret_free(made);
+        return HPL_AUTH_BAD_SIGNATURE;
+    }
+    remember_signing_key(auth, access_key, scope, secret_key, made);
+    *key = made;
     return HPL_OK;
 }
 

@@ -35,6 +35,11 @@ enum hpl_status hpl_auth_new_credential(struct hpl_call *call, struct hpl_auth *
 enum hpl_status hpl_auth_find(struct hpl_call *call, struct hpl_auth *auth, const char *access_key,
                               struct hpl_identity *identity, struct hpl_secret **secret_key) HPL_MUST_USE;
 
+/* As hpl_auth_find, but gives the key that SigV4 signs with under a scope, "date/region/service/aws4_request", and remembers the last one of a credential.
+ * HPL_AUTH_BAD_SIGNATURE when the scope has another shape. */
+enum hpl_status hpl_auth_find_signing_key(struct hpl_call *call, struct hpl_auth *auth, const char *access_key, const char *scope,
+                                          struct hpl_identity *identity, struct hpl_secret **key) HPL_MUST_USE;
+
 /* Deny by default. Actions are "s3:…" and "kms:…"; HPL_ACCESS_DENIED names the action. Objects-only identities may do s3
  * actions, administrators everything. */
 enum hpl_status hpl_auth_allows(struct hpl_call *call, const struct hpl_identity *identity, const char *action) HPL_MUST_USE;

@@ -235,7 +235,9 @@ void hpl_request_signature(char out[static 65], const uint8_t key[static 32], co
     uint8_t mac[32];
     struct hpl_buf text = {0};
     hpl_hex_encode(hex, hash, 32);
-    hpl_buf_printf(&text, "AWS4-HMAC-SHA256\n%s\n%s\n%s", timestamp, scope, hex);
+    const char *const lines[] = {"AWS4-HMAC-SHA256\n", timestamp, "\n", scope, "\n", hex};
+    for (size_t i = 0; i < HPL_COUNT(lines); i++)
+        hpl_buf_put_str(&text, lines[i]);
     HPL_CHECK(!text.is_failed);
     hpl_hmac_sha256(mac, key, 32, text.data, text.len);
     hpl_hex_encode(out, mac, sizeof mac);

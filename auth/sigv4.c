@@ -415,36 +415,37 @@ static enum hpl_status keep_chunk_state(struct hpl_call *call, const struct clai
 /* --- the whole ----------------------------------------------------------------------------------------------------------- */
 
 /* An unknown access key is checked against a fixed secret, so that it takes the same work as a known one. */
-static enum hpl_status find_secret(struct hpl_call *call, struct hpl_auth *auth, const struct claim *claim, struct hpl_identity *identity,
-                                   struct hpl_secret **secret, bool *is_known)
+static enum hpl_status find_key(struct hpl_call *call, struct hpl_auth *auth, const struct claim *claim, struct hpl_identity *identity,
+                                struct hpl_secret **key, bool *is_known)
 {
-    enum hpl_status status = hpl_auth_find(call, auth, claim->access_key, identity, secret);
+    enum hpl_status status = hpl_auth_find_signing_key(call, auth, claim->access_key, claim->scope, identity, key);
     *is_known = status == HPL_OK;
     if (status != HPL_AUTH_UNKNOWN_KEY)
         return status;
-    *secret = hpl_secret_from("nobody's secret key, of usual length, no", 40);
-    return *secret ? HPL_OK : hpl_fail(call, HPL_NO_MEMORY, "the secret region is full");
+    struct hpl_secret *HPL_SECRET_AUTO nobodys = hpl_secret_from("nobody's secret key, of usual length, no", 40);
+    *key = nobodys ? hpl_secret_new(32) : NULL;
+    if (!*key)
+        return hpl_fail(call, HPL_NO_MEMORY, "the secret region is full");
+    return hpl_signing_key((*key)->bytes, nobodys, claim->scope) ? HPL_OK : HPL_AUTH_BAD_SIGNATURE;
 }
 
 static enum hpl_status check_signature(struct hpl_call *call, struct hpl_auth *auth, const struct hpl_sigv4_request *request,
                                        const struct claim *claim, struct hpl_identity *identity, struct hpl_sigv4_payload *payload)
 {
-    struct hpl_secret *HPL_SECRET_AUTO secret = NULL;
+    struct hpl_secret *HPL_SECRET_AUTO key = NULL;
     bool is_known;
     char want[65];
-    uint8_t hash[32], key[32];
+    uint8_t hash[32];
     const struct hpl_canonical canonical = {.request = request, .signed_headers = hpl_buf_bytes(&claim->signed_headers),
                                             .payload_hash = hpl_bytes_str(claim->payload_hash), .is_s3 = claim->is_s3,
                                             .ignored_parameter = hpl_bytes_str(claim->is_presigned ? "X-Amz-Signature" : "")};
-    HPL_TRY(find_secret(call, auth, claim, identity, &secret, &is_known));
+    HPL_TRY(find_key(call, auth, claim, identity, &key, &is_known));
     HPL_TRY(hpl_canonical_hash(call, &canonical, hash));
-    bool is_right = hpl_signing_key(key, secret, claim->scope);
-    hpl_request_signature(want, key, claim->timestamp, claim->scope, hash);
-    is_right = hpl_equal_secret(want, claim->signature, 64) && is_right;
+    hpl_request_signature(want, key->bytes, claim->timestamp, claim->scope, hash);
+    bool is_right = hpl_equal_secret(want, claim->signature, 64);
     enum hpl_status status = !is_known ? HPL_AUTH_UNKNOWN_KEY
                              : !is_right ? HPL_AUTH_BAD_SIGNATURE
-                                         : keep_chunk_state(call, claim, key, payload);
-    hpl_wipe(key, sizeof key);
+                                         : keep_chunk_state(call, claim, key->bytes, payload);
     hpl_wipe(want, sizeof want);
     return status;
 }

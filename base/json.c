@@ -104,3 +104,18 @@ enum hpl_status hpl_json_put(struct hpl_buf *buf, const json_t *value)
         return HPL_NO_MEMORY;
     return HPL_OK;
 }
+
+void hpl_json_put_text(struct hpl_buf *buf, const char *text)
+{
+    hpl_buf_put_u8(buf, '"');
+    for (const unsigned char *at = (const unsigned char *)text; *at; at++) {
+        if (*at < 0x20) {
+            hpl_buf_printf(buf, "\\u%04x", *at);
+            continue;
+        }
+        if (*at == '"' || *at == '\\')
+            hpl_buf_put_u8(buf, '\\');
+        hpl_buf_put_u8(buf, *at);
+    }
+    hpl_buf_put_u8(buf, '"');
+}

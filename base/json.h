@@ -24,6 +24,9 @@ enum hpl_status hpl_json_member(struct hpl_call *call, const json_t *object, con
 /* Appends the compact text of value; sorted names, so that equal values give equal texts. */
 enum hpl_status hpl_json_put(struct hpl_buf *buf, const json_t *value) HPL_MUST_USE;
 
+/* Appends UTF-8 text as a JSON string with its quotes. */
+void hpl_json_put_text(struct hpl_buf *buf, const char *text);
+
 static inline void hpl_json_decrefp(json_t **value)
 {
     json_decref(*value);

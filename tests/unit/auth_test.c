@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <sqlite3.h>
 
-#include "auth/auth.h"
+#include "auth/canonical.h"
 
 struct house {
     char path[300];
@@ -94,6 +94,40 @@ HPL_TEST(a_replaced_credential_is_the_new_one_at_once)
     EXPECT(has(&house, "alice", "first-secret", HPL_ROLE_OBJECTS));
     EXPECT_OK(put(&house, "alice", "second-secret", HPL_ROLE_ADMIN));
     EXPECT(has(&house, "alice", "second-secret", HPL_ROLE_ADMIN));
+    leave(&house);
+}
+
+/* Made anew from the secret, and what is given for it: the same, however often it was asked for before? */
+static bool signs_with(struct house *house, const char *secret_key, const char *scope)
+{
+    struct hpl_secret *HPL_SECRET_AUTO secret = hpl_secret_from(secret_key, strlen(secret_key));
+    struct hpl_identity identity = {0};
+    uint8_t want[32];
+    bool is_same = true;
+    EXPECT(hpl_signing_key(want, secret, scope));
+    for (int i = 0; i < 3; i++) {
+        struct hpl_secret *HPL_SECRET_AUTO key = NULL;
+        EXPECT_OK(hpl_auth_find_signing_key(&call, house->auth, "alice", scope, &identity, &key));
+        EXPECT_TEXT(identity.access_key, "alice");
+        is_same = is_same && key->len == 32 && memcmp(key->bytes, want, 32) == 0;
+    }
+    return is_same;
+}
+
+HPL_TEST(a_remembered_signing_key_is_that_of_the_secret_and_scope_of_now)
+{
+    static const char *const scopes[] = {"20260101/us-east-1/s3/aws4_request", "20260102/us-east-1/s3/aws4_request", "20260101/us-east-1/kms/aws4_request"};
+    struct house house = fresh();
+    struct hpl_secret *HPL_SECRET_AUTO key = NULL;
+    struct hpl_identity identity;
+    EXPECT_OK(put(&house, "alice", "first-secret-key", HPL_ROLE_ADMIN));
+    for (int round = 0; round < 2; round++)
+        for (size_t i = 0; i < HPL_COUNT(scopes); i++)
+            EXPECT(signs_with(&house, "first-secret-key", scopes[i]));
+    EXPECT_OK(put(&house, "alice", "other-secret-key", HPL_ROLE_ADMIN));
+    EXPECT(signs_with(&house, "other-secret-key", scopes[0]));
+    EXPECT_STATUS(hpl_auth_find_signing_key(&call, house.auth, "nobody", scopes[0], &identity, &key), HPL_AUTH_UNKNOWN_KEY);
+    EXPECT_STATUS(hpl_auth_find_signing_key(&call, house.auth, "alice", "20260101/us-east-1", &identity, &key), HPL_AUTH_BAD_SIGNATURE);
     leave(&house);
 }
 

@@ -75,3 +75,21 @@ HPL_TEST(equal_values_have_equal_texts)
     hpl_buf_wipe(&first);
     hpl_buf_wipe(&second);
 }
+
+HPL_TEST(a_text_put_as_a_json_string_reads_back_the_same)
+{
+    static const char *const texts[] = {"", "plain", "a\"b\\c/", "line\nfeed\ttab\x01\x1f", "\xc3\xa4\xe2\x82\xac\xf0\x9f\x94\x91"};
+    for (size_t i = 0; i < HPL_COUNT(texts); i++) {
+        struct hpl_buf text = {0};
+        json_t *object = NULL;
+        const char *found = NULL;
+        hpl_buf_put_str(&text, "{\"t\":");
+        hpl_json_put_text(&text, texts[i]);
+        hpl_buf_put_u8(&text, '}');
+        EXPECT_OK(parse(hpl_buf_text(&text), &object));
+        EXPECT_OK(hpl_json_str(NULL, object, "t", &found));
+        EXPECT_TEXT(found, texts[i]);
+        json_decref(object);
+        hpl_buf_wipe(&text);
+    }
+}
