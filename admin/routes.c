@@ -11,6 +11,7 @@ static const struct hpl_admin_route routes[] = {
     {"POST", "kms/start", "kms:ServiceControl", false, 200, hpl_admin_start},
     {"POST", "kms/stop", "kms:ServiceControl", false, 200, hpl_admin_stop},
     {"GET", "kms/status", "kms:ServiceControl", false, 200, hpl_admin_status},
+    {"POST", "kms/status", "kms:ServiceControl", false, 200, hpl_admin_status},
     {"GET", "kms/service-status", "kms:ServiceControl", false, 200, hpl_admin_status},
     {"GET", "kms/config", "kms:Configure", false, 200, hpl_admin_config},
     {"POST", "kms/clear-cache", "kms:ClearCache", false, 204, hpl_admin_clear_cache},

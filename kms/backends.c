@@ -135,6 +135,28 @@ enum hpl_status hpl_kms_backends(struct hpl_kms *kms, struct hpl_call *call, jso
     return *answer ? HPL_OK : HPL_NO_MEMORY;
 }
 
+static bool is_detached(struct hpl_kms *kms, const uint8_t instance[static 8])
+{
+    json_t *HPL_JSON_AUTO facts = hpl_kms_keystore_json(kms, instance);
+    const char *state = json_string_value(json_object_get(facts, "state"));
+    return state && strcmp(state, "detached") == 0;
+}
+
+enum hpl_status hpl_kms_may_store(struct hpl_kms *kms, struct hpl_call *call, const struct hpl_key_ref *ref)
+{
+    bool is_active;
+    struct hpl_call quiet = {.deadline_ns = call ? call->deadline_ns : 0};
+    struct hpl_key_record HPL_RECORD_AUTO record = {0};
+    struct hpl_attachment *HPL_ATTACHMENT_AUTO attachment = find_open(kms, ref->instance, &is_active);
+    if (!attachment && is_detached(kms, ref->instance))
+        return hpl_fail(call, HPL_KEY_UNAVAILABLE, "the keystore under this was detached meanwhile; send it again");
+    if (!attachment || hpl_attachment_record(&quiet, attachment, ref->key_id, true, &record, NULL) != HPL_OK)
+        return HPL_OK; /* nothing here destroys what it cannot read */
+    if (memcmp(record.uid, ref->uid, sizeof record.uid) != 0)
+        return hpl_fail(call, HPL_KEY_DESTROYED, "the key '%.80s' was destroyed meanwhile; send it again", ref->key_id);
+    return record.state == HPL_STATE_DISABLED ? HPL_OK : hpl_record_usable(call, &record);
+}
+
 /* --- letting go ---------------------------------------------------------------------------------------------------------- */
 
 static enum hpl_status check_unneeded(struct hpl_kms *kms, struct hpl_call *call, const uint8_t instance[static 8], bool may_lose_external)

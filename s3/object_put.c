@@ -309,6 +309,8 @@ enum hpl_status hpl_s3_put_end(struct hpl_s3_request *request)
     HPL_TRY(close_pipeline(request, &text));
     HPL_TRY(build_object(request, &text));
     HPL_TRY(check_conditions(request)); /* again: the body may have taken long */
+    if (put->object.has_ref)
+        HPL_TRY(hpl_kms_may_store(request->s3->options.kms, request->call, &put->object.ref));
     HPL_TRY(hpl_store_put_object(request->call, request->s3->store, &put->object, (const uint8_t (*)[HPL_FILE_ID_LEN])&put->file.id, 1, NULL));
     put->is_done = true;
     hpl_http_status(request->exchange, 200);

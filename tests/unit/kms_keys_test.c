@@ -653,6 +653,49 @@ HPL_TEST(a_keystore_is_let_go_only_when_nothing_depends_on_it_and_comes_back)
     close_house(&house, true);
 }
 
+static enum hpl_status may_store(struct house *house, const struct hpl_key_ref *ref)
+{
+    struct hpl_call call = {0};
+    return hpl_kms_may_store(house->kms, &call, ref);
+}
+
+HPL_TEST(what_a_running_upload_sealed_is_not_stored_once_its_key_or_keystore_goes)
+{
+    struct house house = {0};
+    struct hpl_buf envelope = {0};
+    struct hpl_secret *HPL_SECRET_AUTO secret = NULL;
+    struct hpl_key_ref ref;
+    struct hpl_call call = {0};
+    json_t *HPL_JSON_AUTO disabled = NULL;
+    json_t *HPL_JSON_AUTO scheduled = NULL;
+    json_t *HPL_JSON_AUTO cancelled = NULL;
+    open_willing(&house);
+    hpl_kms_set_census(house.kms, count_objects, NULL);
+    num_objects = 0;
+    EXPECT_OK(create(&house, "k"));
+    EXPECT_OK(hpl_kms_generate(house.kms, &call, HPL_PURPOSE_OBJECT, "k", NULL, 32, &secret, &envelope, &ref));
+    EXPECT_OK(may_store(&house, &ref));
+    EXPECT_OK(hpl_kms_set_enabled(house.kms, &call, "k", false, &disabled));
+    EXPECT_OK(may_store(&house, &ref)); /* readable again once it is enabled */
+    EXPECT_OK(hpl_kms_schedule_deletion(house.kms, &call, "k", 7, &scheduled));
+    EXPECT_STATUS(may_store(&house, &ref), HPL_KEY_PENDING_DELETION);
+    EXPECT_OK(hpl_kms_cancel_deletion(house.kms, &call, "k", &cancelled));
+    EXPECT_OK(use_folder(&house, "second"));
+    EXPECT_OK(may_store(&house, &ref));
+    char first[17];
+    instance_of(&house, "former", first);
+    EXPECT_OK(detach(&house, first, true));
+    EXPECT_STATUS(may_store(&house, &ref), HPL_KEY_UNAVAILABLE);
+    EXPECT_OK(use_folder(&house, "keys"));
+    EXPECT_OK(may_store(&house, &ref));
+    EXPECT_OK(destroy(&house, "k"));
+    EXPECT_STATUS(may_store(&house, &ref), HPL_KEY_DESTROYED);
+    EXPECT_OK(create(&house, "k"));
+    EXPECT_STATUS(may_store(&house, &ref), HPL_KEY_DESTROYED);
+    hpl_buf_wipe(&envelope);
+    close_house(&house, true);
+}
+
 HPL_TEST(an_envelope_is_explained_without_being_given_away)
 {
     struct house house = {0};
