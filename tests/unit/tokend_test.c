@@ -233,7 +233,8 @@ HPL_TEST(what_is_said_of_a_token_is_taken_only_when_clean)
 
 HPL_TEST(a_greeting_comes_through_whole_or_not_at_all)
 {
-    const struct hpl_token_option option = {.name = "main", .uri = "pkcs11:token=x", .pin_source = "file:/x", .max_sessions = 3, .init_reserved = "a b"};
+    const struct hpl_token_option option = {.name = "main", .uri = "pkcs11:token=x", .pin_source = "file:/x", .max_sessions = 3, .init_reserved = "a b",
+                                            .iv_mode = "caller"};
     const uint8_t key[HPL_TOKEND_LATCH_KEY_LEN] = {1, 2, 3};
     struct hpl_tokend_hello hello;
     struct hpl_call call = {0};
@@ -244,6 +245,7 @@ HPL_TEST(a_greeting_comes_through_whole_or_not_at_all)
     EXPECT_TEXT(hello.option.name, "main");
     EXPECT_TEXT(hello.option.uri, option.uri);
     EXPECT_TEXT(hello.option.init_reserved, "a b");
+    EXPECT_TEXT(hello.option.iv_mode, "caller");
     EXPECT_TEXT(hello.latch_shown, "/state/pkcs11");
     EXPECT(hello.option.module == NULL && hello.option.max_sessions == 3);
     EXPECT_BYTES(hello.latch_key->bytes, key, sizeof key);
