@@ -50,9 +50,9 @@ static enum hpl_status refuse(struct hpl_breaker *breaker, struct hpl_call *call
 /* Under the lock. */
 static enum hpl_status pass(struct hpl_breaker *breaker, struct hpl_call *call, bool *must_probe)
 {
-    uint64_t now = hpl_clock_mono_ns();
     if (breaker->state == HPL_BREAKER_CLOSED)
         return HPL_OK;
+    uint64_t now = hpl_clock_mono_ns();
     if (breaker->is_probing || now < breaker->open_until_ns)
         return refuse(breaker, call, now);
     breaker->state = HPL_BREAKER_HALF_OPEN;

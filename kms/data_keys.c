@@ -7,21 +7,27 @@
 
 #define MAX_RACES 8u
 
-/* 32 bytes from the system, mixed with the backend's own where it has a generator, so that one bad generator does no harm. */
-static enum hpl_status new_secret(struct hpl_call *call, struct hpl_attachment *attachment, size_t len, struct hpl_secret **out)
+/* 32 bytes from the system and 32 of the backend's own generator, mixed, so that one bad generator does no harm. */
+static enum hpl_status mix_secret(struct hpl_call *call, struct hpl_attachment *attachment, struct hpl_secret *out)
 {
     struct hpl_secret *HPL_SECRET_AUTO mix = hpl_secret_random(64);
-    *out = mix ? hpl_secret_new(len) : NULL;
-    if (!*out)
+    if (!mix)
         return hpl_fail(call, HPL_NO_MEMORY, "the secret region is full");
-    enum hpl_status status = attachment->keystore->ops->random ? hpl_kms_random(call, attachment, mix->bytes + 32, 32) : HPL_OK;
-    if (status == HPL_OK)
-        hpl_hkdf_sha256((*out)->bytes, len, hpl_bytes(mix->bytes, mix->len), hpl_bytes(NULL, 0), hpl_bytes_str("hpl-data-key-v1"));
-    else {
-        hpl_secret_free(*out);
-        *out = NULL;
-    }
-    return status;
+    HPL_TRY(hpl_kms_random(call, attachment, mix->bytes + 32, 32));
+    hpl_hkdf_sha256(out->bytes, out->len, hpl_bytes(mix->bytes, mix->len), hpl_bytes(NULL, 0), hpl_bytes_str("hpl-data-key-v1"));
+    return HPL_OK;
+}
+
+static enum hpl_status new_secret(struct hpl_call *call, struct hpl_attachment *attachment, size_t len, struct hpl_secret **out)
+{
+    struct hpl_secret *HPL_SECRET_AUTO made = hpl_secret_random(len);
+    if (!made)
+        return hpl_fail(call, HPL_NO_MEMORY, "the secret region is full");
+    if (attachment->keystore->ops->random)
+        HPL_TRY(mix_secret(call, attachment, made));
+    *out = made;
+    made = NULL;
+    return HPL_OK;
 }
 
 enum hpl_status hpl_kms_seal_on(struct hpl_call *call, struct hpl_attachment *attachment, enum hpl_purpose purpose, const struct hpl_key_record *record,

@@ -8,6 +8,8 @@
 
 #define MAX_CONTEXT_BYTES 65536u
 #define MAX_PAIRS 1024u
+#define USUAL_TEXT 500u
+#define FEW_PAIRS 16u /* more of them go to the heap */
 #define BUCKET_MAGIC "HPLB1"
 #define BUCKET_MAGIC_LEN 5u
 
@@ -63,8 +65,7 @@ static int compare_pairs(const void *a, const void *b)
     return order ? order : (x->name.len > y->name.len) - (x->name.len < y->name.len);
 }
 
-/* The pairs sorted; free() them. */
-static enum hpl_status sort_pairs(struct hpl_call *call, const struct hpl_context *context, struct hpl_context_pair **out)
+static enum hpl_status check_pairs(struct hpl_call *call, const struct hpl_context *context)
 {
     size_t total = 0;
     if (context->num_pairs > MAX_PAIRS)
@@ -75,52 +76,70 @@ static enum hpl_status sort_pairs(struct hpl_call *call, const struct hpl_contex
         if (pair->name.len == 0 || pair->name.len > UINT16_MAX || !hpl_utf8_is_valid(pair->name) || !hpl_utf8_is_valid(pair->value))
             return hpl_fail(call, HPL_INVALID_REQUEST, "the encryption context has an empty, over-long or non-UTF-8 name or value");
     }
-    if (total > MAX_CONTEXT_BYTES)
-        return hpl_fail(call, HPL_INVALID_REQUEST, "the encryption context is larger than %u bytes", MAX_CONTEXT_BYTES);
-    struct hpl_context_pair *pairs = calloc(context->num_pairs + 1, sizeof *pairs);
-    if (!pairs)
-        return hpl_fail(call, HPL_NO_MEMORY, "out of memory");
-    if (context->num_pairs)
-        memcpy(pairs, context->pairs, context->num_pairs * sizeof *pairs);
-    qsort(pairs, context->num_pairs, sizeof *pairs, compare_pairs);
-    for (size_t i = 1; i < context->num_pairs; i++)
-        if (hpl_bytes_equal(pairs[i - 1].name, pairs[i].name)) {
-            enum hpl_status status = hpl_fail(call, HPL_INVALID_REQUEST, "the encryption context has '%.*s' twice",
-                                              (int)(pairs[i].name.len > 60 ? 60 : pairs[i].name.len), (const char *)pairs[i].name.data);
-            free(pairs);
-            return status;
-        }
-    *out = pairs;
+    return total <= MAX_CONTEXT_BYTES ? HPL_OK : hpl_fail(call, HPL_INVALID_REQUEST, "the encryption context is larger than %u bytes", MAX_CONTEXT_BYTES);
+}
+
+/* In the order of names, none of them twice. */
+static enum hpl_status sort_pairs(struct hpl_call *call, struct hpl_context_pair *pairs, size_t count)
+{
+    qsort(pairs, count, sizeof *pairs, compare_pairs);
+    for (size_t i = 1; i < count; i++)
+        if (hpl_bytes_equal(pairs[i - 1].name, pairs[i].name))
+            return hpl_fail(call, HPL_INVALID_REQUEST, "the encryption context has '%.*s' twice", (int)(pairs[i].name.len > 60 ? 60 : pairs[i].name.len),
+                            (const char *)pairs[i].name.data);
     return HPL_OK;
 }
 
-/* The hash of what is in text already and the context's pairs; wipes text. */
+static void put_pairs(const struct hpl_context_pair *pairs, size_t count, struct hpl_buf *text)
+{
+    hpl_buf_put_u16(text, (uint16_t)count);
+    for (size_t i = 0; i < count; i++) {
+        hpl_buf_put_lp16(text, pairs[i].name);
+        hpl_buf_put_lp32(text, pairs[i].value);
+    }
+}
+
+/* Appends the context's canonical form. */
+static enum hpl_status put_context(struct hpl_call *call, const struct hpl_context *context, struct hpl_buf *text)
+{
+    struct hpl_context_pair few[FEW_PAIRS], *pairs = few;
+    size_t count = context ? context->num_pairs : 0;
+    if (context)
+        HPL_TRY(check_pairs(call, context));
+    if (count > FEW_PAIRS && !(pairs = calloc(count, sizeof *pairs)))
+        return hpl_fail(call, HPL_NO_MEMORY, "out of memory");
+    if (count)
+        memcpy(pairs, context->pairs, count * sizeof *pairs);
+    enum hpl_status status = sort_pairs(call, pairs, count);
+    if (status == HPL_OK)
+        put_pairs(pairs, count, text);
+    if (pairs != few)
+        free(pairs);
+    return status == HPL_OK ? hpl_buf_check(text) : status;
+}
+
+/* The hash of what is in text and the context behind it; wipes text. */
 static enum hpl_status hash_with_context(struct hpl_call *call, struct hpl_buf *text, const struct hpl_context *context, uint8_t out[static HPL_WRAP_AAD_LEN])
 {
-    static const struct hpl_context none;
-    struct hpl_context_pair *pairs = NULL;
-    if (!context)
-        context = &none;
-    enum hpl_status status = sort_pairs(call, context, &pairs);
-    if (status == HPL_OK) {
-        hpl_buf_put_u16(text, (uint16_t)context->num_pairs);
-        for (size_t i = 0; i < context->num_pairs; i++) {
-            hpl_buf_put_lp16(text, pairs[i].name);
-            hpl_buf_put_lp32(text, pairs[i].value);
-        }
-        status = hpl_buf_check(text);
-    }
+    enum hpl_status status = put_context(call, context, text);
     if (status == HPL_OK)
         hpl_sha256(out, text->data, text->len);
     hpl_buf_wipe(text);
-    free(pairs);
     return status;
+}
+
+/* Room for most contexts at once. */
+static void start_text(struct hpl_buf *text)
+{
+    hpl_buf_extend(text, USUAL_TEXT);
+    text->len = 0;
 }
 
 enum hpl_status hpl_envelope_aad(struct hpl_call *call, const struct hpl_envelope *envelope, const struct hpl_context *context,
                                  uint8_t aad[static HPL_WRAP_AAD_LEN])
 {
     struct hpl_buf text = {0};
+    start_text(&text);
     hpl_buf_put_str(&text, "hpl-aad-v1");
     put_header(envelope, &text);
     return hash_with_context(call, &text, context, aad);
@@ -129,6 +148,7 @@ enum hpl_status hpl_envelope_aad(struct hpl_call *call, const struct hpl_envelop
 enum hpl_status hpl_context_hash(struct hpl_call *call, const struct hpl_context *context, uint8_t out[static HPL_WRAP_AAD_LEN])
 {
     struct hpl_buf text = {0};
+    start_text(&text);
     hpl_buf_put_str(&text, "hpl-context-v1");
     return hash_with_context(call, &text, context, out);
 }
