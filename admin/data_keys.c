@@ -5,6 +5,8 @@
 
 #include "base/codec.h"
 
+#define MAX_KEYS 64
+
 enum hpl_status hpl_admin_context(const struct hpl_admin_request *request, const char *member, struct hpl_admin_context *context)
 {
     const json_t *object = NULL;
@@ -53,27 +55,17 @@ static void put_base64(struct hpl_buf *text, const char *name, const void *data,
     hpl_buf_put_u8(text, '"');
 }
 
-/* Appends one data key, {"ciphertext_blob","plaintext_key"}, with the id of its key between them where has_key_id. As text, not by way of jansson: that would
- * take as long as wrapping it. */
-static enum hpl_status generate_one(const struct hpl_admin_request *request, const char *key_id, const struct hpl_admin_context *context,
-                                    size_t len, bool has_key_id, char used_key[static HPL_KEY_ID_MAX + 1])
+/* Appends one data key, {"ciphertext_blob","plaintext_key"}, with the id of its key between them unless key_id is NULL. As text, not by way of jansson: that
+ * would take as long as wrapping it. */
+static void put_key(struct hpl_buf *text, const struct hpl_data_key *key, const char *key_id)
 {
-    struct hpl_secret *HPL_SECRET_AUTO secret = NULL;
-    struct hpl_buf envelope = {0};
-    struct hpl_key_ref ref;
-    enum hpl_status status = hpl_kms_generate(request->admin->kms, request->call, HPL_PURPOSE_API, key_id, &context->view, len, &secret, &envelope, &ref);
-    if (status == HPL_OK) {
-        memcpy(used_key, ref.key_id, sizeof ref.key_id);
-        put_base64(request->text, "{\"ciphertext_blob\":\"", envelope.data, envelope.len);
-        if (has_key_id) {
-            hpl_buf_put_str(request->text, ",\"key_id\":");
-            hpl_json_put_text(request->text, ref.key_id);
-        }
-        put_base64(request->text, ",\"plaintext_key\":\"", secret->bytes, secret->len);
-        hpl_buf_put_u8(request->text, '}');
+    put_base64(text, "{\"ciphertext_blob\":\"", key->envelope.data, key->envelope.len);
+    if (key_id) {
+        hpl_buf_put_str(text, ",\"key_id\":");
+        hpl_json_put_text(text, key_id);
     }
-    hpl_buf_wipe(&envelope);
-    return status;
+    put_base64(text, ",\"plaintext_key\":\"", key->secret->bytes, key->secret->len);
+    hpl_buf_put_u8(text, '}');
 }
 
 struct asked {
@@ -93,30 +85,38 @@ static enum hpl_status read_asked(const struct hpl_admin_request *request, struc
 enum hpl_status hpl_admin_generate(const struct hpl_admin_request *request, json_t **answer)
 {
     struct asked asked;
-    char used_key[HPL_KEY_ID_MAX + 1];
+    struct hpl_data_key key = {0};
+    struct hpl_key_ref ref;
     (void)answer;
     HPL_TRY(read_asked(request, &asked));
-    return generate_one(request, asked.key_id, &asked.context, asked.len, true, used_key);
+    enum hpl_status status = hpl_kms_generate(request->admin->kms, request->call, HPL_PURPOSE_API, asked.key_id, &asked.context.view, asked.len, &key.secret,
+                                              &key.envelope, &ref);
+    if (status == HPL_OK)
+        put_key(request->text, &key, ref.key_id);
+    hpl_data_keys_wipe(&key, 1);
+    return status;
 }
 
 enum hpl_status hpl_admin_generate_many(const struct hpl_admin_request *request, json_t **answer)
 {
     struct asked asked;
+    struct hpl_data_key keys[MAX_KEYS];
+    struct hpl_key_ref ref;
     int64_t count = 0;
-    char used_key[HPL_KEY_ID_MAX + 1] = "";
     (void)answer;
     HPL_TRY(read_asked(request, &asked));
-    HPL_TRY(hpl_json_int(request->call, request->body, "count", 1, 64, &count));
+    HPL_TRY(hpl_json_int(request->call, request->body, "count", 1, MAX_KEYS, &count));
     if (count == 0)
-        return hpl_fail(request->call, HPL_INVALID_REQUEST, "'count' is missing: a number from 1 to 64");
+        return hpl_fail(request->call, HPL_INVALID_REQUEST, "'count' is missing: a number from 1 to %d", MAX_KEYS);
+    HPL_TRY(hpl_kms_generate_many(request->admin->kms, request->call, HPL_PURPOSE_API, asked.key_id, &asked.context.view, asked.len, keys, (size_t)count, &ref));
     for (int64_t i = 0; i < count; i++) {
         hpl_buf_put_str(request->text, i ? "," : "{\"data_keys\":[");
-        /* All under the key that the first one chose, whatever becomes the default meanwhile. */
-        HPL_TRY(generate_one(request, i ? used_key : asked.key_id, &asked.context, asked.len, false, used_key));
+        put_key(request->text, &keys[i], NULL);
     }
     hpl_buf_put_str(request->text, "],\"key_id\":");
-    hpl_json_put_text(request->text, used_key);
+    hpl_json_put_text(request->text, ref.key_id);
     hpl_buf_put_u8(request->text, '}');
+    hpl_data_keys_wipe(keys, (size_t)count);
     return HPL_OK;
 }
 

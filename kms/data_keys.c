@@ -166,6 +166,14 @@ static enum hpl_status key_to_use(struct hpl_call *call, struct hpl_attachment *
     return status;
 }
 
+enum hpl_status hpl_kms_find_wrapper(struct hpl_kms *kms, struct hpl_call *call, enum hpl_purpose purpose, const char *key_id, const struct hpl_context *context,
+                                     struct hpl_attachment **attachment, struct hpl_key_record *record)
+{
+    HPL_TRY(hpl_kms_acquire(kms, call, attachment));
+    HPL_TRY(key_to_use(call, *attachment, key_id, record));
+    return hpl_key_may_be_used(call, record, HPL_OP_GENERATE, purpose, context);
+}
+
 enum hpl_status hpl_kms_generate(struct hpl_kms *kms, struct hpl_call *call, enum hpl_purpose purpose, const char *key_id,
                                  const struct hpl_context *context, size_t len, struct hpl_secret **secret, struct hpl_buf *envelope, struct hpl_key_ref *ref)
 {
@@ -173,9 +181,7 @@ enum hpl_status hpl_kms_generate(struct hpl_kms *kms, struct hpl_call *call, enu
     struct hpl_key_record HPL_RECORD_AUTO record = {0};
     *secret = NULL;
     HPL_CHECK(len == 16 || len == 32);
-    HPL_TRY(hpl_kms_acquire(kms, call, &attachment));
-    HPL_TRY(key_to_use(call, attachment, key_id, &record));
-    HPL_TRY(hpl_key_may_be_used(call, &record, HPL_OP_GENERATE, purpose, context));
+    HPL_TRY(hpl_kms_find_wrapper(kms, call, purpose, key_id, context, &attachment, &record));
     if (hpl_bucket_key_is_wanted(&record, purpose, context, len))
         HPL_TRY(hpl_bucket_key_generate(call, attachment, &record, context, secret, envelope));
     else

@@ -108,6 +108,10 @@ enum hpl_status hpl_kms_open_on(struct hpl_call *call, struct hpl_attachment *at
  * a damaged record: that harms this key alone. Why a default key that is there does not serve is in *refusal, HPL_OK otherwise; refusal may be NULL. */
 enum hpl_status hpl_kms_prove(struct hpl_call *call, struct hpl_attachment *attachment, enum hpl_status *refusal) HPL_MUST_USE;
 
+/* The active attachment and the record of the key to wrap under (key_id NULL: the default key, made when it is not there yet), once call's principal may. */
+enum hpl_status hpl_kms_find_wrapper(struct hpl_kms *kms, struct hpl_call *call, enum hpl_purpose purpose, const char *key_id, const struct hpl_context *context,
+                                     struct hpl_attachment **attachment, struct hpl_key_record *record) HPL_MUST_USE;
+
 /* cache_stats, decrypt_cache, bucket_keys and the breaker, for the status answer. */
 void hpl_kms_add_numbers(struct hpl_kms *kms, struct hpl_attachment *attachment, json_t *answer);
 

@@ -125,6 +125,15 @@ enum hpl_status hpl_kms_reap(struct hpl_kms *kms, struct hpl_call *call) HPL_MUS
 enum hpl_status hpl_kms_generate(struct hpl_kms *kms, struct hpl_call *call, enum hpl_purpose purpose, const char *key_id,
                                  const struct hpl_context *context, size_t len, struct hpl_secret **secret,
                                  struct hpl_buf *envelope, struct hpl_key_ref *ref) HPL_MUST_USE;
+/* The same, count of them, all or none: state and policy are asked once. A failure leaves nothing in keys; the caller wipes them after success. */
+struct hpl_data_key {
+    struct hpl_secret *secret;
+    struct hpl_buf envelope;
+};
+enum hpl_status hpl_kms_generate_many(struct hpl_kms *kms, struct hpl_call *call, enum hpl_purpose purpose, const char *key_id,
+                                      const struct hpl_context *context, size_t len, struct hpl_data_key *keys, size_t count,
+                                      struct hpl_key_ref *ref) HPL_MUST_USE;
+void hpl_data_keys_wipe(struct hpl_data_key *keys, size_t count);
 /* Disabled, pending and destroyed keys refuse; HPL_INVALID_CIPHERTEXT for anything forged or of another purpose or context. */
 enum hpl_status hpl_kms_decrypt(struct hpl_kms *kms, struct hpl_call *call, enum hpl_purpose purpose, struct hpl_bytes envelope,
                                 const struct hpl_context *context, struct hpl_secret **secret, struct hpl_key_ref *ref) HPL_MUST_USE;

@@ -7,6 +7,7 @@ void hpl_kms_shared_init(struct hpl_kms_shared *shared)
     hpl_secret_cache_init(&shared->decrypts, HPL_DECRYPT_CACHE_MAX);
     hpl_secret_cache_init(&shared->buckets, HPL_BUCKET_CACHE_MAX);
     hpl_flights_init(&shared->flights);
+    hpl_spread_init(&shared->spread);
 }
 
 void hpl_kms_shared_wipe(struct hpl_kms_shared *shared)
@@ -14,6 +15,7 @@ void hpl_kms_shared_wipe(struct hpl_kms_shared *shared)
     hpl_secret_cache_wipe(&shared->decrypts);
     hpl_secret_cache_wipe(&shared->buckets);
     hpl_flights_wipe(&shared->flights);
+    hpl_spread_wipe(&shared->spread);
 }
 
 void hpl_kms_shared_flush(struct hpl_kms_shared *shared)

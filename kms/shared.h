@@ -5,6 +5,7 @@
 #include "kms/flight.h"
 #include "kms/meter.h"
 #include "kms/secret_cache.h"
+#include "kms/spread.h"
 
 #define HPL_DECRYPT_CACHE_MAX 4096u /* entries of 128 bytes of locked memory each: 512 KiB of the 2 MiB that a daemon locks unless told otherwise */
 #define HPL_BUCKET_CACHE_MAX 1024u  /* 128 KiB */
@@ -13,6 +14,7 @@ struct hpl_kms_shared {
     struct hpl_secret_cache decrypts, buckets;
     struct hpl_cache_counts records;
     struct hpl_flights flights;     /* unwraps */
+    struct hpl_spread spread;       /* for batches */
     struct hpl_meter wraps, unwraps;
     _Atomic uint64_t joined;        /* decrypts that another one's call answered */
     _Atomic uint64_t outage_told_ns; /* when the log last said that a cache serves in an outage */

@@ -21,6 +21,7 @@ static struct {
     _Atomic int inside, most_inside;                   /* callers in wrap and unwrap now, and at most */
     _Atomic bool is_down, is_unreadable, is_keyless;   /* nothing works; records cannot be read; wraps and unwraps alone fail */
     _Atomic int slow_us;
+    _Atomic int wraps_left;                            /* so many wraps work, then they fail; 0: all work */
 } fake;
 
 struct fake_material {
@@ -151,6 +152,8 @@ static inline enum hpl_status fake_wrap(struct hpl_keystore *keystore, struct hp
     (void)keystore;
     atomic_fetch_add(&fake.wraps, 1);
     HPL_TRY(fake_enter(call, true));
+    if (fake.wraps_left && atomic_fetch_sub(&fake.wraps_left, 1) == 1)
+        fake.is_keyless = true;
     HPL_TRY(fake_key(call, uid, version, key));
     *out = (struct hpl_wrapped){.mechanism = HPL_MECH_LOCAL_GCM, .iv_len = FAKE_SALT, .ct_len = (uint16_t)(secret->len + FAKE_TAG)};
     HPL_CHECK(RAND_bytes(out->iv, FAKE_SALT) == 1);

@@ -715,6 +715,70 @@ HPL_TEST(a_storm_of_generates_is_refused_at_once_and_decrypts_go_on)
     close_house(&house);
 }
 
+/* --- batches ------------------------------------------------------------------------------------------------------------- */
+
+static enum hpl_status generate_many(struct house *house, struct hpl_data_key *keys, size_t count)
+{
+    struct hpl_call call = {0};
+    struct hpl_key_ref ref;
+    return hpl_kms_generate_many(house->kms, &call, HPL_PURPOSE_OBJECT, NULL, &one, 32, keys, count, &ref);
+}
+
+HPL_TEST(a_batch_gives_as_many_keys_as_asked_all_different_and_each_opens)
+{
+    static const unsigned slow_us[] = {0, 2000}; /* on one thread, and spread */
+    struct house house;
+    struct hpl_data_key keys[64];
+    open_house(&house);
+    for (size_t round = 0; round < HPL_COUNT(slow_us); round++) {
+        fake.slow_us = (int)slow_us[round];
+        int reads = fake.reads;
+        EXPECT_OK(generate_many(&house, keys, HPL_COUNT(keys)));
+        EXPECT_NUM(fake.reads - reads, 0);
+        fake.slow_us = 0;
+        for (size_t i = 0; i < HPL_COUNT(keys); i++) {
+            struct hpl_call call = {0};
+            struct hpl_secret *HPL_SECRET_AUTO opened = NULL;
+            EXPECT_OK(hpl_kms_decrypt(house.kms, &call, HPL_PURPOSE_OBJECT, hpl_buf_bytes(&keys[i].envelope), &one, &opened, NULL));
+            EXPECT_BYTES(opened->bytes, keys[i].secret->bytes, 32);
+            for (size_t j = 0; j < i; j++)
+                EXPECT(memcmp(keys[i].secret->bytes, keys[j].secret->bytes, 32) != 0);
+        }
+        hpl_data_keys_wipe(keys, HPL_COUNT(keys));
+    }
+    close_house(&house);
+}
+
+HPL_TEST(a_batch_over_a_slow_backend_waits_for_several_at_once)
+{
+    struct house house;
+    struct hpl_data_key keys[32];
+    open_house(&house);
+    fake.slow_us = 20000;
+    fake.most_inside = 0;
+    EXPECT_OK(generate_many(&house, keys, HPL_COUNT(keys)));
+    EXPECT(fake.most_inside >= 2 && fake.most_inside <= 3); /* a queue of 8: two help */
+    hpl_data_keys_wipe(keys, HPL_COUNT(keys));
+    close_house(&house);
+}
+
+HPL_TEST(a_batch_is_all_or_none)
+{
+    size_t in_use = hpl_secret_in_use();
+    struct house house;
+    struct hpl_data_key keys[16];
+    open_house(&house);
+    fake.slow_us = 1000;
+    fake.wraps_left = 9;
+    EXPECT_STATUS(generate_many(&house, keys, HPL_COUNT(keys)), HPL_KEY_UNAVAILABLE);
+    for (size_t i = 0; i < HPL_COUNT(keys); i++)
+        EXPECT(!keys[i].secret && !keys[i].envelope.data);
+    EXPECT_OK(set_enabled(&house, false));
+    EXPECT_STATUS(generate_many(&house, keys, HPL_COUNT(keys)), HPL_KEY_DISABLED);
+    close_house(&house);
+    EXPECT_NUM(hpl_secret_in_use(), in_use);
+}
+
 /* --- the settings -------------------------------------------------------------------------------------------------------- */
 
 HPL_TEST(caching_choices_are_checked_by_name_and_shown)
