@@ -638,6 +638,24 @@ HPL_TEST(another_token_in_its_place_is_not_used_by_the_next_worker)
     wipe(&bench);
 }
 
+HPL_TEST(each_way_of_wrapping_works_through_the_worker)
+{
+    static const struct { const char *name; uint8_t mechanism; } cases[] = {
+        {"aes-gcm", HPL_MECH_P11_GCM}, {"aes-cbc-hmac", HPL_MECH_P11_CBC_HMAC}, {"rsa-oaep", HPL_MECH_P11_OAEP_HMAC}};
+    for (size_t i = 0; i < HPL_COUNT(cases); i++) {
+        struct bench bench;
+        init(&bench, false);
+        bench.hsm.option.mechanism = cases[i].name;
+        open_with_key(&bench);
+        EXPECT_NUM(bench.keystore->ops->mechanism(bench.keystore), cases[i].mechanism);
+        EXPECT_OK(round_trip_in(&bench, PATIENCE_MS));
+        EXPECT(kill(worker_of(&bench), SIGKILL) == 0);
+        ms_until_ready(&bench);
+        EXPECT_OK(round_trip_in(&bench, PATIENCE_MS));
+        wipe(&bench);
+    }
+}
+
 HPL_TEST(a_repeated_iv_ends_wrapping_for_the_workers_that_follow_too)
 {
     struct bench bench;

@@ -14,6 +14,7 @@
 #define SETTLE_MAX (1u + 2u + 4u + WRAPPED_MAX)
 #define FACTS_MAX 256u
 #define TEXT_MAX 1024u
+#define ALL_MECHANISMS (1u << HPL_MECH_P11_GCM | 1u << HPL_MECH_P11_CBC_HMAC | 1u << HPL_MECH_P11_OAEP_HMAC)
 
 /* What a body may be long. */
 static const struct bounds {
@@ -259,7 +260,7 @@ bool hpl_tokend_read_settle(struct hpl_bytes body, bool *is_known, struct hpl_p1
     out->iv_mode = hpl_read_u8(&reader);
     out->opens = hpl_read_u32(&reader);
     hpl_tokend_read_wrapped(&reader, &out->canary);
-    return known == 1 && hpl_read_is_done(&reader) && are_known(out->mechanism, (uint8_t)out->iv_mode);
+    return known == 1 && hpl_read_is_done(&reader) && are_known(out->mechanism, (uint8_t)out->iv_mode) && (out->opens & ~ALL_MECHANISMS) == 0;
 }
 
 void hpl_tokend_put_stat(struct hpl_buf *out, const struct hpl_p11_stat *stat)
