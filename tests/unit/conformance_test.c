@@ -1,5 +1,8 @@
 /* Does the prober behind `hardplate hsm conformance` find out what a token does, refuse liars, leave nothing behind and never send a refused PIN twice?
- * SoftHSM behind the shim. */
+ * SoftHSM behind the shim; NSS and
+ * Kryoptic as they are. */
+#include "tests/contract/open_kryoptic.h"
+#include "tests/contract/open_nss.h"
 #include "tests/contract/open_softhsm.h"
 #include "tests/shim/p11_shim.h"
 
@@ -81,7 +84,7 @@ HPL_TEST(softhsm_is_found_usable_and_its_ways_are_named)
     json_t *HPL_JSON_AUTO report = must_run(&asked);
     EXPECT(json_is_true(at(report, "verdict", "usable")));
     EXPECT_TEXT(text_at(report, "verdict", "would_use"), "aes-gcm");
-    EXPECT_TEXT(text_at(report, "negotiation", "iv_mode"), "caller");
+    EXPECT_TEXT(text_at(report, "verdict", "how"), "caller");
     const json_t *no_iv = row(at(report, "aes_gcm", "iv_trials"), "trial", "no IV at all"), *tag = row(at(report, "aes_gcm", "refusals"), "changed", "the tag");
     EXPECT(strncmp(json_string_value(json_object_get(no_iv, "conclusion")), "DANGEROUS", 9) == 0);
     EXPECT_TEXT(json_string_value(json_object_get(tag, "code")), "CKR_GENERAL_ERROR");
@@ -140,7 +143,7 @@ HPL_TEST(every_way_of_giving_ivs_is_recognised)
         struct hpl_p11_conformance asked = asked_of(cases[i].iv);
         asked.seconds = 1;
         json_t *HPL_JSON_AUTO report = must_run(&asked);
-        EXPECT_TEXT(text_at(report, "negotiation", "iv_mode"), cases[i].mode);
+        EXPECT_TEXT(text_at(report, "verdict", "how"), cases[i].mode);
         EXPECT(json_is_true(at(report, "verdict", "usable")));
         const json_t *first = json_array_get(json_object_get(json_object_get(report, "report"), "load"), 0);
         EXPECT_NUM(json_integer_value(json_object_get(first, "repeated_ivs")), 0);
@@ -149,17 +152,32 @@ HPL_TEST(every_way_of_giving_ivs_is_recognised)
     }
 }
 
-HPL_TEST(liars_about_ivs_do_not_get_aes_gcm)
+HPL_TEST(liars_about_ivs_are_refused)
 {
-    static const enum shim_iv liars[] = {SHIM_RETURNS_ONE, SHIM_IGNORES, SHIM_NO_GCM, SHIM_RETURNS_ZERO, SHIM_RETURNS_GARBAGE, SHIM_APPENDS_GARBAGE};
+    static const enum shim_iv liars[] = {SHIM_RETURNS_ONE, SHIM_IGNORES, SHIM_RETURNS_ZERO, SHIM_RETURNS_GARBAGE, SHIM_APPENDS_GARBAGE};
     for (size_t i = 0; i < HPL_COUNT(liars); i++) {
         struct hpl_p11_conformance asked = asked_of(liars[i]);
         json_t *HPL_JSON_AUTO report = must_run(&asked);
-        EXPECT_TEXT(text_at(report, "negotiation", "iv_mode"), "none");
-        EXPECT(json_is_false(json_object_get(json_array_get(at(report, "verdict", "tiers"), 0), "usable")));
-        EXPECT_TEXT(text_at(report, "verdict", "would_use"), "aes-cbc-hmac");
+        const json_t *gcm = row(at(report, "negotiation", "tiers"), "mechanism", "aes-gcm");
+        EXPECT(json_is_false(json_object_get(gcm, "usable")));
+        EXPECT(json_is_false(at(report, "verdict", "usable")));
+        EXPECT(says(at(report, "verdict", "refused_because"), "said CKR_OK to what was wrong"));
         softhsm_wipe(&hsm);
     }
+}
+
+HPL_TEST(a_token_without_aes_gcm_is_loaded_by_what_it_can_do)
+{
+    struct hpl_p11_conformance asked = asked_of(SHIM_NO_GCM);
+    asked.seconds = 1;
+    json_t *HPL_JSON_AUTO report = must_run(&asked);
+    EXPECT(json_is_true(at(report, "verdict", "usable")));
+    EXPECT_TEXT(text_at(report, "verdict", "would_use"), "aes-cbc-hmac");
+    const json_t *first = json_array_get(json_object_get(json_object_get(report, "report"), "load"), 0);
+    EXPECT(json_real_value(json_object_get(json_object_get(first, "wraps"), "a_second")) > 0);
+    EXPECT_NUM(json_integer_value(json_object_get(first, "wrong_plaintexts")), 0);
+    EXPECT_NUM(json_array_size(json_object_get(first, "failures")), 0);
+    softhsm_wipe(&hsm);
 }
 
 HPL_TEST(a_refused_pin_is_sent_once_whatever_the_number_of_runs)
@@ -217,4 +235,49 @@ HPL_TEST(the_report_carries_its_own_digest_and_no_pin)
     hpl_buf_wipe(&text);
     hpl_buf_wipe(&page);
     softhsm_wipe(&hsm);
+}
+
+static json_t *ask_soft_token(struct soft_token *token)
+{
+    static char folder[192];
+    snprintf(folder, sizeof folder, "%s/conformance", token->dir);
+    const struct hpl_p11_conformance asked = {.token = token->option, .state_dir = folder, .seconds = 1, .may_make_token_objects = true};
+    return must_run(&asked);
+}
+
+HPL_TEST(nss_is_found_usable_and_its_way_out_is_named)
+{
+    static struct soft_token token;
+    static bool was_said;
+    if (!nss_module() || system("command -v certutil >/dev/null") != 0) {
+        soft_token_skip("NSS", "libnss3 or libnss3-tools is not installed", &was_said);
+        return;
+    }
+    nss_init(&token);
+    json_t *HPL_JSON_AUTO report = ask_soft_token(&token);
+    EXPECT_TEXT(text_at(report, "verdict", "would_use"), "aes-gcm");
+    EXPECT(says(at(report, "verdict", "remarks"), "C_WrapKey carried out a key"));
+    EXPECT(says(at(report, "verdict", "remarks"), "CKA_ALLOWED_MECHANISMS is taken but not enforced"));
+    EXPECT(says(at(report, "verdict", "remarks"), "CKR_ENCRYPTED_DATA_INVALID"));
+}
+
+HPL_TEST(kryoptic_is_found_usable)
+{
+    static struct soft_token token;
+    if (!kryoptic_is_there())
+        return;
+    kryoptic_init(&token, NULL);
+    json_t *HPL_JSON_AUTO report = ask_soft_token(&token);
+    EXPECT_TEXT(text_at(report, "verdict", "would_use"), "aes-gcm");
+    EXPECT(!says(at(report, "verdict", "remarks"), "C_WrapKey carried out"));
+}
+
+HPL_TEST(kryoptic_without_aes_gcm_is_used_by_aes_cbc)
+{
+    static struct soft_token token;
+    if (!kryoptic_is_there())
+        return;
+    kryoptic_init(&token, "\"CKM_AES_GCM\"");
+    json_t *HPL_JSON_AUTO report = ask_soft_token(&token);
+    EXPECT_TEXT(text_at(report, "verdict", "would_use"), "aes-cbc-hmac");
 }

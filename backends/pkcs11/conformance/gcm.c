@@ -9,6 +9,12 @@
 static const uint8_t known[HPL_PROBE_SECRET_LEN] = "a conformance probe's 32 bytes.";
 static const uint8_t context[HPL_WRAP_AAD_LEN] = "a conformance probe's context..";
 
+struct sealed {
+    uint8_t iv[16], ct[HPL_PROBE_ROOM];
+    size_t iv_len;
+    CK_ULONG ct_len; /* with the tag */
+};
+
 struct gcm {
     CK_GCM_PARAMS params;
     CK_MECHANISM mechanism;
@@ -21,7 +27,7 @@ static void gcm_init(struct gcm *gcm, uint8_t *iv, size_t iv_len, const uint8_t 
     gcm->mechanism = (CK_MECHANISM){CKM_AES_GCM, &gcm->params, sizeof gcm->params};
 }
 
-static CK_RV encrypt(struct hpl_probe *probe, CK_SESSION_HANDLE session, struct gcm *gcm, const uint8_t *secret, struct hpl_probe_sealed *out,
+static CK_RV encrypt(struct hpl_probe *probe, CK_SESSION_HANDLE session, struct gcm *gcm, const uint8_t *secret, struct sealed *out,
                      const char **function)
 {
     out->ct_len = sizeof out->ct;
@@ -33,7 +39,7 @@ static CK_RV encrypt(struct hpl_probe *probe, CK_SESSION_HANDLE session, struct 
     return probe->fn->C_Encrypt(session, (CK_BYTE_PTR)secret, HPL_PROBE_SECRET_LEN, out->ct, &out->ct_len);
 }
 
-static CK_RV decrypt(struct hpl_probe *probe, CK_SESSION_HANDLE session, const struct hpl_probe_sealed *sealed, const uint8_t *aad, size_t aad_len,
+static CK_RV decrypt(struct hpl_probe *probe, CK_SESSION_HANDLE session, const struct sealed *sealed, const uint8_t *aad, size_t aad_len,
                      size_t ct_len, uint8_t *out, CK_ULONG *out_len, const char **function)
 {
     struct gcm gcm;
@@ -48,17 +54,18 @@ static CK_RV decrypt(struct hpl_probe *probe, CK_SESSION_HANDLE session, const s
     return probe->fn->C_Decrypt(session, (CK_BYTE_PTR)sealed->ct, ct_len, out, out_len);
 }
 
-CK_RV hpl_probe_gcm_seal(struct hpl_probe *probe, CK_SESSION_HANDLE session, enum hpl_p11_iv_mode mode, const uint8_t *secret,
-                         struct hpl_probe_sealed *out, const char **function)
+/* As the backend would use this token. */
+static CK_RV seal(struct hpl_probe *probe, CK_SESSION_HANDLE session, struct sealed *out)
 {
     struct gcm gcm;
-    *out = (struct hpl_probe_sealed){.iv_len = mode == HPL_P11_IV_APPENDED ? 0 : 12};
-    if (mode == HPL_P11_IV_CALLER && RAND_bytes(out->iv, 12) != 1)
+    const char *function;
+    *out = (struct sealed){.iv_len = probe->gcm_mode == HPL_P11_IV_APPENDED ? 0 : 12};
+    if (probe->gcm_mode == HPL_P11_IV_CALLER && RAND_bytes(out->iv, 12) != 1)
         return CKR_RANDOM_NO_RNG;
     gcm_init(&gcm, out->iv, out->iv_len, context, sizeof context);
-    CK_RV rv = encrypt(probe, session, &gcm, secret, out, function);
+    CK_RV rv = encrypt(probe, session, &gcm, known, out, &function);
     size_t sealed_len = HPL_PROBE_SECRET_LEN + TAG_LEN;
-    if (rv != CKR_OK || mode != HPL_P11_IV_APPENDED)
+    if (rv != CKR_OK || probe->gcm_mode != HPL_P11_IV_APPENDED)
         return rv;
     if (out->ct_len < sealed_len + 12 || out->ct_len > sealed_len + 16)
         return CKR_GENERAL_ERROR;
@@ -66,12 +73,6 @@ CK_RV hpl_probe_gcm_seal(struct hpl_probe *probe, CK_SESSION_HANDLE session, enu
     memcpy(out->iv, out->ct + sealed_len, out->iv_len);
     out->ct_len = sealed_len;
     return rv;
-}
-
-CK_RV hpl_probe_gcm_open(struct hpl_probe *probe, CK_SESSION_HANDLE session, const struct hpl_probe_sealed *sealed, uint8_t *out, CK_ULONG *out_len,
-                         const char **function)
-{
-    return decrypt(probe, session, sealed, context, sizeof context, sealed->ct_len, out, out_len, function);
 }
 
 /* --- the trials of IVs ------------------------------------------------------------------------------------------------------- */
@@ -90,13 +91,13 @@ static const struct plan plans[] = {
     {"a random IV of 16 bytes", 16, true, false},
 };
 
-static CK_RV try_once(struct hpl_probe *probe, const struct plan *plan, struct hpl_probe_sealed *out, bool *is_iv_kept, json_t *calls)
+static CK_RV try_once(struct hpl_probe *probe, const struct plan *plan, struct sealed *out, bool *is_iv_kept, json_t *calls)
 {
     struct gcm gcm;
     CK_SESSION_HANDLE session;
     uint8_t given[16] = {0};
     const char *function = "C_OpenSession";
-    *out = (struct hpl_probe_sealed){.iv_len = plan->iv_len};
+    *out = (struct sealed){.iv_len = plan->iv_len};
     if (plan->is_random && RAND_bytes(given, (int)plan->iv_len) != 1)
         return CKR_RANDOM_NO_RNG;
     memcpy(out->iv, given, sizeof given);
@@ -113,9 +114,9 @@ static CK_RV try_once(struct hpl_probe *probe, const struct plan *plan, struct h
 }
 
 /* With the IV where it seems to be: in pIv, or behind the tag. */
-static bool does_open(struct hpl_probe *probe, const struct hpl_probe_sealed *sealed, bool is_behind, json_t *calls)
+static bool does_open(struct hpl_probe *probe, const struct sealed *sealed, bool is_behind, json_t *calls)
 {
-    struct hpl_probe_sealed again = *sealed;
+    struct sealed again = *sealed;
     CK_SESSION_HANDLE session;
     uint8_t out[HPL_PROBE_ROOM];
     CK_ULONG out_len = sizeof out;
@@ -128,12 +129,13 @@ static bool does_open(struct hpl_probe *probe, const struct hpl_probe_sealed *se
     }
     if (hpl_probe_open(probe, &session) != CKR_OK)
         return false;
-    CK_RV rv = hpl_probe_note(calls, "C_Decrypt", hpl_probe_gcm_open(probe, session, &again, out, &out_len, &function));
+    CK_RV rv = decrypt(probe, session, &again, context, sizeof context, again.ct_len, out, &out_len, &function);
+    hpl_probe_note(calls, function, rv);
     hpl_probe_close(probe, session);
     return rv == CKR_OK && out_len == sizeof known && memcmp(out, known, sizeof known) == 0;
 }
 
-static const char *conclude(const struct plan *plan, const struct hpl_probe_sealed two[2], const bool kept[2], bool is_behind, bool opens)
+static const char *conclude(const struct plan *plan, const struct sealed two[2], const bool kept[2], bool is_behind, bool opens)
 {
     bool same = memcmp(two[0].ct, two[1].ct, HPL_PROBE_SECRET_LEN + TAG_LEN) == 0;
     if (two[0].ct_len < HPL_PROBE_SECRET_LEN + TAG_LEN)
@@ -152,7 +154,7 @@ static const char *conclude(const struct plan *plan, const struct hpl_probe_seal
 static json_t *try_plan(struct hpl_probe *probe, const struct plan *plan)
 {
     json_t *calls = json_array();
-    struct hpl_probe_sealed two[2];
+    struct sealed two[2];
     bool kept[2];
     CK_RV rv = try_once(probe, plan, &two[0], &kept[0], calls);
     if (rv == CKR_OK)
@@ -170,9 +172,9 @@ static json_t *try_plan(struct hpl_probe *probe, const struct plan *plan)
 
 enum change { NOTHING, CONTEXT, TAG, IV, CIPHERTEXT };
 
-static struct hpl_probe_sealed changed(const struct hpl_probe_sealed *sealed, enum change change)
+static struct sealed changed(const struct sealed *sealed, enum change change)
 {
-    struct hpl_probe_sealed copy = *sealed;
+    struct sealed copy = *sealed;
     copy.ct[sealed->ct_len - 1] ^= change == TAG;
     copy.ct[0] ^= change == CIPHERTEXT;
     copy.iv[0] ^= change == IV;
@@ -180,9 +182,9 @@ static struct hpl_probe_sealed changed(const struct hpl_probe_sealed *sealed, en
 }
 
 /* What C_Decrypt says, and what the same session says to the next C_EncryptInit. */
-static json_t *ask_refusal(struct hpl_probe *probe, const char *name, const struct hpl_probe_sealed *sealed, enum change change, size_t ct_len)
+static json_t *ask_refusal(struct hpl_probe *probe, const char *name, const struct sealed *sealed, enum change change, size_t ct_len)
 {
-    struct hpl_probe_sealed copy = changed(sealed, change), next;
+    struct sealed copy = changed(sealed, change), next;
     CK_SESSION_HANDLE session;
     uint8_t aad[sizeof context], out[HPL_PROBE_ROOM], iv[12] = "next probe..";
     CK_ULONG out_len = sizeof out;
@@ -205,7 +207,7 @@ static json_t *ask_refusal(struct hpl_probe *probe, const char *name, const stru
     return row;
 }
 
-static json_t *ask_refusals(struct hpl_probe *probe, const struct hpl_probe_sealed *sealed)
+static json_t *ask_refusals(struct hpl_probe *probe, const struct sealed *sealed)
 {
     static const size_t lengths[] = {0, 1, 12, 15, 16, 17, 27};
     json_t *rows = json_array();
@@ -229,14 +231,14 @@ static json_t *ask_contexts(struct hpl_probe *probe)
     uint8_t *aad = calloc(1, 65536);
     for (size_t i = 0; aad && i < HPL_COUNT(lengths); i++) {
         struct gcm gcm;
-        struct hpl_probe_sealed sealed = {.iv_len = 12};
+        struct sealed sealed = {.iv_len = 12};
         CK_SESSION_HANDLE session;
         const char *function = "C_OpenSession";
         CK_RV rv = hpl_probe_open(probe, &session);
         if (rv == CKR_OK) {
-            if (probe->iv_mode == HPL_P11_IV_CALLER && RAND_bytes(sealed.iv, 12) != 1)
+            if (probe->gcm_mode == HPL_P11_IV_CALLER && RAND_bytes(sealed.iv, 12) != 1)
                 rv = CKR_RANDOM_NO_RNG;
-            gcm_init(&gcm, sealed.iv, probe->iv_mode == HPL_P11_IV_APPENDED ? 0 : 12, aad, lengths[i]);
+            gcm_init(&gcm, sealed.iv, probe->gcm_mode == HPL_P11_IV_APPENDED ? 0 : 12, aad, lengths[i]);
             rv = rv == CKR_OK ? encrypt(probe, session, &gcm, known, &sealed, &function) : rv;
             hpl_probe_close(probe, session);
         }
@@ -249,15 +251,14 @@ static json_t *ask_contexts(struct hpl_probe *probe)
 json_t *hpl_probe_gcm(struct hpl_probe *probe)
 {
     json_t *trials = json_array();
-    struct hpl_probe_sealed sealed;
+    struct sealed sealed;
     CK_SESSION_HANDLE session;
-    const char *function;
     for (size_t i = 0; i < HPL_COUNT(plans); i++)
         json_array_append_new(trials, try_plan(probe, &plans[i]));
     json_t *answer = json_pack("{s:o}", "iv_trials", trials);
-    if (probe->iv_mode == HPL_P11_IV_NONE || hpl_probe_open(probe, &session) != CKR_OK)
+    if (probe->gcm_mode == HPL_P11_IV_NONE || hpl_probe_open(probe, &session) != CKR_OK)
         return answer;
-    CK_RV rv = hpl_probe_gcm_seal(probe, session, probe->iv_mode, known, &sealed, &function);
+    CK_RV rv = seal(probe, session, &sealed);
     hpl_probe_close(probe, session);
     if (rv != CKR_OK)
         return answer;

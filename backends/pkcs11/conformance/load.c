@@ -1,4 +1,4 @@
-/* Wraps and unwraps for a while, by 1, 2, 4 and 8 threads, each in a session of its own. IVs that the token makes are looked at for repeats. */
+/* Wraps and unwraps by the backend's own code for a while, by 1, 2, 4 and 8 threads, each in a session of its own. IVs that the token makes are looked at for repeats. */
 #include "backends/pkcs11/conformance/probe.h"
 
 #include <pthread.h>
@@ -44,27 +44,44 @@ static void sample(uint32_t *samples, uint64_t *num, uint64_t since_ns)
     (*num)++;
 }
 
+static struct hpl_p11_io io_of(const struct hpl_probe *probe, CK_SESSION_HANDLE session)
+{
+    struct hpl_p11_io io = {.fn = probe->fn, .session = session, .id = "the ID of a trial..", .aad = "the context of a load, 32 bytes."};
+    memcpy(io.handles, probe->handles, sizeof io.handles);
+    return io;
+}
+
+static bool wrap(struct worker *worker, struct hpl_p11_io *io, const uint8_t *secret, struct hpl_wrapped *out)
+{
+    const struct hpl_probe *probe = worker->probe;
+    uint64_t since_ns = hpl_clock_mono_ns();
+    CK_RV rv = probe->tier->seal(io, probe->mode, hpl_bytes(secret, HPL_PROBE_SECRET_LEN), out);
+    if (rv != CKR_OK || !io->is_as_said) {
+        fail(worker, io->function, rv);
+        return false;
+    }
+    if (worker->num_wraps < MOST_SAMPLES) {
+        memset(worker->ivs[worker->num_wraps], 0, IV_LEN);
+        memcpy(worker->ivs[worker->num_wraps], out->iv, out->iv_len < IV_LEN ? out->iv_len : IV_LEN);
+    }
+    sample(worker->wrap_us, &worker->num_wraps, since_ns);
+    return true;
+}
+
 /* False when the session has to be replaced. */
 static bool turn(struct worker *worker, CK_SESSION_HANDLE session)
 {
-    uint8_t secret[HPL_PROBE_SECRET_LEN] = "load", out[HPL_PROBE_ROOM];
+    uint8_t secret[HPL_PROBE_SECRET_LEN] = "load", out[sizeof ((struct hpl_wrapped *)0)->ct];
     CK_ULONG out_len = sizeof out;
-    struct hpl_probe_sealed sealed;
-    const char *function = "";
+    struct hpl_wrapped wrapped;
+    struct hpl_p11_io io = io_of(worker->probe, session);
     memcpy(secret + 8, &worker->num_wraps, sizeof worker->num_wraps);
+    if (!wrap(worker, &io, secret, &wrapped))
+        return false;
     uint64_t since_ns = hpl_clock_mono_ns();
-    CK_RV rv = hpl_probe_gcm_seal(worker->probe, session, worker->probe->iv_mode, secret, &sealed, &function);
-    if (rv == CKR_OK) {
-        if (worker->num_wraps < MOST_SAMPLES) {
-            memset(worker->ivs[worker->num_wraps], 0, IV_LEN);
-            memcpy(worker->ivs[worker->num_wraps], sealed.iv, sealed.iv_len);
-        }
-        sample(worker->wrap_us, &worker->num_wraps, since_ns);
-        since_ns = hpl_clock_mono_ns();
-        rv = hpl_probe_gcm_open(worker->probe, session, &sealed, out, &out_len, &function);
-    }
+    CK_RV rv = worker->probe->tier->open(&io, &wrapped, out, &out_len);
     if (rv != CKR_OK) {
-        fail(worker, function, rv);
+        fail(worker, io.function, rv);
         return false;
     }
     sample(worker->unwrap_us, &worker->num_unwraps, since_ns);
@@ -206,7 +223,10 @@ json_t *hpl_probe_load(struct hpl_probe *probe)
 {
     static const unsigned steps[] = {1, 2, 4, 8};
     json_t *rows = json_array();
+    if (!hpl_probe_make_objects(probe))
+        return rows;
     for (size_t i = 0; i < HPL_COUNT(steps); i++)
         json_array_append_new(rows, run_step(probe, steps[i], (double)probe->asked->seconds / HPL_COUNT(steps)));
+    hpl_probe_drop_objects(probe);
     return rows;
 }

@@ -32,18 +32,28 @@ static void put_calls(struct hpl_buf *out, const json_t *calls)
     hpl_buf_put_str(out, "\n");
 }
 
-static void put_verdict(struct hpl_buf *out, const json_t *verdict)
+/* "IV mode caller"; RSA-OAEP's says its hash. */
+static const char *how_text(char room[static 48], const char *mechanism, const char *how)
+{
+    snprintf(room, 48, "%s%s", strncmp(mechanism, "aes-", 4) == 0 ? "IV mode " : "", how);
+    return room;
+}
+
+static void put_verdict(struct hpl_buf *out, const json_t *verdict, const json_t *negotiation)
 {
     size_t i;
     json_t *row;
+    char how[48];
     if (json_is_true(at(verdict, "usable")))
-        hpl_buf_printf(out, "\nVerdict: hardplate would use this token, by %s.\n", text_at(verdict, "would_use"));
+        hpl_buf_printf(out, "\nVerdict: hardplate would use this token, by %s, %s.\n", text_at(verdict, "would_use"),
+                       how_text(how, text_at(verdict, "would_use"), text_at(verdict, "how")));
     else
         hpl_buf_put_str(out, "\nVerdict: hardplate would refuse this token.\n");
     put_list(out, "Refused because", at(verdict, "refused_because"));
     hpl_buf_put_str(out, "\nWays of wrapping, in the order of preference\n");
-    json_array_foreach(at(verdict, "tiers"), i, row)
-        hpl_buf_printf(out, "  %-14s %-4s %s\n", text_at(row, "name"), json_is_true(at(row, "usable")) ? "yes" : "no", text_at(row, "how"));
+    json_array_foreach(at(negotiation, "tiers"), i, row)
+        hpl_buf_printf(out, "  %-14s %-4s %s\n", text_at(row, "mechanism"), json_is_true(at(row, "usable")) ? "yes" : "no",
+                       json_is_true(at(row, "usable")) ? how_text(how, text_at(row, "mechanism"), text_at(row, "how")) : text_at(row, "said"));
     put_list(out, "Good to know", at(verdict, "remarks"));
 }
 
@@ -164,13 +174,13 @@ static void put_limits(struct hpl_buf *out, const json_t *report)
                    text_at(random, "code"));
 }
 
-static void put_load(struct hpl_buf *out, const json_t *load)
+static void put_load(struct hpl_buf *out, const json_t *load, const char *mechanism)
 {
     size_t i, j;
     json_t *row, *failure;
     if (!load)
         return;
-    hpl_buf_printf(out, "\nLoad: wraps and unwraps of 32 bytes\n  %7s  %9s %8s %8s   %9s %8s %8s   %s\n", "THREADS", "WRAPS/s", "p50 us", "p99 us",
+    hpl_buf_printf(out, "\nLoad: wraps and unwraps of 32 bytes by %s\n  %7s  %9s %8s %8s   %9s %8s %8s   %s\n", mechanism, "THREADS", "WRAPS/s", "p50 us", "p99 us",
                    "UNWRAPS/s", "p50 us", "p99 us", "FAILURES");
     json_array_foreach((json_t *)load, i, row)
     {
@@ -189,7 +199,7 @@ void hpl_p11_conformance_page(struct hpl_buf *out, const json_t *signed_report)
 {
     const json_t *report = at(signed_report, "report");
     put_subject(out, report);
-    put_verdict(out, at(report, "verdict"));
+    put_verdict(out, at(report, "verdict"), at(report, "negotiation"));
     put_gcm(out, at(report, "aes_gcm"));
     put_tiers(out, report);
     put_members(out, "Login: what sessions see", at(report, "login"));
@@ -200,6 +210,6 @@ void hpl_p11_conformance_page(struct hpl_buf *out, const json_t *signed_report)
     json_object_del(rest, "changed");
     put_members(out, "Ways out of the token", rest);
     put_limits(out, report);
-    put_load(out, at(report, "load"));
+    put_load(out, at(report, "load"), text_at(at(report, "verdict"), "would_use"));
     hpl_buf_printf(out, "\nReport SHA-256 %s\n", text_at(signed_report, "sha256"));
 }

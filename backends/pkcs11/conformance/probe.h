@@ -6,7 +6,7 @@
 #include "backends/pkcs11/internal.h"
 
 #define HPL_PROBE_SECRET_LEN 32u
-#define HPL_PROBE_ROOM 256u /* for anything sealed here, but RSA */
+#define HPL_PROBE_ROOM 256u /* for anything that AES makes of it */
 
 struct hpl_probe {
     const struct hpl_p11_conformance *asked;
@@ -17,7 +17,10 @@ struct hpl_probe {
     CK_SESSION_HANDLE anchor;     /* logged in; the throw-away keys live in it */
     CK_OBJECT_HANDLE key;         /* AES-256, throw-away */
     bool has_key, is_token_key;   /* is_token_key: the token has no session objects */
-    enum hpl_p11_iv_mode iv_mode; /* what the backend's own negotiation chose; HPL_P11_IV_NONE: nothing */
+    enum hpl_p11_iv_mode gcm_mode; /* how the backend would use AES-GCM; HPL_P11_IV_NONE: not */
+    const struct hpl_p11_tier *tier; /* what it would use, and how; NULL: nothing */
+    enum hpl_p11_iv_mode mode;
+    CK_OBJECT_HANDLE handles[HPL_P11_NUM_KINDS]; /* of the tier's, while the load runs */
     json_t *report;
 };
 
@@ -39,23 +42,19 @@ void hpl_probe_put(struct hpl_probe *probe, const char *step, json_t *answer);
 CK_RV hpl_probe_new_key(struct hpl_probe *probe, const CK_ATTRIBUTE *extra, CK_ULONG num_extra, CK_OBJECT_HANDLE *key);
 void hpl_probe_drop_key(struct hpl_probe *probe, CK_OBJECT_HANDLE key);
 
+/* backend.c: what the backend makes of it */
+json_t *hpl_probe_negotiate(struct hpl_probe *probe);
+/* Throw-away objects of probe->tier, as its trials make them. */
+bool hpl_probe_make_objects(struct hpl_probe *probe);
+void hpl_probe_drop_objects(struct hpl_probe *probe);
+
 /* subject.c: who it is and how it logs in */
 json_t *hpl_probe_subject(struct hpl_probe *probe);
 json_t *hpl_probe_mechanisms(struct hpl_probe *probe);
 json_t *hpl_probe_login(struct hpl_probe *probe);
 
 /* gcm.c */
-struct hpl_probe_sealed {
-    uint8_t iv[16], ct[HPL_PROBE_ROOM];
-    size_t iv_len;
-    CK_ULONG ct_len; /* with the tag */
-};
 json_t *hpl_probe_gcm(struct hpl_probe *probe);
-/* One wrap and one unwrap in a mode, in a given session. The function that failed goes to *function. */
-CK_RV hpl_probe_gcm_seal(struct hpl_probe *probe, CK_SESSION_HANDLE session, enum hpl_p11_iv_mode mode, const uint8_t *secret,
-                         struct hpl_probe_sealed *out, const char **function);
-CK_RV hpl_probe_gcm_open(struct hpl_probe *probe, CK_SESSION_HANDLE session, const struct hpl_probe_sealed *sealed, uint8_t *out, CK_ULONG *out_len,
-                         const char **function);
 
 /* tiers.c: what serves where AES-GCM does not */
 json_t *hpl_probe_cbc(struct hpl_probe *probe);

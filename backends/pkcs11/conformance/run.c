@@ -11,7 +11,6 @@
 #include "base/hash.h"
 
 #define REPORT_FORMAT 1
-#define CALL_TIMEOUT_MS 60000u
 
 /* --- what the steps share ------------------------------------------------------------------------------------------------------ */
 
@@ -103,47 +102,27 @@ static enum hpl_status make_key(struct hpl_probe *probe)
     return HPL_OK;
 }
 
-/* The backend's own negotiation of AES-GCM, so that the verdict is what it would do; the other tiers have steps of their own. */
-static void negotiate(struct hpl_probe *probe)
-{
-    static const struct hpl_token_option option = {.mechanism = "aes-gcm"};
-    const struct hpl_p11_place place = {.option = &option};
-    struct hpl_call call;
-    struct hpl_p11_direct *direct = calloc(1, sizeof *direct);
-    HPL_CHECK(direct);
-    hpl_call_init(&call, CALL_TIMEOUT_MS);
-    direct->token = probe->token;
-    direct->place = &place;
-    direct->tries_in_token = probe->asked->may_make_token_objects;
-    struct hpl_p11_op op = {.direct = direct, .call = &call, .fn = probe->fn, .handle = probe->anchor};
-    enum hpl_status status = hpl_p11_negotiate(&op);
-    probe->iv_mode = status == HPL_OK ? direct->iv_mode : HPL_P11_IV_NONE;
-    hpl_probe_put(probe, "negotiation", json_pack("{s:s, s:s}", "iv_mode", hpl_p11_iv_mode_name(probe->iv_mode), "said",
-                                                  status == HPL_OK ? "proven on a throw-away key" : hpl_detail(&call, status)));
-    free(direct);
-}
-
 /* --- the course --------------------------------------------------------------------------------------------------------------------- */
 
 struct step {
     const char *name;
     json_t *(*ask)(struct hpl_probe *probe);
-    bool wants_key, wants_mode, wants_leave;
+    bool wants_key, wants_tier, wants_leave;
 };
 
 static const struct step steps[] = {
-    {"aes_gcm", hpl_probe_gcm, true, false, false},         {"aes_cbc", hpl_probe_cbc, true, false, false},
+    {"negotiation", hpl_probe_negotiate, false, false, false}, {"aes_gcm", hpl_probe_gcm, true, false, false},         {"aes_cbc", hpl_probe_cbc, true, false, false},
     {"hmac_sha256", hpl_probe_hmac, false, false, false},   {"rsa_oaep", hpl_probe_oaep, false, false, false},
     {"attributes", hpl_probe_attributes, true, false, false}, {"find", hpl_probe_find, true, false, false},
     {"token_object", hpl_probe_token_object, false, false, true}, {"sessions", hpl_probe_sessions, false, false, false},
-    {"random", hpl_probe_random, false, false, false},      {"load", hpl_probe_load, true, true, false},
+    {"random", hpl_probe_random, false, false, false},      {"load", hpl_probe_load, false, true, false},
 };
 
 static void ask_all(struct hpl_probe *probe)
 {
     const struct hpl_p11_conformance *asked = probe->asked;
     for (size_t i = 0; i < HPL_COUNT(steps); i++) {
-        bool can_ask = (!steps[i].wants_key || probe->has_key) && (!steps[i].wants_mode || probe->iv_mode != HPL_P11_IV_NONE) &&
+        bool can_ask = (!steps[i].wants_key || probe->has_key) && (!steps[i].wants_tier || probe->tier) &&
                        (!steps[i].wants_leave || asked->may_make_token_objects) && (steps[i].ask != hpl_probe_load || asked->seconds);
         if (can_ask && asked->progress)
             asked->progress(steps[i].name);
@@ -167,7 +146,6 @@ static enum hpl_status probe_token(struct hpl_probe *probe, const struct hpl_p11
         status = make_key(probe);
     }
     if (status == HPL_OK) {
-        negotiate(probe);
         ask_all(probe);
         if (probe->has_key)
             hpl_probe_drop_key(probe, probe->key);

@@ -136,44 +136,15 @@ static void remark_load(const json_t *report, json_t *remarks)
             (long long)json_integer_value(at(at(report, "sessions"), "opened")));
 }
 
-/* --- the tiers -------------------------------------------------------------------------------------------------------------------- */
-
-static json_t *tier(const char *name, bool is_usable, const char *how)
-{
-    return json_pack("{s:s, s:b, s:s}", "name", name, "usable", is_usable, "how", how);
-}
-
-static json_t *judge_tiers(const json_t *report, const char **chosen)
-{
-    const json_t *negotiation = at(report, "negotiation");
-    const char *mode = text_at(negotiation, "iv_mode"), *hmac = first_working(at(report, "hmac_sha256"), "key_type"),
-               *hash = first_working(at(at(report, "rsa_oaep"), "hashes"), "hash");
-    bool has_gcm = *mode && strcmp(mode, "none") != 0, has_cbc = json_is_true(at(at(report, "aes_cbc"), "works"));
-    char how[256];
-    json_t *tiers = json_array();
-    if (has_gcm)
-        snprintf(how, sizeof how, "IV mode %s", mode);
-    else
-        snprintf(how, sizeof how, "%.200s", text_at(negotiation, "said"));
-    json_array_append_new(tiers, tier("aes-gcm", has_gcm, how));
-    snprintf(how, sizeof how, "%s, HMAC-SHA256 %s%s", has_cbc ? "AES-CBC works" : "AES-CBC does not work", hmac ? "by a key of type " : "does not work",
-             hmac ? hmac : "");
-    json_array_append_new(tiers, tier("aes-cbc-hmac", has_cbc && hmac, how));
-    snprintf(how, sizeof how, "%s%s, HMAC-SHA256 %s", hash ? "OAEP with " : "OAEP does not work", hash ? hash : "", hmac ? "works" : "does not work");
-    json_array_append_new(tiers, tier("rsa-oaep", hash && hmac, how));
-    *chosen = has_gcm ? "aes-gcm" : has_cbc && hmac ? "aes-cbc-hmac" : hash && hmac ? "rsa-oaep" : NULL;
-    return tiers;
-}
-
 json_t *hpl_probe_verdict(const json_t *report)
 {
     json_t *refused = json_array(), *remarks = json_array();
-    const char *chosen;
-    json_t *tiers = judge_tiers(report, &chosen);
+    const json_t *choice = at(at(report, "negotiation"), "choice");
+    bool has_choice = json_is_true(at(choice, "usable"));
     judge_keys(report, refused);
     judge_ivs(report, refused, remarks);
-    if (!chosen)
-        say(refused, "no way of wrapping passed its trials");
+    if (!has_choice)
+        say(refused, "%s", text_at(choice, "said"));
     if (!first_working(at(report, "hmac_sha256"), "key_type"))
         say(refused, "no HMAC-SHA256 key works: the records of the keys could not be authenticated");
     if (!json_is_true(at(at(report, "throw_away_key"), "works")))
@@ -184,6 +155,6 @@ json_t *hpl_probe_verdict(const json_t *report)
     remark_objects(report, remarks);
     remark_load(report, remarks);
     bool is_usable = json_array_size(refused) == 0;
-    return json_pack("{s:b, s:s?, s:o, s:o, s:o}", "usable", is_usable, "would_use", is_usable ? chosen : NULL, "tiers", tiers, "refused_because", refused,
-                     "remarks", remarks);
+    return json_pack("{s:b, s:s?, s:s?, s:o, s:o}", "usable", is_usable, "would_use", is_usable ? text_at(choice, "mechanism") : NULL, "how",
+                     is_usable ? text_at(choice, "how") : NULL, "refused_because", refused, "remarks", remarks);
 }
