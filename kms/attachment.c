@@ -99,6 +99,21 @@ static enum hpl_status learn_again(struct hpl_call *call, struct hpl_attachment 
     return status;
 }
 
+/* The keystore itself knows. */
+static enum hpl_status ask_key_id(struct hpl_call *call, struct hpl_attachment *attachment, const uint8_t uid[static HPL_KEY_UID_LEN], const char *hex,
+                                  char key_id[static HPL_KEY_ID_MAX + 1])
+{
+    enum hpl_status status = attachment->keystore->ops->key_id_of(attachment->keystore, call, uid, key_id);
+    if (status == HPL_NOT_FOUND)
+        return hpl_fail_over(call, HPL_INVALID_CIPHERTEXT, "%s", hpl_status_row(HPL_INVALID_CIPHERTEXT)->text);
+    if (status == HPL_OK) {
+        pthread_mutex_lock(&attachment->lock);
+        json_object_set_new(attachment->key_ids, hex, json_string(key_id));
+        pthread_mutex_unlock(&attachment->lock);
+    }
+    return status;
+}
+
 enum hpl_status hpl_attachment_key_id(struct hpl_call *call, struct hpl_attachment *attachment, const uint8_t uid[static HPL_KEY_UID_LEN],
                                       char key_id[static HPL_KEY_ID_MAX + 1])
 {
@@ -106,6 +121,8 @@ enum hpl_status hpl_attachment_key_id(struct hpl_call *call, struct hpl_attachme
     hex_uid(hex, uid);
     if (look_up(attachment, hex, key_id))
         return HPL_OK;
+    if (attachment->keystore->ops->key_id_of)
+        return ask_key_id(call, attachment, uid, hex, key_id);
     HPL_TRY(learn_again(call, attachment));
     if (look_up(attachment, hex, key_id))
         return HPL_OK;
@@ -384,7 +401,7 @@ enum hpl_status hpl_attachment_open(struct hpl_call *call, const struct hpl_kms_
     if (status == HPL_OK)
         status = find_instance(call, options, attachment, config);
     if (status == HPL_OK)
-        status = learn_all(call, attachment);
+        status = attachment->keystore->ops->key_id_of ? HPL_OK : learn_all(call, attachment);
     if (status == HPL_OK)
         *out = attachment;
     else

@@ -87,6 +87,9 @@ struct hpl_keystore_ops {
     /* Takes material from outside (32 bytes) as a key version, in place of what an import that died left there. NULL: it takes none. */
     enum hpl_status (*import_version)(struct hpl_keystore *keystore, struct hpl_call *call, const uint8_t uid[static HPL_KEY_UID_LEN], uint32_t version,
                                       const struct hpl_secret *material);
+    /* Which key id this uid has or had, for a keystore that can tell without reading all records; HPL_NOT_FOUND. NULL: the records are read. */
+    enum hpl_status (*key_id_of)(struct hpl_keystore *keystore, struct hpl_call *call, const uint8_t uid[static HPL_KEY_UID_LEN],
+                                 char key_id[static HPL_KEY_ID_MAX + 1]);
     /* Keys here cannot be disabled (HPL_NOT_IMPLEMENTED); enabling one makes sure that it is there. */
     bool cannot_disable;
 };

@@ -176,6 +176,8 @@ struct hpl_vault_place {
     uint32_t base;                 /* our version v is its version v + base - 1 */
     bool is_ours;                  /* we made it, so we may delete it */
     json_t *destroyed;             /* owned: array of our versions */
+    bool is_gone;                  /* all were, and the transit key was deleted: a key of that name is another one */
+    char key_id[HPL_KEY_ID_MAX + 1]; /* whose record named it first; "": none did yet */
     uint64_t revision;             /* of the document; 0: there is none */
 };
 
@@ -191,7 +193,10 @@ enum hpl_status hpl_vault_place_get(struct hpl_call *call, struct hpl_vault *vau
                                     struct hpl_vault_place *out) HPL_MUST_USE;
 enum hpl_status hpl_vault_place_put(struct hpl_call *call, struct hpl_vault *vault, const uint8_t uid[static HPL_KEY_UID_LEN],
                                     struct hpl_vault_place *place) HPL_MUST_USE;
+/* Of a uid that never had a record: nothing needs its document after it was destroyed. */
 enum hpl_status hpl_vault_place_remove(struct hpl_call *call, struct hpl_vault *vault, const uint8_t uid[static HPL_KEY_UID_LEN]) HPL_MUST_USE;
+/* Keeps in memory that a uid without a document has its own transit key. */
+void hpl_vault_place_remember(struct hpl_vault *vault, const uint8_t uid[static HPL_KEY_UID_LEN], const struct hpl_vault_place *place);
 /* At the first record of a uid: gives it a transit key named as the key id where that can be (one that is there is taken over, from its latest
  * version on, where it may be), else hpl-<uid>. Does nothing when it has one. */
 enum hpl_status hpl_vault_place_choose(struct hpl_call *call, struct hpl_vault *vault, const uint8_t uid[static HPL_KEY_UID_LEN], const char *key_id,

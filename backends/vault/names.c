@@ -86,18 +86,21 @@ static void own_place(const uint8_t uid[static HPL_KEY_UID_LEN], struct hpl_vaul
 
 static json_t *place_json(const struct hpl_vault_place *place)
 {
-    return json_pack("{s:s, s:I, s:b, s:O}", "name", place->name, "base", (json_int_t)place->base, "ours", place->is_ours, "destroyed", place->destroyed);
+    return json_pack("{s:s, s:I, s:b, s:O, s:b, s:s}", "name", place->name, "base", (json_int_t)place->base, "ours", place->is_ours, "destroyed", place->destroyed,
+                     "gone", place->is_gone, "key_id", place->key_id);
 }
 
 static bool read_place(const json_t *json, uint64_t revision, struct hpl_vault_place *out)
 {
-    const char *name = json_string_value(json_object_get(json, "name"));
+    const char *name = json_string_value(json_object_get(json, "name")), *key_id = json_string_value(json_object_get(json, "key_id"));
     json_int_t base = json_integer_value(json_object_get(json, "base"));
     json_t *destroyed = json_object_get(json, "destroyed");
-    if (!name || strlen(name) > HPL_KEY_ID_MAX || base < 1 || base > UINT32_MAX || !json_is_array(destroyed))
+    if (!name || strlen(name) > HPL_KEY_ID_MAX || base < 1 || base > UINT32_MAX || !json_is_array(destroyed) || !key_id || strlen(key_id) > HPL_KEY_ID_MAX)
         return false;
     *out = (struct hpl_vault_place){.base = (uint32_t)base, .is_ours = json_is_true(json_object_get(json, "ours")), .destroyed = json_deep_copy(destroyed), .revision = revision};
+    out->is_gone = json_is_true(json_object_get(json, "gone"));
     memcpy(out->name, name, strlen(name) + 1);
+    memcpy(out->key_id, key_id, strlen(key_id) + 1);
     return out->destroyed != NULL;
 }
 
@@ -163,6 +166,13 @@ enum hpl_status hpl_vault_place_put(struct hpl_call *call, struct hpl_vault *vau
     return status;
 }
 
+void hpl_vault_place_remember(struct hpl_vault *vault, const uint8_t uid[static HPL_KEY_UID_LEN], const struct hpl_vault_place *place)
+{
+    char hex[2 * HPL_KEY_UID_LEN + 1];
+    hex_uid(hex, uid);
+    remember(vault, hex, place);
+}
+
 enum hpl_status hpl_vault_place_remove(struct hpl_call *call, struct hpl_vault *vault, const uint8_t uid[static HPL_KEY_UID_LEN])
 {
     char hex[2 * HPL_KEY_UID_LEN + 1];
@@ -198,6 +208,7 @@ enum hpl_status hpl_vault_place_choose(struct hpl_call *call, struct hpl_vault *
     HPL_TRY(hpl_vault_place_get(call, vault, uid, true, &place));
     if (place.revision)
         return HPL_OK;
+    memcpy(place.key_id, key_id, strlen(key_id) + 1);
     HPL_TRY(choose(call, vault, key_id, may_take_over, &place));
     struct hpl_call sub = call ? *call : (struct hpl_call){0};
     enum hpl_status status = hpl_vault_place_put(&sub, vault, uid, &place);

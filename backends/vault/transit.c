@@ -108,6 +108,8 @@ enum hpl_status hpl_vault_create_version(struct hpl_keystore *keystore, struct h
     HPL_TRY(hpl_vault_place_get(call, vault, uid, true, &place));
     if (version > UINT32_MAX - place.base)
         return hpl_fail(call, HPL_INVALID_REQUEST, "no key has so many versions");
+    if (place.is_gone)
+        return gone(call, vault, &place, version);
     HPL_TRY(hpl_vault_transit_read(call, vault, place.name, &latest));
     if (!latest && (version > 1 || !place.is_ours))
         return gone(call, vault, &place, version);
@@ -115,6 +117,8 @@ enum hpl_status hpl_vault_create_version(struct hpl_keystore *keystore, struct h
         HPL_TRY(post(call, vault, place.name, "", "{\"type\":\"" KEY_TYPE "\"}", "making a transit key"));
     for (uint32_t have = latest ? latest : 1; have < version + place.base - 1; have++)
         HPL_TRY(post(call, vault, place.name, "/rotate", "{}", "rotating a transit key"));
+    if (!place.revision)
+        hpl_vault_place_remember(vault, uid, &place);
     return HPL_OK;
 }
 
@@ -133,6 +137,16 @@ static enum hpl_status delete_key(struct hpl_call *call, struct hpl_vault *vault
     return hpl_vault_refused(call, vault->http, &request, &answer, "deleting a transit key");
 }
 
+/* The transit key goes and the place stays, so that what it sealed is known to be destroyed. Without a record nobody asks for that. */
+static enum hpl_status delete_place(struct hpl_call *call, struct hpl_vault *vault, const uint8_t *uid, struct hpl_vault_place *place)
+{
+    HPL_TRY(delete_key(call, vault, place->name));
+    if (!place->key_id[0])
+        return hpl_vault_place_remove(call, vault, uid);
+    place->is_gone = true;
+    return hpl_vault_place_put(call, vault, uid, place);
+}
+
 /* Transit deletes whole keys only: a version is written down as destroyed, and the key goes with the last of them when we made it. */
 enum hpl_status hpl_vault_destroy_version(struct hpl_keystore *keystore, struct hpl_call *call, const uint8_t uid[static HPL_KEY_UID_LEN], uint32_t version)
 {
@@ -140,9 +154,9 @@ enum hpl_status hpl_vault_destroy_version(struct hpl_keystore *keystore, struct 
     struct hpl_vault_place HPL_VAULT_PLACE_AUTO place = {0};
     uint32_t latest;
     HPL_TRY(hpl_vault_place_get(call, vault, uid, false, &place));
+    if (place.is_gone)
+        return HPL_OK;
     HPL_TRY(hpl_vault_transit_read(call, vault, place.name, &latest));
-    if (!latest)
-        return place.revision ? hpl_vault_place_remove(call, vault, uid) : HPL_OK;
     uint32_t count = latest >= place.base ? latest - place.base + 1 : 0;
     if (version < 1 || version > count)
         return HPL_OK;
@@ -150,10 +164,7 @@ enum hpl_status hpl_vault_destroy_version(struct hpl_keystore *keystore, struct 
         json_array_append_new(place.destroyed, json_integer(version));
         HPL_TRY(hpl_vault_place_put(call, vault, uid, &place));
     }
-    if (json_array_size(place.destroyed) < count || !place.is_ours)
-        return HPL_OK;
-    HPL_TRY(delete_key(call, vault, place.name));
-    return hpl_vault_place_remove(call, vault, uid);
+    return json_array_size(place.destroyed) < count || !place.is_ours ? HPL_OK : delete_place(call, vault, uid, &place);
 }
 
 /* --- wrap ------------------------------------------------------------------------------------------------------------------ */
@@ -161,7 +172,7 @@ enum hpl_status hpl_vault_destroy_version(struct hpl_keystore *keystore, struct 
 static enum hpl_status ready(struct hpl_call *call, struct hpl_vault *vault, const uint8_t *uid, uint32_t version, struct hpl_vault_place *place)
 {
     HPL_TRY(hpl_vault_place_get(call, vault, uid, true, place));
-    if (version < 1 || version > UINT32_MAX - place->base || is_destroyed(place, version))
+    if (version < 1 || version > UINT32_MAX - place->base || place->is_gone || is_destroyed(place, version))
         return gone(call, vault, place, version);
     return HPL_OK;
 }

@@ -167,6 +167,14 @@ static enum hpl_status has_material(struct hpl_keystore *keystore, struct hpl_ca
     return HPL_OK;
 }
 
+static enum hpl_status key_id_of(struct hpl_keystore *keystore, struct hpl_call *call, const uint8_t uid[static HPL_KEY_UID_LEN], char key_id[static HPL_KEY_ID_MAX + 1])
+{
+    struct hpl_vault_place HPL_VAULT_PLACE_AUTO place = {0};
+    HPL_TRY(hpl_vault_place_get(call, hpl_vault_of(keystore), uid, true, &place));
+    memcpy(key_id, place.key_id, sizeof place.key_id);
+    return key_id[0] ? HPL_OK : HPL_NOT_FOUND;
+}
+
 static json_t *describe(struct hpl_keystore *keystore)
 {
     struct hpl_vault *vault = hpl_vault_of(keystore);
@@ -188,7 +196,7 @@ static const struct hpl_keystore_ops ops = {
     .size = sizeof(struct hpl_keystore_ops), .name = "vault", .close = close_vault, .probe = hpl_vault_probe, .create_version = hpl_vault_create_version,
     .destroy_version = hpl_vault_destroy_version, .mechanism = mechanism, .wrap = hpl_vault_wrap, .unwrap = hpl_vault_unwrap,
     .record_get = hpl_vault_record_get, .record_put = hpl_vault_record_put, .record_list = hpl_vault_record_list, .describe = describe,
-    .has_material = has_material, .cannot_disable = true,
+    .has_material = has_material, .key_id_of = key_id_of, .cannot_disable = true,
 };
 
 static enum hpl_status open_vault(struct hpl_call *call, const json_t *config, const struct hpl_backend_env *env, struct hpl_keystore **out)
