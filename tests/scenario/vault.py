@@ -593,12 +593,16 @@ class LocalFile(Case):
         for name in made:
             code, answer, _ = daemon.admin("DELETE", "kms/keys/delete", {"key_id": name, "force_immediate": True, "confirm_key_id": name})
             self.assertEqual(code, 200, answer)
-            self.assertNotEqual(daemon.admin("POST", "kms/decrypt", {"ciphertext_blob": made[name]["ciphertext_blob"], "encryption_context": {"a": "b"}})[0], 200)
+            self.assertEqual(self.opens(daemon, made[name], 409)["code"], "KeyDestroyed")
         with self.assertRaises(RuntimeError):
             self.bao.api("GET", "transit/keys/own-key")
         self.assertEqual(self.bao.api("GET", "transit/keys/admins-key")["data"]["latest_version"], 1)
         for name in made:
             self.ask(daemon, f"kms/key/create?keyName={name}")
+            self.round_trip(daemon, key_id=name)
+        daemon.restart()
+        for name in made:
+            self.assertEqual(self.opens(daemon, made[name], 409)["code"], "KeyDestroyed", "also once a new key has the id, and after a restart")
             self.round_trip(daemon, key_id=name)
 
 
