@@ -168,6 +168,17 @@ static enum hpl_exit exit_for(long http_status)
     return http_status == 503 ? HPL_EXIT_UNAVAILABLE : HPL_EXIT_FAILED;
 }
 
+/* The command that mends it, where there is one: what the daemon says names its routes. */
+static const char *mend_for(const char *code)
+{
+    static const char *const mends[][2] = {{"NotConfigured", "hardplate configure FILE, then hardplate start"}, {"NotRunning", "hardplate start"},
+                                           {"KeyDisabled", "hardplate keys enable ID"}, {"KeyPendingDeletion", "hardplate keys cancel-deletion ID"}};
+    for (size_t i = 0; i < HPL_COUNT(mends); i++)
+        if (strcmp(code, mends[i][0]) == 0)
+            return mends[i][1];
+    return NULL;
+}
+
 static enum hpl_exit read_answer(struct asked *asked, long http_status, json_t **answer)
 {
     struct hpl_call call = {0};
@@ -178,8 +189,9 @@ static enum hpl_exit read_answer(struct asked *asked, long http_status, json_t *
         return HPL_EXIT_DONE;
     }
     const char *message = json_string_value(json_object_get(value, "message")), *code = json_string_value(json_object_get(value, "code"));
+    const char *mend = message && code ? mend_for(code) : NULL;
     if (message)
-        fprintf(stderr, "hardplate: %s: %s\n", code ? code : "refused", message);
+        fprintf(stderr, "hardplate: %s: %s%s%s%s\n", code ? code : "refused", message, mend ? " (" : "", mend ? mend : "", mend ? ")" : "");
     else
         fprintf(stderr, "hardplate: the endpoint answered HTTP %ld and no JSON: is it a hardplated?\n", http_status);
     json_decref(value);

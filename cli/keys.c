@@ -31,6 +31,28 @@ static void show_rotation(const json_t *metadata)
     puts(json_is_true(json_object_get(metadata, "rotation_due")) ? ", due now" : "");
 }
 
+/* Only where something is kept. */
+static void show_caching(const json_t *caching)
+{
+    bool is_on = json_integer_value(json_object_get(caching, "decrypt_seconds")) || json_is_true(json_object_get(caching, "bucket_key")) ||
+                 json_is_object(json_object_get(caching, "outage"));
+    if (is_on)
+        hpl_cli_show_member("caching", caching, 0);
+}
+
+/* A line for each thing that depends on the key, and what could not be looked at. */
+static void show_impact(const json_t *impact)
+{
+    size_t i;
+    json_t *row;
+    if (!impact)
+        return;
+    json_array_foreach(json_object_get(impact, "references"), i, row)
+        printf("%-20s %s %s: %s\n", "needed by", hpl_cli_text(row, "kind"), hpl_cli_text(row, "id"), hpl_cli_text(row, "detail"));
+    json_array_foreach(json_object_get(json_object_get(impact, "coverage"), "not_scanned"), i, row)
+        printf("%-20s %s\n", "not counted", json_string_value(row));
+}
+
 /* What every key has on a line of its own first, then whatever else the daemon says of it. */
 void hpl_cli_show_key(const json_t *answer)
 {
@@ -39,7 +61,7 @@ void hpl_cli_show_key(const json_t *answer)
                                            {"objects", "objects that need it"}, {"has_policy", "has a policy"}};
     static const char *const unsaid[] = {"enabled", "key_manager", "key_usage", "current_version", "creation_date", "rotation_date", "versions",
                                          "rotation_enabled", "rotation_due", "rotation_due_reason", "rotation_period_days", "rotation_max_wraps",
-                                         "next_rotation_date"};
+                                         "next_rotation_date", "caching"};
     const json_t *metadata = json_object_get(answer, "key_metadata");
     json_t *HPL_JSON_AUTO rest = json_copy((json_t *)metadata);
     for (size_t i = 0; i < HPL_COUNT(first); i++) {
@@ -50,8 +72,9 @@ void hpl_cli_show_key(const json_t *answer)
         json_object_del(rest, unsaid[i]);
     show_versions(json_object_get(metadata, "versions"));
     show_rotation(metadata);
+    show_caching(json_object_get(metadata, "caching"));
     hpl_cli_show_object(rest);
-    hpl_cli_show_member("impact", json_object_get(answer, "impact"), 0);
+    show_impact(json_object_get(answer, "impact"));
 }
 
 enum hpl_exit hpl_cli_keys_create(const struct hpl_client *client, int argc, char **argv)

@@ -6,11 +6,16 @@
 
 static void show_status(const json_t *answer)
 {
+    const char *status = hpl_cli_text(answer, "status");
     hpl_cli_show_member("status", json_object_get(answer, "status"), 0);
     hpl_cli_show_member("health", json_object_get(answer, "health"), 0);
     hpl_cli_show_member("backend", json_object_get(answer, "backend_type"), 0);
     hpl_cli_show_member("default key", json_object_get(json_object_get(answer, "config_summary"), "default_key_id"), 0);
     hpl_cli_show_object(json_object_get(answer, "details"));
+    if (strcmp(status, "NotConfigured") == 0)
+        puts("\nhardplate configure FILE sets it up, hardplate start starts it.");
+    else if (strcmp(status, "Configured") == 0)
+        puts("\nhardplate start starts it.");
 }
 
 static enum hpl_exit ask_plainly(const struct hpl_client *client, int argc, const char *method, const char *path, hpl_show_fn *show)

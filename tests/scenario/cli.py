@@ -44,7 +44,7 @@ class Keys(Cli):
             self.assertIn(word, described)
         blob = self.answer("data-key", "--key", "orders")["ciphertext_blob"]
         self.assertIn("Disabled", self.cli("keys", "disable", "orders"))
-        self.assertIn("KeyDisabled", self.cli("decrypt", blob, wanted=1))
+        self.assertIn("hardplate keys enable", self.cli("decrypt", blob, wanted=1))
         self.assertIn("Enabled", self.cli("keys", "enable", "orders"))
         self.assertEqual(self.answer("keys", "rotate", "orders")["key_metadata"]["current_version"], 2)
         self.cli("decrypt", blob)
@@ -79,7 +79,7 @@ class Keys(Cli):
         self.cli("keys", "disable", "invoices")
         self.cli("keys", "create", "letters")
         self.assertEqual([key["key_id"] for key in self.answer("keys", "list", "--status", "Disabled")["keys"]], ["invoices"])
-        self.assertIn("completeness", self.cli("keys", "describe", "--impact", "letters"))
+        self.assertIn("not counted", self.cli("keys", "describe", "--impact", "letters"))
 
     def test_a_policy_goes_in_as_it_comes_out(self):
         self.cli("keys", "create", "guarded")
@@ -173,7 +173,8 @@ class Service(Cli):
     backend = "none"
 
     def test_it_is_configured_started_changed_and_stopped(self):
-        self.assertIn("NotConfigured", self.cli("start", wanted=4))
+        self.assertIn("hardplate configure", self.cli("start", wanted=4))
+        self.assertIn("hardplate configure", self.cli("status"))
         self.cli("configure", "-", stdin='{"backend_type": "local", "default_key_id": "first"}')
         self.assertIn("NotRunning", self.cli("data-key", wanted=4))
         self.assertIn("Running", self.cli("start"))
