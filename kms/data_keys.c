@@ -59,10 +59,11 @@ enum hpl_status hpl_kms_generate_on(struct hpl_call *call, struct hpl_attachment
     return HPL_OK;
 }
 
-enum hpl_status hpl_kms_bind(struct hpl_call *call, struct hpl_attachment *attachment, const struct hpl_key_record *record, const struct hpl_envelope *envelope,
-                             const struct hpl_context *context, uint8_t aad[static HPL_WRAP_AAD_LEN])
+/* Which mechanisms a keystore opens is its own to say: a token may wrap in another one than it did. */
+enum hpl_status hpl_kms_bind(struct hpl_call *call, const struct hpl_key_record *record, const struct hpl_envelope *envelope, const struct hpl_context *context,
+                             uint8_t aad[static HPL_WRAP_AAD_LEN])
 {
-    if (envelope->version > record->version || envelope->wrapped.mechanism != attachment->keystore->ops->mechanism(attachment->keystore))
+    if (envelope->version > record->version)
         return hpl_fail(call, HPL_INVALID_CIPHERTEXT, "%s", hpl_status_row(HPL_INVALID_CIPHERTEXT)->text);
     return hpl_envelope_aad(call, envelope, context, aad);
 }
@@ -71,7 +72,7 @@ enum hpl_status hpl_kms_open_on(struct hpl_call *call, struct hpl_attachment *at
                                 const struct hpl_envelope *envelope, const struct hpl_context *context, struct hpl_secret **secret)
 {
     uint8_t aad[HPL_WRAP_AAD_LEN];
-    HPL_TRY(hpl_kms_bind(call, attachment, record, envelope, context, aad));
+    HPL_TRY(hpl_kms_bind(call, record, envelope, context, aad));
     return hpl_kms_unwrap(call, attachment, record, envelope->version, aad, &envelope->wrapped, secret);
 }
 

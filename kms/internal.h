@@ -92,8 +92,8 @@ enum hpl_status hpl_kms_change_key(struct hpl_kms *kms, struct hpl_call *call, c
                                    const char *event, json_t **metadata) HPL_MUST_USE;
 
 /* What an envelope of this key is bound to; HPL_INVALID_CIPHERTEXT when it cannot be one of it. */
-enum hpl_status hpl_kms_bind(struct hpl_call *call, struct hpl_attachment *attachment, const struct hpl_key_record *record, const struct hpl_envelope *envelope,
-                             const struct hpl_context *context, uint8_t aad[static HPL_WRAP_AAD_LEN]) HPL_MUST_USE;
+enum hpl_status hpl_kms_bind(struct hpl_call *call, const struct hpl_key_record *record, const struct hpl_envelope *envelope, const struct hpl_context *context,
+                             uint8_t aad[static HPL_WRAP_AAD_LEN]) HPL_MUST_USE;
 
 /* Appends the envelope of a secret (16 to 64 bytes) under the record's version. */
 enum hpl_status hpl_kms_seal_on(struct hpl_call *call, struct hpl_attachment *attachment, enum hpl_purpose purpose, const struct hpl_key_record *record,

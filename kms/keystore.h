@@ -52,7 +52,8 @@ struct hpl_keystore_ops {
     enum hpl_status (*destroy_version)(struct hpl_keystore *keystore, struct hpl_call *call,
                                        const uint8_t uid[static HPL_KEY_UID_LEN], uint32_t version);
 
-    /* What wrap will say in wrapped.mechanism and unwrap will take (enum hpl_mechanism); fixed while it is open. */
+    /* What wrap will say in wrapped.mechanism (enum hpl_mechanism); fixed while it is open. unwrap takes it, and what the keystore wrapped in earlier where
+     * it still can. */
     uint8_t (*mechanism)(struct hpl_keystore *keystore);
 
     /* secret: 16 to 64 bytes. HPL_KEY_UNAVAILABLE, HPL_BACKEND, HPL_TIMEOUT, HPL_PIN_REJECTED. Never two wraps under one key

@@ -67,7 +67,7 @@ enum hpl_status hpl_opening_run(struct hpl_call *call, const struct hpl_opening 
 {
     uint8_t aad[HPL_WRAP_AAD_LEN], key[HPL_LRU_KEY_LEN];
     struct hpl_call sub = call ? *call : (struct hpl_call){0};
-    HPL_TRY(hpl_kms_bind(call, opening->attachment, opening->record, opening->envelope, opening->context, aad));
+    HPL_TRY(hpl_kms_bind(call, opening->record, opening->envelope, opening->context, aad));
     hpl_opening_key(opening->wire, aad, key);
     if (opening->is_stale)
         return serve_in_outage(call, opening, key, HPL_KEY_UNAVAILABLE, secret);

@@ -477,6 +477,42 @@ HPL_TEST(a_key_whose_material_is_not_found_is_unavailable_and_never_deleted)
     close_house(&house, true);
 }
 
+static uint8_t another_mechanism(struct hpl_keystore *keystore)
+{
+    (void)keystore;
+    return HPL_MECH_P11_GCM;
+}
+
+static enum hpl_status changed_open(struct hpl_call *call, const json_t *config, const struct hpl_backend_env *env, struct hpl_keystore **out)
+{
+    HPL_TRY(hpl_backend_local.open(call, config, env, out));
+    forgetful_ops = *(*out)->ops;
+    forgetful_ops.mechanism = another_mechanism;
+    forgetful_ops.wrap = forget;
+    (*out)->ops = &forgetful_ops;
+    return HPL_OK;
+}
+
+HPL_TEST(a_keystore_that_wraps_in_another_mechanism_now_opens_what_it_wrapped_before)
+{
+    static struct hpl_backend changed;
+    static const struct hpl_backend *const list[] = {&changed, NULL};
+    struct house house = {0};
+    struct hpl_call call = {0};
+    struct hpl_buf envelope = {0};
+    open_running(&house);
+    EXPECT_OK(create(&house, "k"));
+    EXPECT_OK(generate_as(&house, NULL, NULL, HPL_PURPOSE_API, NULL, &envelope));
+    hpl_kms_close(house.kms);
+    changed = hpl_backend_local;
+    changed.open = changed_open;
+    house.options.backends = list;
+    EXPECT_OK(hpl_kms_open(&call, &house.kms, &house.options));
+    EXPECT_OK(decrypt_as(&house, NULL, NULL, NULL, &envelope));
+    hpl_buf_wipe(&envelope);
+    close_house(&house, true);
+}
+
 /* --- rewrap ------------------------------------------------------------------------------------------------------------------ */
 
 static enum hpl_status rewrap_as(struct house *house, const char *principal, const struct hpl_buf *envelope, const struct hpl_context *context, const char *key_id,
