@@ -24,11 +24,26 @@ static const cyaml_schema_field_t root_fields[] = {
     CYAML_FIELD_END,
 };
 
+static const cyaml_schema_field_t member_fields[] = {
+    NEEDED_STRING("uri", struct hpl_config_member, uri),
+    OPTIONAL_STRING("module", struct hpl_config_member, module),
+    NEEDED_STRING("pin_source", struct hpl_config_member, pin_source),
+    CYAML_FIELD_UINT("max_sessions", CYAML_FLAG_OPTIONAL, struct hpl_config_member, max_sessions),
+    OPTIONAL_STRING("init_reserved", struct hpl_config_member, init_reserved),
+    CYAML_FIELD_END,
+};
+
+static const cyaml_schema_value_t member_schema = {
+    CYAML_VALUE_MAPPING(CYAML_FLAG_DEFAULT, struct hpl_config_member, member_fields),
+};
+
 static const cyaml_schema_field_t token_fields[] = {
     NEEDED_STRING("name", struct hpl_config_token, name),
-    NEEDED_STRING("uri", struct hpl_config_token, uri),
+    OPTIONAL_STRING("uri", struct hpl_config_token, uri),
     OPTIONAL_STRING("module", struct hpl_config_token, module),
-    NEEDED_STRING("pin_source", struct hpl_config_token, pin_source),
+    OPTIONAL_STRING("pin_source", struct hpl_config_token, pin_source),
+    CYAML_FIELD_SEQUENCE_COUNT("members", CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL, struct hpl_config_token, members, num_members, &member_schema, 1, 16),
+    CYAML_FIELD_UINT("replicas_required", CYAML_FLAG_OPTIONAL, struct hpl_config_token, replicas_required),
     CYAML_FIELD_UINT("max_sessions", CYAML_FLAG_OPTIONAL, struct hpl_config_token, max_sessions),
     OPTIONAL_STRING("init_reserved", struct hpl_config_token, init_reserved),
     OPTIONAL_STRING("mechanism", struct hpl_config_token, mechanism),
@@ -185,10 +200,14 @@ static enum hpl_status check(struct hpl_call *call, const char *path, const stru
         return hpl_fail(call, HPL_INVALID_CONFIGURATION, "%s: state_dir must be an absolute path", path);
     if (config->root && !!config->root->file + !!config->root->credential + !!config->root->passphrase_file > 1)
         return hpl_fail(call, HPL_INVALID_CONFIGURATION, "%s: root takes one of file, credential and passphrase_file", path);
-    for (unsigned i = 0; i < config->num_tokens; i++)
+    for (unsigned i = 0; i < config->num_tokens; i++) {
+        const struct hpl_config_token *token = &config->tokens[i];
+        if (!token->num_members == !(token->uri && token->pin_source) || (token->num_members && (token->uri || token->pin_source)))
+            return hpl_fail(call, HPL_INVALID_CONFIGURATION, "%s: token '%.40s' needs uri and pin_source, or members instead of both", path, token->name);
         for (unsigned j = 0; j < i; j++)
             if (strcmp(config->tokens[i].name, config->tokens[j].name) == 0)
                 return hpl_fail(call, HPL_INVALID_CONFIGURATION, "%s: two tokens are named '%.40s'", path, config->tokens[i].name);
+    }
     HPL_TRY(check_vaults(call, path, config));
     for (unsigned i = 0; i < config->num_credentials; i++)
         if (strcmp(config->credentials[i].role, "admin") != 0 && strcmp(config->credentials[i].role, "objects") != 0)

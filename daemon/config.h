@@ -16,7 +16,15 @@ struct hpl_config_root {
     bool require_external; /* refuse to make one */
 };
 
+/* One of several tokens that hold the same keys. */
+struct hpl_config_member {
+    char *uri, *module, *pin_source, *init_reserved;
+    unsigned max_sessions;
+};
+
 struct hpl_config_token {
+    struct hpl_config_member *members; /* in place of uri, module and pin_source */
+    unsigned num_members, replicas_required;
     char *name, *uri, *module, *pin_source, *init_reserved, *mechanism, *iv_mode;
     unsigned max_sessions;
     bool accept_mode_change;

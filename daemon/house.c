@@ -57,20 +57,52 @@ static struct hpl_tokend_option tokend_of(const struct hpl_config_tokend *from)
                                       .num_environment = from->num_environment};
 }
 
+#define MEMBER_NAME_LEN 80u
+
+/* Named after their group: "main.1". They take its mechanism. */
+static void add_members(const struct hpl_config_token *from, struct hpl_token_option *group, struct hpl_token_option *members, char *names)
+{
+    for (unsigned i = 0; i < from->num_members; i++) {
+        const struct hpl_config_member *one = &from->members[i];
+        char *name = names + (size_t)i * MEMBER_NAME_LEN;
+        snprintf(name, MEMBER_NAME_LEN, "%.60s.%u", from->name, i + 1);
+        members[i] = (struct hpl_token_option){.name = name, .uri = one->uri, .module = one->module, .pin_source = one->pin_source,
+                                               .max_sessions = one->max_sessions, .init_reserved = one->init_reserved,
+                                               .mechanism = from->mechanism, .iv_mode = from->iv_mode};
+    }
+    group->members = members;
+    group->num_members = from->num_members;
+}
+
+/* One block: the tokens, their members, the members' names. */
+static struct hpl_token_option *options_of(const struct hpl_config *config)
+{
+    size_t num_members = 0;
+    for (unsigned i = 0; i < config->num_tokens; i++)
+        num_members += config->tokens[i].num_members;
+    struct hpl_token_option *options = calloc(1, (config->num_tokens + num_members + 1) * sizeof *options + num_members * MEMBER_NAME_LEN);
+    HPL_CHECK(options);
+    struct hpl_token_option *members = options + config->num_tokens + 1;
+    char *names = (char *)(members + num_members);
+    for (unsigned i = 0; i < config->num_tokens; i++) {
+        const struct hpl_config_token *from = &config->tokens[i];
+        options[i] = (struct hpl_token_option){.name = from->name, .uri = from->uri, .module = from->module, .pin_source = from->pin_source,
+                                               .max_sessions = from->max_sessions, .init_reserved = from->init_reserved,
+                                               .mechanism = from->mechanism, .iv_mode = from->iv_mode,
+                                               .accept_mode_change = from->accept_mode_change, .replicas_required = from->replicas_required};
+        add_members(from, &options[i], members, names);
+        members += from->num_members;
+        names += (size_t)from->num_members * MEMBER_NAME_LEN;
+    }
+    return options;
+}
+
 void hpl_house_env(const struct hpl_config *config, bool is_dev, struct hpl_token_option **tokens, struct hpl_tokend_option *tokend,
                    struct hpl_backend_env *env)
 {
     bool is_inprocess = config->isolation && strcmp(config->isolation, "inprocess") == 0;
     *tokend = tokend_of(config->tokend);
-    *tokens = calloc(config->num_tokens + 1, sizeof **tokens);
-    HPL_CHECK(*tokens);
-    for (unsigned i = 0; i < config->num_tokens; i++) {
-        const struct hpl_config_token *from = &config->tokens[i];
-        (*tokens)[i] = (struct hpl_token_option){.name = from->name, .uri = from->uri, .module = from->module, .pin_source = from->pin_source,
-                                                 .max_sessions = from->max_sessions, .init_reserved = from->init_reserved,
-                                                 .mechanism = from->mechanism, .iv_mode = from->iv_mode,
-                                                 .accept_mode_change = from->accept_mode_change};
-    }
+    *tokens = options_of(config);
     struct hpl_vault_option *vaults = calloc(config->num_vaults + 1, sizeof *vaults);
     HPL_CHECK(vaults);
     for (unsigned i = 0; i < config->num_vaults; i++) {

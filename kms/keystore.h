@@ -110,6 +110,11 @@ struct hpl_token_option {
     const char *init_reserved; /* for C_Initialize, where a module wants it (NSS, YubiHSM); NULL: nothing */
     const char *mechanism;     /* "aes-gcm", "aes-cbc-hmac", "rsa-oaep"; NULL or "auto": the first of them that the token proves */
     const char *iv_mode;       /* of aes-gcm: "caller", "returned", "appended"; NULL or "auto": the first that is proven */
+    /* Instead of a uri: tokens that hold the same keys, cloned from the first, which makes them. A key version is wrapped under when it
+     * is found on replicas_required of them (0: 1). */
+    const struct hpl_token_option *members;
+    size_t num_members;
+    unsigned replicas_required;
     bool accept_mode_change;   /* the token may show another mechanism or IV mode than was pinned, and wraps in the new one from then on */
 };
 

@@ -105,6 +105,8 @@ struct hpl_p11_device_ops {
     enum hpl_status (*random)(struct hpl_p11_device *device, struct hpl_call *call, struct hpl_secret *out);
     /* Does not wait for the token. */
     void (*stat)(struct hpl_p11_device *device, struct hpl_p11_stat *out);
+    /* Of a group (group.h): a new JSON array, one object a member. NULL: there are none. */
+    json_t *(*describe_members)(struct hpl_p11_device *device);
 };
 
 struct hpl_p11_device { /* first member of every implementation */

@@ -4,7 +4,7 @@
 #include <stdlib.h>
 
 #include "backends/pkcs11/store.h"
-#include "backends/pkcs11/tokend/tokend.h"
+#include "backends/pkcs11/group.h"
 #include "backends/pkcs11/uri.h"
 #include "base/file.h"
 #include "base/hash.h"
@@ -85,11 +85,8 @@ static bool is_one_of(const char *word, const char *const *words)
     return !word || *words;
 }
 
-static enum hpl_status validate(struct hpl_call *call, const json_t *config, const struct hpl_backend_env *env)
+static enum hpl_status validate_token(struct hpl_call *call, const struct hpl_token_option *option)
 {
-    const struct hpl_token_option *option;
-    HPL_TRY(refuse_local(call, config));
-    HPL_TRY(pick(call, config, env, &option));
     if (!option->uri)
         return hpl_fail(call, HPL_INVALID_CONFIGURATION, "token '%s' has no uri in the local configuration file", option->name);
     HPL_TRY(hpl_p11_uri_check(call, option->uri));
@@ -100,6 +97,29 @@ static enum hpl_status validate(struct hpl_call *call, const json_t *config, con
     if (!is_one_of(option->iv_mode, iv_modes))
         return hpl_fail(call, HPL_INVALID_CONFIGURATION, "token '%s': iv_mode is auto, caller, returned or appended", option->name);
     return HPL_OK;
+}
+
+static enum hpl_status validate_members(struct hpl_call *call, const struct hpl_token_option *option)
+{
+    if (option->uri)
+        return hpl_fail(call, HPL_INVALID_CONFIGURATION, "token '%s' has a uri and members: the members have the URIs", option->name);
+    if (option->num_members > HPL_P11_MAX_MEMBERS)
+        return hpl_fail(call, HPL_INVALID_CONFIGURATION, "token '%s' has more than %u members", option->name, HPL_P11_MAX_MEMBERS);
+    if (option->replicas_required > option->num_members)
+        return hpl_fail(call, HPL_INVALID_CONFIGURATION, "token '%s': replicas_required is more than it has members", option->name);
+    for (size_t i = 0; i < option->num_members; i++)
+        HPL_TRY(validate_token(call, &option->members[i]));
+    return HPL_OK;
+}
+
+static enum hpl_status validate(struct hpl_call *call, const json_t *config, const struct hpl_backend_env *env)
+{
+    const struct hpl_token_option *option;
+    HPL_TRY(refuse_local(call, config));
+    HPL_TRY(pick(call, config, env, &option));
+    if (option->num_members)
+        return validate_members(call, option);
+    return validate_token(call, option);
 }
 
 static json_t *summary(const json_t *config, const struct hpl_backend_env *env)
@@ -221,7 +241,9 @@ static json_t *describe(struct hpl_keystore *base)
                             (int)stat.max_sessions, "initialisations", (json_int_t)stat.initialisations, "is_connected", stat.is_connected,
                             "has_failed", stat.has_failed, "isolation", device->ops->isolation);
     json_object_set_new(out, "optional_attributes", hpl_p11_optional_names(stat.optional_attributes));
-    if (keystore->env->tokend) {
+    if (device->ops->describe_members)
+        json_object_set_new(out, "members", device->ops->describe_members(device));
+    else if (keystore->env->tokend) {
         json_object_set_new(out, "worker_pid", stat.worker_pid ? json_integer(stat.worker_pid) : json_null());
         json_object_set_new(out, "worker_restarts", json_integer((json_int_t)stat.restarts));
     }
@@ -290,9 +312,9 @@ static enum hpl_status open_device(struct hpl_p11_keystore *keystore, struct hpl
     hpl_hkdf_sha256(latch_key->bytes, latch_key->len, hpl_bytes(root->bytes, root->len), hpl_bytes(NULL, 0), hpl_bytes_str("hpl-pkcs11-latch-v1"));
     keystore->place = (struct hpl_p11_place){.option = keystore->option, .latch_dir = keystore->latch_dir, .latch_key = latch_key};
     HPL_TRY(hpl_file_make_dir(call, keystore->latch_dir));
-    if (keystore->env->tokend)
-        return hpl_p11_tokend_open(call, &keystore->place, keystore->env->tokend, &keystore->device);
-    return hpl_p11_direct_open(call, &keystore->place, &keystore->device);
+    if (keystore->option->num_members)
+        return hpl_p11_group_open(call, &keystore->place, keystore->env->tokend, &keystore->device);
+    return hpl_p11_member_open(call, &keystore->place, keystore->env->tokend, &keystore->device);
 }
 
 static enum hpl_status open_keystore(struct hpl_call *call, const json_t *config, const struct hpl_backend_env *env, struct hpl_keystore **out)
