@@ -97,6 +97,7 @@ static const cyaml_schema_field_t kms_fields[] = {
     OPTIONAL_INT_PTR("max_cached_keys", struct hpl_config_kms, max_cached_keys),
     OPTIONAL_INT_PTR("timeout_seconds", struct hpl_config_kms, timeout_seconds),
     OPTIONAL_INT_PTR("retry_attempts", struct hpl_config_kms, retry_attempts),
+    OPTIONAL_INT_PTR("queue", struct hpl_config_kms, queue),
     CYAML_FIELD_BOOL_PTR("enable_cache", CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL, struct hpl_config_kms, enable_cache),
     CYAML_FIELD_END,
 };
@@ -276,6 +277,7 @@ json_t *hpl_config_kms_json(const struct hpl_config_kms *kms)
     set_number(body, "max_cached_keys", kms->max_cached_keys);
     set_number(body, "timeout_seconds", kms->timeout_seconds);
     set_number(body, "retry_attempts", kms->retry_attempts);
+    set_number(body, "queue", kms->queue);
     if (kms->enable_cache)
         json_object_set_new(body, "enable_cache", json_boolean(*kms->enable_cache));
     return body;

@@ -53,7 +53,7 @@ struct hpl_config_credential {
 struct hpl_config_kms {
     char *backend_type, *key_dir, *token, *uri, *default_key_id;
     char *vault, *address, *auth_method, *namespace_, *mount_path, *kv_mount, *key_path_prefix;
-    int64_t *cache_ttl_seconds, *max_cached_keys, *timeout_seconds, *retry_attempts;
+    int64_t *cache_ttl_seconds, *max_cached_keys, *timeout_seconds, *retry_attempts, *queue;
     bool *enable_cache;
 };
 

@@ -526,6 +526,27 @@ HPL_TEST(what_a_bucket_key_sealed_opens_after_it_is_switched_off)
     close_house(&house);
 }
 
+HPL_TEST(a_rewrapped_object_keeps_its_key_in_an_envelope_of_its_own)
+{
+    struct house house;
+    struct hpl_call call = {0};
+    struct hpl_buf again = {0};
+    struct hpl_secret *HPL_SECRET_AUTO made = NULL;
+    struct hpl_secret *HPL_SECRET_AUTO opened = NULL;
+    open_house(&house);
+    EXPECT_OK(set_caching(&house, "{\"bucket_key\":true}"));
+    EXPECT_OK(generate_under(&house, HPL_PURPOSE_OBJECT, &one, &made));
+    EXPECT_OK(rotate(&house));
+    EXPECT_STATUS(hpl_kms_rewrap(house.kms, &call, hpl_buf_bytes(&house.envelope), &two, NULL, &again, NULL), HPL_INVALID_CIPHERTEXT);
+    EXPECT_OK(hpl_kms_rewrap(house.kms, &call, hpl_buf_bytes(&house.envelope), &one, NULL, &again, NULL));
+    EXPECT(!hpl_kms_is_bucket_key(hpl_buf_bytes(&again)));
+    EXPECT_OK(hpl_kms_decrypt(house.kms, &call, HPL_PURPOSE_OBJECT, hpl_buf_bytes(&again), &one, &opened, NULL));
+    EXPECT_BYTES(opened->bytes, made->bytes, 32);
+    EXPECT_OK(decrypt(&house)); /* the old one too */
+    hpl_buf_wipe(&again);
+    close_house(&house);
+}
+
 /* --- the breaker --------------------------------------------------------------------------------------------------------- */
 
 static void break_it(struct house *house)
