@@ -87,9 +87,9 @@ bool hpl_tokend_is_secret(uint8_t op)
     return bounds[op].is_secret;
 }
 
-/* A member that is added has to come along in the greeting, or the worker would not know of it; accept_mode_change is judged above
- * the seam. */
-_Static_assert(sizeof(struct hpl_token_option) == 9 * sizeof(void *), "put the new member of struct hpl_token_option into the greeting");
+/* A member that is added has to come along in the greeting, or the worker would not know of it; accept_mode_change and what
+ * makes a group of tokens stay above the seam. */
+_Static_assert(sizeof(struct hpl_token_option) == 11 * sizeof(void *), "put the new member of struct hpl_token_option into the greeting");
 
 /* --- HELLO -------------------------------------------------------------------------------------------------------------------------- */
 
