@@ -151,6 +151,27 @@ enum hpl_status hpl_kms_wrap(struct hpl_call *call, struct hpl_attachment *attac
     return pass(call, attachment, &(struct attempt){.run = wrap_once, .work = &work, .meter = &attachment->shared->wraps});
 }
 
+struct many_work {
+    const struct hpl_key_record *record;
+    const uint8_t *aad;
+    struct hpl_secret *const *plain;
+    struct hpl_wrapped *wrapped;
+    size_t count;
+};
+
+static enum hpl_status wrap_many_once(struct hpl_call *call, struct hpl_keystore *keystore, const void *arg)
+{
+    const struct many_work *work = arg;
+    return keystore->ops->wrap_many(keystore, call, work->record->uid, work->record->version, work->aad, work->plain, work->wrapped, work->count);
+}
+
+enum hpl_status hpl_kms_wrap_many(struct hpl_call *call, struct hpl_attachment *attachment, const struct hpl_key_record *record,
+                                  const uint8_t aad[static HPL_WRAP_AAD_LEN], struct hpl_secret *const *plain, struct hpl_wrapped *wrapped, size_t count)
+{
+    const struct many_work work = {.record = record, .aad = aad, .plain = plain, .wrapped = wrapped, .count = count};
+    return pass(call, attachment, &(struct attempt){.run = wrap_many_once, .work = &work, .meter = &attachment->shared->wraps});
+}
+
 enum hpl_status hpl_kms_unwrap(struct hpl_call *call, struct hpl_attachment *attachment, const struct hpl_key_record *record, uint32_t version,
                                const uint8_t aad[static HPL_WRAP_AAD_LEN], const struct hpl_wrapped *wrapped, struct hpl_secret **out)
 {

@@ -1,5 +1,5 @@
-/* Many data keys at once: one look at the key for all, the wraps spread over the backend where it takes its time. Any thread;
- * blocks on the backend. */
+/* Many data keys at once: one look at the key for all; the wraps in one call where the backend takes many, else spread over it where it takes
+ * its time. Any thread; blocks on the backend. */
 #include "kms/opening.h"
 
 #include "base/clock.h"
@@ -49,6 +49,50 @@ static void make_one(void *arg, size_t index)
         note_failure(batch, status, &sub);
 }
 
+/* In one call, where the backend takes many at once. */
+static enum hpl_status make_at_once(struct batch *batch, size_t count)
+{
+    uint8_t aad[HPL_WRAP_AAD_LEN];
+    struct hpl_envelope envelope;
+    struct hpl_secret *secrets[HPL_WRAP_MANY_MAX];
+    struct hpl_wrapped wrapped[HPL_WRAP_MANY_MAX];
+    HPL_TRY(hpl_kms_start_envelope(batch->call, batch->attachment, batch->purpose, batch->record, batch->context, &envelope, aad));
+    for (size_t i = 0; i < count; i++) {
+        HPL_TRY(hpl_kms_new_secret(batch->call, batch->attachment, batch->len, &batch->keys[i].secret));
+        HPL_TRY(hpl_wraps_take(batch->call, batch->attachment->wraps, batch->record));
+        secrets[i] = batch->keys[i].secret;
+    }
+    HPL_TRY(hpl_kms_wrap_many(batch->call, batch->attachment, batch->record, aad, secrets, wrapped, count));
+    for (size_t i = 0; i < count; i++) {
+        HPL_CHECK(wrapped[i].mechanism == envelope.wrapped.mechanism);
+        envelope.wrapped = wrapped[i];
+        hpl_envelope_encode(&envelope, &batch->keys[i].envelope);
+        HPL_TRY(hpl_buf_check(&batch->keys[i].envelope));
+    }
+    return HPL_OK;
+}
+
+static bool is_one_call(const struct batch *batch, size_t count)
+{
+    return count > 1 && count <= HPL_WRAP_MANY_MAX && batch->attachment->keystore->ops->wrap_many &&
+           !hpl_bucket_key_is_wanted(batch->record, batch->purpose, batch->context, batch->len);
+}
+
+/* One by one; spread where a wrap takes its time. */
+static enum hpl_status make_each(struct hpl_kms *kms, struct batch *batch, size_t count)
+{
+    uint64_t began = hpl_clock_mono_ns();
+    pthread_mutex_init(&batch->lock, NULL);
+    make_one(batch, 0);
+    if (count > 1 && hpl_clock_mono_ns() - began >= SLOW_NS)
+        hpl_spread_run(&kms->shared.spread, 1, count, (unsigned)batch->attachment->settings.queue / 4, make_one, batch); /* leaves room at the gate for others */
+    else
+        for (size_t i = 1; i < count; i++)
+            make_one(batch, i);
+    pthread_mutex_destroy(&batch->lock);
+    return (enum hpl_status)atomic_load(&batch->failure);
+}
+
 void hpl_data_keys_wipe(struct hpl_data_key *keys, size_t count)
 {
     for (size_t i = 0; i < count; i++) {
@@ -66,16 +110,7 @@ enum hpl_status hpl_kms_generate_many(struct hpl_kms *kms, struct hpl_call *call
     memset(keys, 0, count * sizeof *keys);
     HPL_TRY(hpl_kms_find_wrapper(kms, call, purpose, key_id, context, &attachment, &record));
     struct batch batch = {.call = call, .attachment = attachment, .purpose = purpose, .record = &record, .context = context, .len = len, .keys = keys};
-    pthread_mutex_init(&batch.lock, NULL);
-    uint64_t began = hpl_clock_mono_ns();
-    make_one(&batch, 0);
-    if (count > 1 && hpl_clock_mono_ns() - began >= SLOW_NS)
-        hpl_spread_run(&kms->shared.spread, 1, count, (unsigned)attachment->settings.queue / 4, make_one, &batch); /* leaves room at the gate for others */
-    else
-        for (size_t i = 1; i < count; i++)
-            make_one(&batch, i);
-    pthread_mutex_destroy(&batch.lock);
-    enum hpl_status status = (enum hpl_status)atomic_load(&batch.failure);
+    enum hpl_status status = is_one_call(&batch, count) ? make_at_once(&batch, count) : make_each(kms, &batch, count);
     if (status != HPL_OK)
         hpl_data_keys_wipe(keys, count);
     else

@@ -18,7 +18,7 @@ static enum hpl_status mix_secret(struct hpl_call *call, struct hpl_attachment *
     return HPL_OK;
 }
 
-static enum hpl_status new_secret(struct hpl_call *call, struct hpl_attachment *attachment, size_t len, struct hpl_secret **out)
+enum hpl_status hpl_kms_new_secret(struct hpl_call *call, struct hpl_attachment *attachment, size_t len, struct hpl_secret **out)
 {
     struct hpl_secret *HPL_SECRET_AUTO made = hpl_secret_random(len);
     if (!made)
@@ -30,17 +30,24 @@ static enum hpl_status new_secret(struct hpl_call *call, struct hpl_attachment *
     return HPL_OK;
 }
 
+enum hpl_status hpl_kms_start_envelope(struct hpl_call *call, struct hpl_attachment *attachment, enum hpl_purpose purpose, const struct hpl_key_record *record,
+                                       const struct hpl_context *context, struct hpl_envelope *envelope, uint8_t aad[static HPL_WRAP_AAD_LEN])
+{
+    *envelope = (struct hpl_envelope){.purpose = (uint8_t)purpose, .version = record->version};
+    memcpy(envelope->instance, attachment->keystore->instance, sizeof envelope->instance);
+    memcpy(envelope->uid, record->uid, sizeof envelope->uid);
+    /* The mechanism is under the AAD and the backend's to choose, so it is asked first. */
+    envelope->wrapped.mechanism = attachment->keystore->ops->mechanism(attachment->keystore);
+    return hpl_envelope_aad(call, envelope, context, aad);
+}
+
 enum hpl_status hpl_kms_seal_on(struct hpl_call *call, struct hpl_attachment *attachment, enum hpl_purpose purpose, const struct hpl_key_record *record,
                                 const struct hpl_context *context, const struct hpl_secret *secret, struct hpl_buf *out)
 {
     uint8_t aad[HPL_WRAP_AAD_LEN];
-    struct hpl_envelope envelope = {.purpose = (uint8_t)purpose, .version = record->version};
-    memcpy(envelope.instance, attachment->keystore->instance, sizeof envelope.instance);
-    memcpy(envelope.uid, record->uid, sizeof envelope.uid);
-    /* The mechanism is under the AAD and the backend's to choose, so it is asked first. */
-    envelope.wrapped.mechanism = attachment->keystore->ops->mechanism(attachment->keystore);
+    struct hpl_envelope envelope;
+    HPL_TRY(hpl_kms_start_envelope(call, attachment, purpose, record, context, &envelope, aad));
     uint8_t mechanism = envelope.wrapped.mechanism;
-    HPL_TRY(hpl_envelope_aad(call, &envelope, context, aad));
     HPL_TRY(hpl_wraps_take(call, attachment->wraps, record));
     HPL_TRY(hpl_kms_wrap(call, attachment, record, aad, secret, &envelope.wrapped));
     HPL_CHECK(envelope.wrapped.mechanism == mechanism);
@@ -52,7 +59,7 @@ enum hpl_status hpl_kms_generate_on(struct hpl_call *call, struct hpl_attachment
                                     const struct hpl_context *context, size_t len, struct hpl_secret **secret, struct hpl_buf *out)
 {
     struct hpl_secret *HPL_SECRET_AUTO made = NULL;
-    HPL_TRY(new_secret(call, attachment, len, &made));
+    HPL_TRY(hpl_kms_new_secret(call, attachment, len, &made));
     HPL_TRY(hpl_kms_seal_on(call, attachment, purpose, record, context, made, out));
     *secret = made;
     made = NULL;

@@ -64,6 +64,10 @@ struct hpl_call hpl_kms_attempt_of(const struct hpl_call *call, const struct hpl
 enum hpl_status hpl_kms_create_version(struct hpl_call *call, struct hpl_attachment *attachment, const struct hpl_key_record *record) HPL_MUST_USE;
 enum hpl_status hpl_kms_wrap(struct hpl_call *call, struct hpl_attachment *attachment, const struct hpl_key_record *record,
                              const uint8_t aad[static HPL_WRAP_AAD_LEN], const struct hpl_secret *plain, struct hpl_wrapped *wrapped) HPL_MUST_USE;
+/* Where the keystore has wrap_many. */
+enum hpl_status hpl_kms_wrap_many(struct hpl_call *call, struct hpl_attachment *attachment, const struct hpl_key_record *record,
+                                  const uint8_t aad[static HPL_WRAP_AAD_LEN], struct hpl_secret *const *plain, struct hpl_wrapped *wrapped,
+                                  size_t count) HPL_MUST_USE;
 enum hpl_status hpl_kms_unwrap(struct hpl_call *call, struct hpl_attachment *attachment, const struct hpl_key_record *record, uint32_t version,
                                const uint8_t aad[static HPL_WRAP_AAD_LEN], const struct hpl_wrapped *wrapped, struct hpl_secret **out) HPL_MUST_USE;
 
@@ -95,6 +99,11 @@ enum hpl_status hpl_kms_change_key(struct hpl_kms *kms, struct hpl_call *call, c
 enum hpl_status hpl_kms_bind(struct hpl_call *call, const struct hpl_key_record *record, const struct hpl_envelope *envelope, const struct hpl_context *context,
                              uint8_t aad[static HPL_WRAP_AAD_LEN]) HPL_MUST_USE;
 
+/* A fresh data key of len bytes, mixed with the backend's own random bytes where it has them. */
+enum hpl_status hpl_kms_new_secret(struct hpl_call *call, struct hpl_attachment *attachment, size_t len, struct hpl_secret **out) HPL_MUST_USE;
+/* What an envelope says before anything is wrapped, and the AAD that binds it. */
+enum hpl_status hpl_kms_start_envelope(struct hpl_call *call, struct hpl_attachment *attachment, enum hpl_purpose purpose, const struct hpl_key_record *record,
+                                       const struct hpl_context *context, struct hpl_envelope *envelope, uint8_t aad[static HPL_WRAP_AAD_LEN]) HPL_MUST_USE;
 /* Appends the envelope of a secret (16 to 64 bytes) under the record's version. */
 enum hpl_status hpl_kms_seal_on(struct hpl_call *call, struct hpl_attachment *attachment, enum hpl_purpose purpose, const struct hpl_key_record *record,
                                 const struct hpl_context *context, const struct hpl_secret *secret, struct hpl_buf *envelope) HPL_MUST_USE;

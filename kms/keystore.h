@@ -29,6 +29,8 @@ struct hpl_wrapped {
     uint8_t ct[768];
 };
 
+#define HPL_WRAP_MANY_MAX 64u
+
 struct hpl_catalog;
 struct hpl_keystore; /* first member of every implementation */
 
@@ -65,6 +67,10 @@ struct hpl_keystore_ops {
     enum hpl_status (*unwrap)(struct hpl_keystore *keystore, struct hpl_call *call, const uint8_t uid[static HPL_KEY_UID_LEN],
                               uint32_t version, const uint8_t aad[static HPL_WRAP_AAD_LEN], const struct hpl_wrapped *wrapped,
                               struct hpl_secret **out);
+
+    /* The same for count secrets of one length under one key version and AAD in one call: all or none. NULL: they are wrapped one by one. */
+    enum hpl_status (*wrap_many)(struct hpl_keystore *keystore, struct hpl_call *call, const uint8_t uid[static HPL_KEY_UID_LEN], uint32_t version,
+                                 const uint8_t aad[static HPL_WRAP_AAD_LEN], struct hpl_secret *const *secrets, struct hpl_wrapped *out, size_t count);
 
     /* Fills with random bytes of the backend's own generator, to be mixed with ours. NULL when it has none. */
     enum hpl_status (*random)(struct hpl_keystore *keystore, struct hpl_call *call, uint8_t *out, size_t len);

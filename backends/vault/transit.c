@@ -14,6 +14,7 @@
 #define NO_TYPE "never-made-by-encrypting" /* encrypt makes a missing key of this type: refused. An existing key ignores it */
 #define NONCE_AND_TAG 28u
 #define MAX_BODY 2048u
+#define MAX_ITEM 256u   /* of a batch: base64 of 64 bytes and of an AAD, and their names */
 
 static void key_path(char out[static MAX_PATH], const struct hpl_vault *vault, const char *verb, const char *name, const char *tail)
 {
@@ -190,7 +191,7 @@ static enum hpl_status ask_transit(struct hpl_call *call, struct hpl_vault *vaul
     char path[MAX_PATH];
     key_path(path, vault, verb, name, "");
     struct hpl_vault_request request = {.method = "POST", .path = path, .body = hpl_bytes(body->bytes, strlen((const char *)body->bytes))};
-    answer->secret = hpl_secret_new(MAX_BODY);
+    answer->secret = hpl_secret_new(body->len > MAX_BODY ? body->len : MAX_BODY);
     if (!answer->secret)
         return hpl_fail(call, HPL_NO_MEMORY, "the secret region is full");
     HPL_TRY(hpl_vault_ask(call, vault->session, &request, answer));
@@ -203,11 +204,11 @@ static enum hpl_status ask_transit(struct hpl_call *call, struct hpl_vault *vaul
     return hpl_vault_answer_json(call, answer, root);
 }
 
-enum hpl_status hpl_vault_read_wrapped(struct hpl_call *call, const json_t *answer, uint32_t version, size_t secret_len, struct hpl_wrapped *out)
+enum hpl_status hpl_vault_read_wrapped(struct hpl_call *call, const json_t *data, uint32_t version, size_t secret_len, struct hpl_wrapped *out)
 {
     char prefix[32];
     struct hpl_buf bytes = {.max = sizeof out->ct};
-    const char *text = json_string_value(json_object_get(json_object_get(answer, "data"), "ciphertext"));
+    const char *text = json_string_value(json_object_get(data, "ciphertext"));
     size_t prefix_len = (size_t)snprintf(prefix, sizeof prefix, "vault:v%" PRIu32 ":", version);
     bool is_right = text && strncmp(text, prefix, prefix_len) == 0 && hpl_base64_decode(&bytes, text + prefix_len, strlen(text) - prefix_len) &&
                     bytes.len == secret_len + NONCE_AND_TAG && hpl_buf_check(&bytes) == HPL_OK;
@@ -274,8 +275,53 @@ enum hpl_status hpl_vault_wrap(struct hpl_keystore *keystore, struct hpl_call *c
         return hpl_fail(call, HPL_NO_MEMORY, "the secret region is full");
     HPL_TRY(ask_transit(call, vault, "encrypt", place.name, body, &answer, &root));
     if (root)
-        return hpl_vault_read_wrapped(call, root, transit_version, secret->len, out);
+        return hpl_vault_read_wrapped(call, json_object_get(root, "data"), transit_version, secret->len, out);
     return wrap_refused(call, vault, &place, version, &answer);
+}
+
+/* {"batch_input": [{"plaintext", "associated_data", "key_version"}, …], "type"} */
+static struct hpl_secret *batch_body(struct hpl_secret *const *secrets, size_t count, const uint8_t *aad, uint32_t version)
+{
+    char aad64[HPL_WRAP_AAD_LEN * 2];
+    struct hpl_secret *HPL_SECRET_AUTO text = hpl_secret_new(128);
+    struct hpl_secret *body = hpl_secret_new(MAX_ITEM * (count + 1));
+    if (!text || !body) {
+        hpl_secret_free(body);
+        return NULL;
+    }
+    put_base64(aad64, aad, HPL_WRAP_AAD_LEN);
+    char *at = (char *)body->bytes, *end = at + body->len;
+    for (size_t i = 0; i < count; i++) {
+        put_base64((char *)text->bytes, secrets[i]->bytes, secrets[i]->len);
+        at += snprintf(at, (size_t)(end - at), "%s{\"plaintext\":\"%s\",\"associated_data\":\"%s\",\"key_version\":%" PRIu32 "}", i ? "," : "{\"batch_input\":[",
+                       (const char *)text->bytes, aad64, version);
+    }
+    snprintf(at, (size_t)(end - at), "],\"type\":\"" NO_TYPE "\"}");
+    return body;
+}
+
+enum hpl_status hpl_vault_wrap_many(struct hpl_keystore *keystore, struct hpl_call *call, const uint8_t uid[static HPL_KEY_UID_LEN], uint32_t version,
+                                    const uint8_t aad[static HPL_WRAP_AAD_LEN], struct hpl_secret *const *secrets, struct hpl_wrapped *out, size_t count)
+{
+    struct hpl_vault *vault = hpl_vault_of(keystore);
+    struct hpl_vault_place HPL_VAULT_PLACE_AUTO place = {0};
+    struct hpl_vault_answer HPL_VAULT_ANSWER_AUTO answer = {0};
+    json_t *HPL_JSON_AUTO root = NULL;
+    HPL_CHECK(count >= 1 && count <= HPL_WRAP_MANY_MAX);
+    HPL_TRY(ready(call, vault, uid, version, &place));
+    uint32_t transit_version = version + place.base - 1;
+    struct hpl_secret *HPL_SECRET_AUTO body = batch_body(secrets, count, aad, transit_version);
+    if (!body)
+        return hpl_fail(call, HPL_NO_MEMORY, "the secret region is full");
+    HPL_TRY(ask_transit(call, vault, "encrypt", place.name, body, &answer, &root));
+    if (!root)
+        return wrap_refused(call, vault, &place, version, &answer);
+    const json_t *results = json_object_get(json_object_get(root, "data"), "batch_results");
+    if (json_array_size(results) != count)
+        return hpl_fail(call, HPL_BACKEND, "Vault answered a batch of %zu with %zu results", count, json_array_size(results));
+    for (size_t i = 0; i < count; i++)
+        HPL_TRY(hpl_vault_read_wrapped(call, json_array_get(results, i), transit_version, secrets[i]->len, &out[i]));
+    return HPL_OK;
 }
 
 /* --- unwrap ---------------------------------------------------------------------------------------------------------------- */

@@ -194,7 +194,7 @@ static json_t *describe(struct hpl_keystore *keystore)
 
 static const struct hpl_keystore_ops ops = {
     .size = sizeof(struct hpl_keystore_ops), .name = "vault", .close = close_vault, .probe = hpl_vault_probe, .create_version = hpl_vault_create_version,
-    .destroy_version = hpl_vault_destroy_version, .mechanism = mechanism, .wrap = hpl_vault_wrap, .unwrap = hpl_vault_unwrap,
+    .destroy_version = hpl_vault_destroy_version, .mechanism = mechanism, .wrap = hpl_vault_wrap, .wrap_many = hpl_vault_wrap_many, .unwrap = hpl_vault_unwrap,
     .record_get = hpl_vault_record_get, .record_put = hpl_vault_record_put, .record_list = hpl_vault_record_list, .describe = describe,
     .has_material = has_material, .key_id_of = key_id_of, .cannot_disable = true,
 };

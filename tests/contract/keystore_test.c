@@ -115,6 +115,36 @@ HPL_TEST(no_two_wraps_of_one_secret_are_alike)
     }
 }
 
+HPL_TEST(many_wrapped_at_once_are_as_if_one_by_one)
+{
+    FOR_EACH_STORE(keystore)
+    {
+        uint8_t uid[HPL_KEY_UID_LEN], nobody[HPL_KEY_UID_LEN];
+        static struct hpl_wrapped wrapped[HPL_WRAP_MANY_MAX];
+        struct hpl_secret *secrets[HPL_WRAP_MANY_MAX];
+        struct hpl_call call = {0};
+        if (!keystore->ops->wrap_many)
+            continue;
+        new_key(keystore, uid);
+        hpl_uuid_new(nobody);
+        for (size_t i = 0; i < HPL_WRAP_MANY_MAX; i++)
+            secrets[i] = hpl_secret_random(64);
+        EXPECT_OK(keystore->ops->wrap_many(keystore, &call, uid, 1, aad, secrets, wrapped, HPL_WRAP_MANY_MAX));
+        for (size_t i = 0; i < HPL_WRAP_MANY_MAX; i++) {
+            struct hpl_secret *HPL_SECRET_AUTO opened = NULL;
+            EXPECT_OK(keystore->ops->unwrap(keystore, &call, uid, 1, aad, &wrapped[i], &opened));
+            EXPECT_NUM(opened->len, secrets[i]->len);
+            EXPECT_BYTES(opened->bytes, secrets[i]->bytes, opened->len);
+            EXPECT_STATUS(try_unwrap(keystore, uid, 1, other_aad, &wrapped[i]), HPL_INVALID_CIPHERTEXT);
+        }
+        EXPECT_OK(keystore->ops->wrap_many(keystore, &call, uid, 1, aad, secrets, wrapped, 1));
+        EXPECT_OK(try_unwrap(keystore, uid, 1, aad, &wrapped[0]));
+        EXPECT_STATUS(keystore->ops->wrap_many(keystore, &call, nobody, 1, aad, secrets, wrapped, 2), HPL_KEY_UNAVAILABLE);
+        for (size_t i = 0; i < HPL_WRAP_MANY_MAX; i++)
+            hpl_secret_free(secrets[i]);
+    }
+}
+
 HPL_TEST(unwrap_refuses_another_key_version_or_context)
 {
     FOR_EACH_STORE(keystore)

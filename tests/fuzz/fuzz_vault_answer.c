@@ -43,7 +43,7 @@ static void check_values(const json_t *root)
     struct hpl_call call = {0};
     struct hpl_wrapped wrapped;
     struct hpl_vault_document document = {.kind = "record"};
-    if (hpl_vault_read_wrapped(&call, root, 1, 32, &wrapped) == HPL_OK)
+    if (hpl_vault_read_wrapped(&call, json_object_get(root, "data"), 1, 32, &wrapped) == HPL_OK)
         HPL_CHECK(wrapped.mechanism == HPL_MECH_TRANSIT && wrapped.ct_len == 60 && wrapped.iv_len == 0);
     call = (struct hpl_call){0};
     if (hpl_vault_document_read(&call, &vault, "secret/data/p/record/x", root, &document) == HPL_OK)

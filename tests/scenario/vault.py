@@ -414,6 +414,16 @@ class Failures(Case):
             self.opens(self.daemon, self.made)
         self.assertLessEqual(len(accepted), 2)
 
+    def test_many_data_keys_are_one_call(self):
+        self.proxy.seen.clear()
+        made = self.ask(self.daemon, "kms/generate-data-keys", {"count": 64, "encryption_context": {"a": "b"}})["data_keys"]
+        self.assertEqual(sum("/encrypt/" in path for _, path in self.proxy.seen), 1)
+        self.assertEqual(len({key["plaintext_key"] for key in made}), 64)
+        for key in made[::9]:
+            self.opens(self.daemon, key)
+        self.proxy.mode = lambda h: h.answer(200, b'{"data":{"batch_results":[]}}') if "/encrypt/" in h.path else h.forward()
+        self.ask(self.daemon, "kms/generate-data-keys", {"count": 3, "encryption_context": {"a": "b"}}, 500)
+
     def test_without_the_engines_it_says_which(self):
         for missing, words in (({"mount_path": "nowhere"}, "transit engine is mounted at 'nowhere'"), ({"kv_mount": "nowhere"}, "KV engine is mounted at 'nowhere'"),
                                ({"auth_method": {"approle": {"role_id": "r", "secret_id": "s", "mount": "nowhere"}}}, "have the method enabled there"),

@@ -306,14 +306,14 @@ HPL_TEST(a_ciphertext_of_another_version_or_length_is_not_taken)
     struct hpl_wrapped wrapped;
     struct hpl_call call = {0};
     char text[300];
-    snprintf(text, sizeof text, "{\"data\":{\"ciphertext\":\"%s\"}}", raw);
+    snprintf(text, sizeof text, "{\"ciphertext\":\"%s\"}", raw);
     json_t *HPL_JSON_AUTO answer = parse(text);
     EXPECT_OK(hpl_vault_read_wrapped(&call, answer, 3, 31, &wrapped));
     EXPECT_NUM(wrapped.ct_len, 59);
     EXPECT_STATUS(hpl_vault_read_wrapped(&call, answer, 2, 31, &wrapped), HPL_BACKEND);
     EXPECT_STATUS(hpl_vault_read_wrapped(&call, answer, 3, 32, &wrapped), HPL_BACKEND);
-    json_t *HPL_JSON_AUTO other = parse("{\"data\":{\"ciphertext\":\"vault:v3:A A=\"}}");
+    json_t *HPL_JSON_AUTO other = parse("{\"ciphertext\":\"vault:v3:A A=\"}");
     EXPECT_STATUS(hpl_vault_read_wrapped(&call, other, 3, 32, &wrapped), HPL_BACKEND);
-    json_t *HPL_JSON_AUTO none = parse("{\"data\":[]}");
+    json_t *HPL_JSON_AUTO none = parse("{\"ciphertext\":[]}");
     EXPECT_STATUS(hpl_vault_read_wrapped(&call, none, 3, 32, &wrapped), HPL_BACKEND);
 }
