@@ -3,6 +3,7 @@
 #include "backends/pkcs11/tokend/serve.h"
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -18,6 +19,7 @@ struct server {
     struct hpl_p11_device *device;
     pthread_mutex_t read_lock, write_lock;
     bool is_over; /* under read_lock */
+    _Atomic unsigned num_settled; /* orders what settling wrote before what other threads read: their requests come after its answer */
 };
 
 struct request {
@@ -98,13 +100,14 @@ static enum hpl_status damaged(struct hpl_call *call)
     return hpl_fail(call, HPL_INVALID_ARGUMENT, "the request to the token's worker is damaged");
 }
 
-static enum hpl_status do_settle(struct hpl_p11_device *device, struct hpl_call *call, struct hpl_bytes body, struct answer *answer)
+static enum hpl_status do_settle(struct server *server, struct hpl_call *call, struct hpl_bytes body, struct answer *answer)
 {
     struct hpl_p11_pinned pinned;
     bool is_known;
     if (!hpl_tokend_read_settle(body, &is_known, &pinned))
         return damaged(call);
-    HPL_TRY(device->ops->settle(device, call, is_known, &pinned));
+    HPL_TRY(server->device->ops->settle(server->device, call, is_known, &pinned));
+    atomic_fetch_add_explicit(&server->num_settled, 1, memory_order_release);
     hpl_tokend_put_settle(&answer->body, true, &pinned);
     return hpl_buf_check(&answer->body);
 }
@@ -174,11 +177,14 @@ static enum hpl_status do_key(struct hpl_p11_device *device, struct hpl_call *ca
     return op == HPL_TOKEND_CREATE ? device->ops->create(device, call, &ref) : device->ops->destroy(device, call, &ref);
 }
 
-static enum hpl_status perform(struct hpl_p11_device *device, struct hpl_call *call, const struct request *request, struct answer *answer)
+static enum hpl_status perform(struct server *server, struct hpl_call *call, const struct request *request, struct answer *answer)
 {
+    struct hpl_p11_device *device = server->device;
     HPL_TRY(hpl_call_check(call));
+    if (atomic_load_explicit(&server->num_settled, memory_order_acquire) == 0 && request->header.op != HPL_TOKEND_SETTLE && request->header.op != HPL_TOKEND_STAT)
+        return hpl_fail(call, HPL_CONFLICT, "the token's worker was not told what to expect of the token");
     switch (request->header.op) {
-    case HPL_TOKEND_SETTLE: return do_settle(device, call, request->body, answer);
+    case HPL_TOKEND_SETTLE: return do_settle(server, call, request->body, answer);
     case HPL_TOKEND_PROBE: return device->ops->probe(device, call);
     case HPL_TOKEND_CREATE:
     case HPL_TOKEND_DESTROY: return do_key(device, call, request->header.op, request->body);
@@ -199,7 +205,7 @@ static void *work(void *arg)
     while (next_request(server, &request)) {
         struct hpl_call call = {.deadline_ns = request.header.deadline_ns};
         struct answer answer = {0};
-        answer.status = perform(server->device, &call, &request, &answer);
+        answer.status = perform(server, &call, &request, &answer);
         send_answer(server, &request, &call, &answer);
         hpl_buf_wipe(&answer.body);
         hpl_secret_free(answer.secret);
