@@ -209,7 +209,7 @@ static enum hpl_status detach(struct hpl_kms *kms, struct hpl_call *call, const 
     HPL_TRY(forget_config(kms, call, name, &row));
     hpl_kms_drop_former(kms, instance);
     hpl_log(HPL_LOG_WARN, "kms.detached", HPL_S("backend", json_string_value(json_object_get(row, "backend"))), HPL_S("instance", name),
-            HPL_S("request_id", call ? call->request_id : ""));
+            HPL_S("principal", hpl_principal_of(call)), HPL_S("request_id", call ? call->request_id : ""));
     *answer = json_pack("{s:b, s:s, s:s}", "success", 1, "message", "detached; configuring this keystore again attaches it again", "instance", name);
     return *answer ? HPL_OK : HPL_NO_MEMORY;
 }

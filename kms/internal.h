@@ -51,6 +51,12 @@ void hpl_kms_drop_former(struct hpl_kms *kms, const uint8_t instance[static 8]);
 /* {"instance", "backend", "state": "active" | "former" | "detached" | "damaged" | "unknown", "open"}: a new object. Opens nothing. */
 json_t *hpl_kms_keystore_json(struct hpl_kms *kms, const uint8_t instance[static 8]);
 
+/* Who asks, for the log: "hardplate" is the daemon itself. */
+static inline const char *hpl_principal_of(const struct hpl_call *call)
+{
+    return call && call->principal ? call->principal : "hardplate";
+}
+
 /* Asks the census; false when nobody can count. */
 bool hpl_kms_count_objects(struct hpl_kms *kms, const struct hpl_census *what, uint64_t *count);
 

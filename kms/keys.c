@@ -22,7 +22,8 @@ const char *hpl_kms_default_of(const struct hpl_kms_settings *settings)
 /* The audit line of a key operation. */
 static void log_key(const struct hpl_call *call, const char *event, const struct hpl_key_record *record)
 {
-    hpl_log(HPL_LOG_INFO, event, HPL_S("key_id", record->key_id), HPL_N("version", record->version), HPL_S("request_id", call ? call->request_id : ""));
+    hpl_log(HPL_LOG_INFO, event, HPL_S("key_id", record->key_id), HPL_N("version", record->version), HPL_S("principal", hpl_principal_of(call)),
+            HPL_S("request_id", call ? call->request_id : ""));
 }
 
 /* --- create -------------------------------------------------------------------------------------------------------------- */

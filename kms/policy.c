@@ -1,5 +1,7 @@
-/* Policies of keys. Pure; any thread. */
+/* Policies of keys. Pure but for the log line of a refusal; any thread. */
 #include "kms/policy.h"
+
+#include "base/log.h"
 
 #define MAX_POLICY_BYTES 16384u
 #define MAX_GRANTS 64u
@@ -161,6 +163,8 @@ enum hpl_status hpl_policy_allows(struct hpl_call *call, const struct hpl_key_re
         if (names_caller(grant, call) && has_word(grant, "operations", operations[operation]) &&
             (!json_object_get(grant, "purposes") || has_word(grant, "purposes", purpose_name)) && fits_context(grant, context))
             return HPL_OK;
+    hpl_log(HPL_LOG_INFO, "kms.denied", HPL_S("key_id", record->key_id), HPL_S("principal", call->principal), HPL_S("operation", operations[operation]),
+            HPL_S("purpose", purpose_name), HPL_S("request_id", call->request_id));
     return hpl_fail(call, HPL_ACCESS_DENIED, "the policy of the key '%.80s' does not let '%.80s' do %s with this purpose (%s) and context", record->key_id,
                     call->principal, operations[operation], purpose_name);
 }

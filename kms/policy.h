@@ -1,4 +1,4 @@
-/* Who may use a key, for what and with which context: a list of grants in the key's record. Pure; any thread.
+/* Who may use a key, for what and with which context: a list of grants in the key's record. Pure but for the log; any thread.
  *   {"grants": [{"principals": ["ops", "role:objects", "*"], "operations": ["GenerateDataKey", "Decrypt", "Rewrap", "*"],
  *                "purposes": ["object", "api"], "context": {"tenant": "a"}}]}
  * A key without a policy is used as the account's own rules say; with one, every use needs a grant that fits it as a whole. A policy only narrows: it

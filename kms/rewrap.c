@@ -48,7 +48,7 @@ static enum hpl_status find_target(struct hpl_call *call, const struct hpl_seale
 static void log_rewrap(const struct hpl_call *call, const struct hpl_sealer *sealer, const struct hpl_key_record *target)
 {
     hpl_log(HPL_LOG_INFO, "kms.rewrap", HPL_S("from", sealer->record.key_id), HPL_N("from_version", sealer->envelope.version), HPL_S("key_id", target->key_id),
-            HPL_N("version", target->version), HPL_S("request_id", call ? call->request_id : ""));
+            HPL_N("version", target->version), HPL_S("principal", hpl_principal_of(call)), HPL_S("request_id", call ? call->request_id : ""));
 }
 
 enum hpl_status hpl_kms_rewrap(struct hpl_kms *kms, struct hpl_call *call, struct hpl_bytes envelope, const struct hpl_context *context, const char *key_id,

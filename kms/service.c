@@ -510,6 +510,15 @@ static json_t *summary_of(const struct hpl_kms *kms, const json_t *config, const
                      "ttl_seconds", (json_int_t)settings->cache_ttl_seconds, "enable_metrics", 1, "backend_summary", backend);
 }
 
+/* What the keys of this keystore can do. */
+static json_t *capabilities_of(const struct hpl_attachment *attachment, const struct hpl_kms_options *options)
+{
+    const struct hpl_keystore_ops *ops = attachment->keystore->ops;
+    return json_pack("{s:b, s:b, s:b, s:b, s:b, s:b, s:b, s:b, s:b, s:b}", "generate_data_key", 1, "decrypt", 1, "rewrap", 1, "rotate", 1, "versioning", 1,
+                     "enable_disable", !ops->cannot_disable, "schedule_deletion", 1, "immediate_deletion", options->allow_immediate_deletion,
+                     "update_key_metadata", 1, "import", options->allow_import && ops->import_version);
+}
+
 /* Health from a real round trip; no call holds the lock meanwhile. Degraded: reachable, but the default key does not serve. */
 static void examine(struct hpl_attachment *attachment, json_t *answer)
 {
@@ -550,6 +559,7 @@ enum hpl_status hpl_kms_status(struct hpl_kms *kms, struct hpl_call *call, json_
     json_object_set_new(*answer, "backend_type", backend ? json_string(backend) : json_null());
     json_object_set_new(*answer, "backend", backend ? json_string(backend) : json_null());
     json_object_set_new(*answer, "config_summary", backend ? summary_of(kms, config, &settings) : json_null());
+    json_object_set_new(*answer, "capabilities", attachment ? capabilities_of(attachment, &kms->options) : json_null());
     if (attachment)
         examine(attachment, *answer);
     hpl_kms_add_numbers(kms, attachment, *answer);

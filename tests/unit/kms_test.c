@@ -572,6 +572,21 @@ static void expect_refused(struct house *house, const char *text, const char *na
     EXPECT(strstr(call.detail, name) != NULL);
 }
 
+HPL_TEST(status_says_what_the_keys_can_do)
+{
+    struct house house = {0};
+    open_house(&house);
+    json_t *HPL_JSON_AUTO before = member_of_status(&house, "capabilities");
+    EXPECT(json_is_null(before));
+    EXPECT_OK(send(&house, hpl_kms_configure, "{\"backend_type\":\"local\"}"));
+    EXPECT_OK(start(&house));
+    json_t *HPL_JSON_AUTO running = member_of_status(&house, "capabilities");
+    EXPECT(json_is_true(json_object_get(running, "enable_disable")));
+    EXPECT(json_is_false(json_object_get(running, "import"))); /* the options do not allow it */
+    EXPECT(json_is_false(json_object_get(running, "immediate_deletion")));
+    close_house(&house, true);
+}
+
 HPL_TEST(a_wrong_type_is_refused_by_the_name_that_was_sent)
 {
     struct house house = {0};
