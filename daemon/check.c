@@ -2,6 +2,7 @@
 #include "daemon/check.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <netdb.h>
 #include <stdio.h>
@@ -113,6 +114,18 @@ static void check_root(struct check *check)
     say(check, status, "root secret", &call, is_given ? "given from outside the state folder" : path);
 }
 
+static void check_credentials(struct check *check)
+{
+    for (unsigned i = 0; i < check->config->num_credentials; i++) {
+        const struct hpl_config_credential *from = &check->config->credentials[i];
+        struct hpl_secret *HPL_SECRET_AUTO secret = NULL;
+        struct hpl_call call = {0};
+        char what[64];
+        snprintf(what, sizeof what, "key %.40s", from->access_key);
+        say(check, hpl_file_read_secret(&call, from->secret_file, 256, true, &secret), what, &call, from->role);
+    }
+}
+
 static void check_port(struct check *check)
 {
     struct hpl_call call = {0};
@@ -172,7 +185,8 @@ static const struct hpl_backend *find_backend(const char *name)
     return NULL;
 }
 
-/* Opens the token as the daemon would — module, URI, PIN, IV mode — on a catalog that is thrown away. */
+/* Opens the token as the daemon would — module, URI, PIN, IV mode — on a catalog that is thrown away. A refused PIN is written down in the state folder as
+ * the daemon does it, keyed under the root secret, so that neither sends it again. */
 static enum hpl_status open_token(struct check *check, const char *name, struct hpl_call *call, json_t **facts)
 {
     char dir[] = "/tmp/hardplate-check-XXXXXX", path[PATH_MAX];
@@ -180,7 +194,8 @@ static enum hpl_status open_token(struct check *check, const char *name, struct 
     struct hpl_tokend_option tokend;
     struct hpl_backend_env env;
     const struct hpl_backend *backend = find_backend("pkcs11");
-    struct hpl_secret *HPL_SECRET_AUTO root = hpl_secret_random(32);
+    struct hpl_secret *HPL_SECRET_AUTO fresh = hpl_secret_random(32);
+    const struct hpl_secret *root = check->root ? check->root : fresh;
     struct hpl_keystore *keystore = NULL;
     if (!root || !backend || !mkdtemp(dir))
         return hpl_fail(call, HPL_INTERNAL, "cannot prepare a trial in /tmp: %s", strerror(errno));
@@ -207,14 +222,53 @@ static enum hpl_status open_token(struct check *check, const char *name, struct 
     return status;
 }
 
+/* What modules and the worker write to standard error meanwhile is not for people. -1: it was left alone. */
+static int quieten(void)
+{
+    int saved = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 3), nowhere = open("/dev/null", O_WRONLY | O_CLOEXEC);
+    if (saved >= 0 && nowhere >= 0)
+        dup2(nowhere, STDERR_FILENO);
+    if (nowhere >= 0)
+        close(nowhere);
+    return saved;
+}
+
+static void speak_again(int saved)
+{
+    if (saved >= 0) {
+        dup2(saved, STDERR_FILENO);
+        close(saved);
+    }
+}
+
+/* A refused PIN has to be remembered, so a place and the root secret are needed before one is sent. The dev mode's PINs are the daemon's own. */
+static enum hpl_status may_send_pins(struct check *check, struct hpl_call *call)
+{
+    if (!check->root && !check->is_dev)
+        return hpl_fail(call, HPL_NOT_FOUND, "not asked: to remember a refused PIN the root secret is wanted; give root.file, or start hardplated once");
+    if (access(check->config->state_dir, F_OK) == 0)
+        return HPL_OK;
+    return hpl_file_make_dir(call, check->config->state_dir);
+}
+
 static void check_tokens(struct check *check)
 {
+    struct hpl_call leave = {0};
+    enum hpl_status may_send = check->config->num_tokens ? may_send_pins(check, &leave) : HPL_OK;
+    if (may_send == HPL_NOT_FOUND)
+        printf("warn  %-14s %s\n", "tokens", leave.detail);
+    else if (may_send != HPL_OK)
+        say(check, may_send, "tokens", &leave, "");
+    if (may_send != HPL_OK)
+        return;
     for (unsigned i = 0; i < check->config->num_tokens; i++) {
         struct hpl_call call = {0};
         json_t *HPL_JSON_AUTO facts = NULL;
         char what[64], good[200];
         const char *name = check->config->tokens[i].name;
+        int said = quieten();
         enum hpl_status status = open_token(check, name, &call, &facts);
+        speak_again(said);
         const char *iv_mode = json_string_value(json_object_get(facts, "iv_mode"));
         const char *mechanism = json_string_value(json_object_get(facts, "mechanism"));
         snprintf(what, sizeof what, "token %.40s", name);
@@ -254,6 +308,7 @@ int hpl_check_run(const struct hpl_config *config, bool is_dev)
     check_kernel(&check);
     check_folders(&check);
     check_root(&check);
+    check_credentials(&check);
     check_tokens(&check);
     check_vaults(&check);
     check_tls(&check);

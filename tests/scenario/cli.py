@@ -328,6 +328,40 @@ class Tokens(unittest.TestCase):
         self.pin("user-pin-1")
         self.assertEqual(self.conformance("--seconds", "0")[0], 0)
 
+    def check(self, **files):
+        for name, text in {"root.key": "ab" * 32, "ops.secret": "s" * 40, **files}.items():
+            (self.folder / name).write_text(text + "\n")
+            os.chmod(self.folder / name, 0o600)
+        (self.folder / "c.yaml").write_text(f"""
+state_dir: {self.folder}/state
+listen: 127.0.0.1:0
+root: {{file: {self.folder}/root.key}}
+credentials: [{{access_key: ops, secret_file: {self.folder}/ops.secret, role: admin}}]
+tokens: [{{name: main, uri: "pkcs11:token=cli", module: {MODULE}, pin_source: "file:{self.folder}/pin"}}]
+""")
+        return run(BIN / "hardplated", "--config", self.folder / "c.yaml", "--check", env=self.env)
+
+    def test_the_daemons_check_can_come_before_the_first_start(self):
+        code, out, err = self.check()
+        self.assertEqual((code, err), (0, ""), out)
+        self.assertIn("PIN accepted", out)
+        os.chmod(self.folder / "ops.secret", 0o644)
+        code, out, err = run(BIN / "hardplated", "--config", self.folder / "c.yaml", "--check", env=self.env)
+        self.assertEqual((code, err), (1, ""))
+        self.assertRegex(out, r"FAIL +key ops +.*chmod")
+
+    def test_the_daemons_check_sends_a_refused_pin_once_and_the_daemon_not_again(self):
+        self.pin("0000")
+        for words in ("refused the PIN", "refused this PIN before", "refused this PIN before"):
+            code, out, err = self.check()
+            self.assertEqual((code, err), (1, ""))
+            self.assertIn(words, out)
+        with open(self.folder / "c.yaml", "a") as config:
+            config.write("kms: {backend_type: pkcs11, token: main}\n")
+        code, out, err = run(BIN / "hardplated", "--config", self.folder / "c.yaml", env=self.env)
+        self.assertEqual(code, 1)
+        self.assertIn("refused this PIN before", err)
+
     def test_what_cannot_be_asked_is_one_line(self):
         for options, uri, wanted in ((["--seconds", "x"], "pkcs11:token=cli", 2), (["--seconds", "0"], "pkcs11:token=other", 4),
                                      (["--seconds", "0"], "pkcs11:token=cli?pin-value=1234", 1), (["--nonsense"], "pkcs11:token=cli", 2)):
