@@ -145,7 +145,7 @@ class FirstErrors(unittest.TestCase):
     def test_a_bad_configuration_file(self):
         path = self.folder / "c.yaml"
         for text, word in (("state_dir: /x\nlistne: 1\n", "listne"), ("listen: x\n", "state_dir"), ("state_dir: relative\n", "absolute"),
-                           ("state_dir: [1]\n", ""), ("state_dir: /x\nroot: {file: /a, credential: b}\n", "not both")):
+                           ("state_dir: [1]\n", ""), ("state_dir: /x\nroot: {file: /a, credential: b}\n", "takes one of")):
             path.write_text(text)
             self.one_line(["--config", path], word)
         self.one_line(["--config", self.folder / "nothing.yaml"], "nothing.yaml")
