@@ -36,18 +36,39 @@ struct trial {
     const struct hpl_p11_tier *tier;
     CK_OBJECT_HANDLE handles[HPL_P11_NUM_KINDS];
     bool did_seal;  /* said CKR_OK at least once */
-    CK_RV rv;       /* of the last attempt to seal */
+    CK_RV rv;       /* of the last attempt to seal, or what was trouble with the token */
     const char *function;
+    bool is_in_trouble;
 };
 
 static const uint8_t known[32] = "hardplate asks: who makes the IV";
 
+/* Codes that never mean "cannot do that". What else a token says of an IV that it does not want may be anything (NSS: CKR_HOST_MEMORY). */
+static bool is_trouble(CK_RV rv)
+{
+    enum hpl_p11_class class = hpl_p11_classify(rv);
+    return rv == CKR_DEVICE_ERROR || rv == CKR_DEVICE_REMOVED || rv == CKR_DEVICE_MEMORY || rv == CKR_TOKEN_NOT_PRESENT || rv == CKR_SESSION_COUNT ||
+           class == HPL_P11_SESSION || class == HPL_P11_HANDLE || class == HPL_P11_LOGIN;
+}
+
+static void note(struct trial *trial, const char *function, CK_RV rv, bool is_in_trouble)
+{
+    if (trial->is_in_trouble)
+        return;
+    trial->rv = rv;
+    trial->function = function;
+    trial->is_in_trouble = is_in_trouble;
+}
+
 /* Each step in a session of its own: a failure may leave one busy. */
-static bool open_trial(const struct trial *trial, struct hpl_p11_io *io)
+static bool open_trial(struct trial *trial, struct hpl_p11_io *io)
 {
     *io = (struct hpl_p11_io){.fn = trial->fn, .id = "the ID of a trial..", .aad = "the context of a trial, 32 bytes"};
     memcpy(io->handles, trial->handles, sizeof io->handles);
-    return trial->fn->C_OpenSession(trial->slot, CKF_SERIAL_SESSION | CKF_RW_SESSION, NULL, NULL, &io->session) == CKR_OK;
+    CK_RV rv = trial->fn->C_OpenSession(trial->slot, CKF_SERIAL_SESSION | CKF_RW_SESSION, NULL, NULL, &io->session);
+    if (rv != CKR_OK)
+        note(trial, "C_OpenSession", rv, true);
+    return rv == CKR_OK;
 }
 
 static bool trial_seal(struct trial *trial, enum hpl_p11_iv_mode variant, struct hpl_wrapped *out)
@@ -58,14 +79,13 @@ static bool trial_seal(struct trial *trial, enum hpl_p11_iv_mode variant, struct
     CK_RV rv = trial->tier->seal(&io, variant, hpl_bytes(known, sizeof known), out);
     trial->fn->C_CloseSession(io.session);
     trial->did_seal |= rv == CKR_OK;
-    trial->rv = rv;
-    trial->function = io.function;
+    note(trial, io.function, rv, is_trouble(rv));
     return rv == CKR_OK && io.is_as_said;
 }
 
 enum outcome { OPENED, REFUSED, NEITHER };
 
-static enum outcome trial_open(const struct trial *trial, const struct hpl_wrapped *wrapped, uint8_t flip_aad)
+static enum outcome trial_open(struct trial *trial, const struct hpl_wrapped *wrapped, uint8_t flip_aad)
 {
     struct hpl_p11_io io;
     uint8_t out[ROOM];
@@ -75,12 +95,14 @@ static enum outcome trial_open(const struct trial *trial, const struct hpl_wrapp
     io.aad[0] ^= flip_aad;
     CK_RV rv = trial->tier->open(&io, wrapped, out, &len);
     trial->fn->C_CloseSession(io.session);
+    if (is_trouble(rv))
+        note(trial, io.function, rv, true);
     if (rv != CKR_OK)
         return REFUSED;
     return len == sizeof known && memcmp(out, known, sizeof known) == 0 ? OPENED : NEITHER;
 }
 
-static bool is_refused_when_changed(const struct trial *trial, const struct hpl_wrapped *wrapped)
+static bool is_refused_when_changed(struct trial *trial, const struct hpl_wrapped *wrapped)
 {
     struct hpl_wrapped tag = *wrapped, first = *wrapped, iv = *wrapped;
     tag.ct[tag.ct_len - 1] ^= 1;
@@ -91,11 +113,12 @@ static bool is_refused_when_changed(const struct trial *trial, const struct hpl_
 }
 
 /* Opens what it sealed, and nothing that was changed: tag, IV, context, any length that a forger might choose. */
-static bool is_sound(const struct trial *trial, const struct hpl_wrapped *wrapped)
+static bool is_sound(struct trial *trial, const struct hpl_wrapped *wrapped)
 {
     const uint16_t lengths[] = {0, 1, 12, 15, 16, 17, 27, (uint16_t)(wrapped->ct_len - 1)};
     struct hpl_wrapped cut = *wrapped;
-    if (trial_open(trial, wrapped, 0) != OPENED || !is_refused_when_changed(trial, wrapped))
+    bool does_open = trial_open(trial, wrapped, 0) == OPENED || trial_open(trial, wrapped, 0) == OPENED; /* once may be a moment's fault */
+    if (!does_open || !is_refused_when_changed(trial, wrapped))
         return false;
     for (size_t i = 0; i < HPL_COUNT(lengths); i++) {
         cut.ct_len = lengths[i];
@@ -105,10 +128,19 @@ static bool is_sound(const struct trial *trial, const struct hpl_wrapped *wrappe
     return true;
 }
 
+/* A second time when it says neither yes nor "cannot do that": once may be a moment's fault. */
+static bool does_seal(struct trial *trial, enum hpl_p11_iv_mode variant, struct hpl_wrapped *out)
+{
+    bool is_well = trial_seal(trial, variant, out);
+    if (is_well || trial->is_in_trouble || trial->rv == CKR_OK || hpl_p11_classify(trial->rv) == HPL_P11_CONFIG)
+        return is_well;
+    return trial_seal(trial, variant, out);
+}
+
 static bool can_use(struct trial *trial, enum hpl_p11_iv_mode variant)
 {
     struct hpl_wrapped one = {0}, two = {0};
-    if (!trial_seal(trial, variant, &one) || !trial_seal(trial, variant, &two))
+    if (!does_seal(trial, variant, &one) || !does_seal(trial, variant, &two))
         return false;
     bool do_differ = memcmp(one.iv, two.iv, LEAST) != 0 && memcmp(one.ct, two.ct, LEAST) != 0;
     return do_differ && is_sound(trial, &one) && is_sound(trial, &two);
@@ -129,7 +161,7 @@ static bool is_variant_wanted(const struct hpl_token_option *option, const struc
 static enum hpl_status judge_trial(struct hpl_p11_op *op, const struct trial *trial)
 {
     enum hpl_p11_class class = hpl_p11_classify(trial->rv);
-    if (class == HPL_P11_NONE || class == HPL_P11_CONFIG || class == HPL_P11_CALLER)
+    if (!trial->is_in_trouble && (class == HPL_P11_NONE || class == HPL_P11_CONFIG || class == HPL_P11_CALLER))
         return HPL_OK;
     op->class = class;
     return hpl_fail(op->call, HPL_KEY_UNAVAILABLE, "the trial of %s on token '%s' ended with %s of %s: if it cannot do that, name its mechanism in the local configuration file",
@@ -143,13 +175,13 @@ static enum hpl_status try_tier(struct hpl_p11_op *op, const struct hpl_p11_tier
     bool was_made = false;
     *found = HPL_P11_IV_NONE;
     HPL_TRY(hpl_p11_make_trial(op, tier, trial.handles, &was_made));
-    for (const enum hpl_p11_iv_mode *variant = tier->variants; was_made && *variant != HPL_P11_IV_NONE && *found == HPL_P11_IV_NONE; variant++)
+    for (const enum hpl_p11_iv_mode *variant = tier->variants; was_made && *variant != HPL_P11_IV_NONE && *found == HPL_P11_IV_NONE && !trial.is_in_trouble; variant++)
         if (is_variant_wanted(op->direct->place->option, tier, *variant) && can_use(&trial, *variant))
             *found = *variant;
     *is_liar = *found == HPL_P11_IV_NONE && trial.did_seal;
     if (was_made)
         HPL_TRY(hpl_p11_destroy_trial(op, trial.handles));
-    return *found == HPL_P11_IV_NONE && was_made ? judge_trial(op, &trial) : HPL_OK;
+    return (*found == HPL_P11_IV_NONE || trial.is_in_trouble) && was_made ? judge_trial(op, &trial) : HPL_OK;
 }
 
 /* A liar in one tier is trusted with no other, unless the local file names that. */

@@ -448,3 +448,63 @@ HPL_TEST(a_check_blob_is_opened_once_after_each_search)
     keystore->ops->close(keystore);
     softhsm_wipe(&hsm);
 }
+
+/* --- first sight ----------------------------------------------------------------------------------------------------------------------- */
+
+/* As if this catalog saw the token for the first time. */
+static void forget_token(struct softhsm *hsm, unsigned number)
+{
+    struct hpl_call call = {0};
+    hpl_catalog_close(hsm->env.catalog);
+    snprintf(hsm->state_dir, sizeof hsm->state_dir, "%s/state-%u", hsm->dir, number);
+    EXPECT_OK(hpl_file_make_dir(&call, hsm->state_dir));
+    softhsm_open_catalog(hsm);
+}
+
+static bool is_right_mode(struct hpl_keystore *keystore, const char *want)
+{
+    json_t *HPL_JSON_AUTO facts = keystore->ops->describe(keystore);
+    const char *mechanism = json_string_value(json_object_get(facts, "mechanism")), *iv_mode = json_string_value(json_object_get(facts, "iv_mode"));
+    return mechanism && strcmp(mechanism, "aes-gcm") == 0 && iv_mode && strcmp(iv_mode, want) == 0;
+}
+
+/* One call of many fails while the token is tried out; opened again it must be what it is, or a lesser mechanism was pinned. */
+static void fail_nth(struct softhsm *hsm, enum shim_where where, unsigned long rv, unsigned nth, const char *iv_mode)
+{
+    struct hpl_call call;
+    struct hpl_keystore *keystore = NULL;
+    static unsigned number;
+    forget_token(hsm, number++);
+    shim->rv = rv;
+    shim->skip = nth;
+    shim->times = 1;
+    shim->where = where;
+    enum hpl_status status = softhsm_try_open(hsm, &call, &keystore);
+    shim->where = SHIM_NOWHERE;
+    if (status != HPL_OK && status != HPL_KEY_UNAVAILABLE && status != HPL_BACKEND)
+        fprintf(stderr, "\n    function %d, call %u, code 0x%lx: %s: %s\n", where, nth, rv, hpl_status_row(status)->name, hpl_detail(&call, status));
+    EXPECT(status == HPL_OK || status == HPL_KEY_UNAVAILABLE || status == HPL_BACKEND);
+    if (status == HPL_OK)
+        keystore->ops->close(keystore);
+    keystore = must_open(hsm);
+    if (!is_right_mode(keystore, iv_mode))
+        fprintf(stderr, "\n    function %d, call %u, code 0x%lx pinned another mode\n", where, nth, rv);
+    EXPECT(is_right_mode(keystore, iv_mode));
+    keystore->ops->close(keystore);
+}
+
+HPL_TEST(a_moments_fault_at_first_sight_pins_no_lesser_mechanism)
+{
+    static const struct { enum shim_where where; unsigned num_calls; } places[] = {
+        {SHIM_OPEN, 60}, {SHIM_GENERATE, 4}, {SHIM_ENCRYPT_INIT, 12}, {SHIM_ENCRYPT, 12}, {SHIM_DECRYPT_INIT, 12}, {SHIM_DECRYPT, 12}, {SHIM_DESTROY, 2}};
+    static const unsigned long rvs[] = {CKR_DEVICE_ERROR, CKR_HOST_MEMORY};
+    struct softhsm hsm;
+    shim_init(&hsm, SHIM_AS_IS);
+    for (size_t i = 0; i < HPL_COUNT(places); i++)
+        for (unsigned nth = 0; nth < places[i].num_calls; nth++)
+            fail_nth(&hsm, places[i].where, rvs[nth % 2], nth, "caller");
+    shim->iv = SHIM_RETURNS; /* whose trial of CKM_AES_GCM has another way to fall back to */
+    for (unsigned nth = 0; nth < 16; nth++)
+        fail_nth(&hsm, nth / 2 % 2 ? SHIM_ENCRYPT : SHIM_ENCRYPT_INIT, rvs[nth % 2], nth / 4, "returned");
+    softhsm_wipe(&hsm);
+}
