@@ -173,6 +173,24 @@ class Rewrap(Asking):
         self.refused(400, "POST", "kms/rewrap", {})
         self.refused(404, "POST", "kms/rewrap", {"ciphertext_b64": made["ciphertext_blob"], "context": context, "key_id": "nobody"})
 
+    def test_an_envelope_moves_from_files_into_a_token(self):
+        self.make("moving")
+        made = self.ok("POST", "kms/generate-data-key", {"key_id": "moving", "encryption_context": {"a": "b"}})
+        body = {"ciphertext_b64": made["ciphertext_blob"], "context": {"a": "b"}}
+        self.ok("POST", "kms/reconfigure", json.loads(self.daemon.env["HARDPLATE_PKCS11_CONFIG"]))
+        try:
+            self.assertIn("moving", self.refused(404, "POST", "kms/rewrap", body)["message"])
+            self.make("moving")
+            moved = self.ok("POST", "kms/rewrap", body)["ciphertext_b64"]
+            for blob, mechanism, state in ((moved, "aes-gcm", "active"), (made["ciphertext_blob"], "local-aes-gcm", "former")):
+                why = self.ok("POST", "kms/explain", {"ciphertext_blob": blob, "encryption_context": {"a": "b"}})
+                self.assertEqual((why["opens"], why["mechanism"], why["keystore"]["state"]), (True, mechanism, state), why)
+            opened = self.ok("POST", "kms/decrypt", {"ciphertext_blob": moved, "encryption_context": {"a": "b"}})
+            self.assertEqual((opened["key_id"], opened["plaintext_key"]), ("moving", made["plaintext_key"]))
+            self.assertIs(self.ok("GET", "kms/status")["capabilities"]["import"], False)
+        finally:
+            self.ok("POST", "kms/reconfigure", {"backend_type": "local"})
+
 
 class Keystores(Asking):
     def backends(self):
