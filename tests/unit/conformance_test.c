@@ -7,6 +7,7 @@
 #include "tests/shim/p11_shim.h"
 
 #include <dlfcn.h>
+#include <sys/wait.h>
 
 #include "backends/pkcs11/conformance/conformance.h"
 #include "backends/pkcs11/cryptoki.h"
@@ -214,6 +215,46 @@ HPL_TEST(failures_under_load_are_counted_by_name)
     EXPECT(json_integer_value(json_object_get(failure, "times")) > 0);
     EXPECT(says(at(report, "verdict", "remarks"), "calls failed under 1 threads"));
     EXPECT_NUM(shim->num_open, 0);
+    softhsm_wipe(&hsm);
+}
+
+HPL_TEST(few_sessions_are_told_and_borne)
+{
+    struct hpl_p11_conformance asked = asked_of(SHIM_AS_IS);
+    asked.seconds = 1;
+    shim->session_limit = 4;
+    json_t *HPL_JSON_AUTO report = must_run(&asked);
+    EXPECT_NUM(json_integer_value(at(report, "sessions", "opened")), 3);
+    EXPECT_TEXT(text_at(report, "sessions", "last_code"), "CKR_SESSION_COUNT");
+    EXPECT(says(at(report, "verdict", "remarks"), "gives 3 sessions beside the first"));
+    const json_t *last = json_array_get(json_object_get(json_object_get(report, "report"), "load"), 3);
+    const json_t *failure = json_array_get(json_object_get(last, "failures"), 0);
+    EXPECT_TEXT(json_string_value(json_object_get(failure, "function")), "C_OpenSession");
+    EXPECT(json_is_true(at(report, "verdict", "usable")));
+    EXPECT_NUM(shim->num_open, 0);
+    softhsm_wipe(&hsm);
+}
+
+/* The program itself, with the shim's knobs in a file beside SoftHSM's configuration. */
+HPL_TEST(a_token_that_hangs_ends_the_program_in_time)
+{
+    struct shim knobs = {.where = SHIM_ENCRYPT_INIT, .times = SHIM_ALWAYS, .delay_ms = 60000};
+    char path[256], command[1024];
+    struct hpl_call call = {0};
+    (void)asked_of(SHIM_AS_IS);
+    snprintf(path, sizeof path, "%s.shim", getenv("SOFTHSM2_CONF"));
+    EXPECT_OK(hpl_file_replace(&call, path, hpl_bytes(&knobs, sizeof knobs), 0600));
+    snprintf(command, sizeof command,
+             "%s/bin/hardplate-tokend --conformance --module %s --pin-source %s --seconds 0 --step-timeout 2 --state %s/hangs pkcs11:token=hpl%%20test"
+             " >%s/said 2>&1 </dev/null",
+             HPL_BINARY_DIR, SHIM_MODULE, hsm.pin_source, hsm.dir, hsm.dir);
+    int code = system(command);
+    EXPECT_NUM(WIFEXITED(code) ? WEXITSTATUS(code) : -1, 4);
+    struct hpl_buf said = {0};
+    snprintf(path, sizeof path, "%s/said", hsm.dir);
+    EXPECT_OK(hpl_file_read(&call, path, 4096, &said));
+    EXPECT(strstr(hpl_buf_text(&said), "did not answer in time when asked about negotiation") != NULL);
+    hpl_buf_wipe(&said);
     softhsm_wipe(&hsm);
 }
 

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <getopt.h>
 #include <limits.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
@@ -29,14 +30,16 @@ static const char usage[] =
     "  --token-objects        one key may lie in the token for a moment (label hpl/probe); without this it is asked for\n"
     "  --no-token-objects     session objects only\n"
     "  --report FILE          the whole report as JSON; - for standard output instead of the page\n"
+    "  --step-timeout N       give up when the token does not answer one question in N seconds (300; the load has its own time on top)\n"
     "  --state DIR            where a refused PIN is remembered, so that it is not sent again (~/.local/state/hardplate)\n"
     "\n"
-    "Exit status: 0 hardplate would use it, 1 it would refuse it or failed, 2 usage, 4 no such token, or it did not let us in.\n";
+    "Exit status: 0 hardplate would use it, 1 it would refuse it or failed, 2 usage, 4 no such token, it did not let us in, or it hangs.\n";
 
 struct options {
     struct hpl_p11_conformance asked;
     const char *report;
     int token_objects; /* 1 yes, 0 no, -1 ask */
+    unsigned step_timeout;
     char state_dir[PATH_MAX];
 };
 
@@ -46,13 +49,13 @@ static int usage_error(const char *what)
     return EXIT_USAGE;
 }
 
-static bool read_seconds(const char *text, unsigned *seconds)
+static bool read_seconds(const char *text, unsigned long least, unsigned *seconds)
 {
     char *end;
     errno = 0;
     unsigned long number = strtoul(text, &end, 10);
     *seconds = (unsigned)number;
-    return !errno && end != text && !*end && number <= 3600 && text[0] != '-';
+    return !errno && end != text && !*end && number >= least && number <= 3600 && text[0] != '-';
 }
 
 /* -1: go on; otherwise the exit status. */
@@ -61,6 +64,7 @@ static int read_options(int argc, char **argv, struct options *options)
     static const struct option longs[] = {
         {"module", required_argument, NULL, 'm'}, {"pin-source", required_argument, NULL, 'p'}, {"init-reserved", required_argument, NULL, 'i'},
         {"seconds", required_argument, NULL, 's'}, {"token-objects", no_argument, NULL, 't'}, {"no-token-objects", no_argument, NULL, 'n'},
+        {"step-timeout", required_argument, NULL, 'T'},
         {"report", required_argument, NULL, 'r'}, {"state", required_argument, NULL, 'S'}, {"help", no_argument, NULL, 'h'}, {0}};
     struct hpl_token_option *token = &options->asked.token;
     int option;
@@ -72,8 +76,12 @@ static int read_options(int argc, char **argv, struct options *options)
         case 'p': token->pin_source = optarg; break;
         case 'i': token->init_reserved = optarg; break;
         case 's':
-            if (!read_seconds(optarg, &options->asked.seconds))
+            if (!read_seconds(optarg, 0, &options->asked.seconds))
                 return usage_error("--seconds takes a number from 0 to 3600");
+            break;
+        case 'T':
+            if (!read_seconds(optarg, 1, &options->step_timeout))
+                return usage_error("--step-timeout takes a number from 1 to 3600");
             break;
         case 't': options->token_objects = 1; break;
         case 'n': options->token_objects = 0; break;
@@ -119,9 +127,39 @@ static bool ask_leave(void)
     return fgets(line, sizeof line, stdin) && (line[0] == 'y' || line[0] == 'Y');
 }
 
-static void show_progress(const char *step)
+/* --- a module that does not return ------------------------------------------------------------------------------------------------ */
+
+static const char *volatile step_now = "itself";
+static unsigned step_seconds;
+static bool is_progress_shown;
+
+/* A call inside a vendor's module cannot be interrupted, so the program ends. Only what is allowed in a signal's handler. */
+static void give_up(int number)
 {
-    fprintf(stderr, "hardplate: asking about %s\n", step);
+    static const char before[] = "hardplate: the token did not answer in time when asked about ", after[] = "; see --step-timeout\n";
+    (void)number;
+    ssize_t unused = write(STDERR_FILENO, before, sizeof before - 1);
+    unused = write(STDERR_FILENO, step_now, strlen(step_now));
+    unused = write(STDERR_FILENO, after, sizeof after - 1);
+    (void)unused;
+    _exit(EXIT_UNAVAILABLE);
+}
+
+static void next_step(const char *step)
+{
+    step_now = step;
+    alarm(step_seconds);
+    if (is_progress_shown)
+        fprintf(stderr, "hardplate: asking about %s\n", step);
+}
+
+/* The load's own seconds are on top of every step: it is the last one. */
+static void watch(const struct options *options)
+{
+    step_seconds = options->step_timeout + options->asked.seconds;
+    is_progress_shown = isatty(STDERR_FILENO);
+    signal(SIGALRM, give_up);
+    alarm(step_seconds);
 }
 
 static enum hpl_status put_out(struct hpl_call *call, const char *path, const json_t *report)
@@ -149,7 +187,7 @@ static int exit_for(enum hpl_status status)
 
 int hpl_p11_conformance_main(int argc, char **argv)
 {
-    struct options options = {.asked.seconds = 60, .token_objects = -1};
+    struct options options = {.asked.seconds = 60, .token_objects = -1, .step_timeout = 300};
     struct hpl_call call = {0};
     json_t *HPL_JSON_AUTO report = NULL;
     hpl_log_set_level(HPL_LOG_SILENT);
@@ -157,11 +195,13 @@ int hpl_p11_conformance_main(int argc, char **argv)
     if (code >= 0)
         return code;
     options.asked.may_make_token_objects = options.token_objects < 0 ? ask_leave() : options.token_objects;
-    options.asked.progress = isatty(STDERR_FILENO) ? show_progress : NULL;
+    options.asked.progress = next_step;
+    watch(&options);
     enum hpl_status status = state_folder(&call, options.state_dir);
     options.asked.state_dir = options.state_dir;
     if (status == HPL_OK)
         status = hpl_p11_conformance_run(&call, &options.asked, &report);
+    alarm(0);
     if (status == HPL_OK)
         status = put_out(&call, options.report, report);
     if (status != HPL_OK) {
