@@ -13,6 +13,7 @@
 #include "catalog/catalog.h"
 
 #define CALL_MS 60000u
+#define MAX_USED 16u
 #define HPL_BENCH_SLOW_MS "HPL_SLOW_TOKEN_MS"
 
 /* --- opening ---------------------------------------------------------------------------------------------------------------------------------------------- */
@@ -58,21 +59,52 @@ static enum hpl_status prepare_token(struct hpl_call *call, const struct hpl_ben
     return HPL_OK;
 }
 
-static enum hpl_status make_keys(struct hpl_call *call, struct hpl_bench_keystore *out, size_t num_keys)
+static enum hpl_status make_key(struct hpl_call *call, struct hpl_bench_keystore *out, uint8_t uid[static HPL_KEY_UID_LEN])
+{
+    HPL_CHECK(RAND_bytes(uid, HPL_KEY_UID_LEN) == 1);
+    hpl_call_init(call, CALL_MS);
+    return out->keystore->ops->create_version(out->keystore, call, uid, 1);
+}
+
+static enum hpl_status make_used_keys(struct hpl_call *call, struct hpl_bench_keystore *out, size_t num_used)
 {
     static const uint8_t aad[HPL_WRAP_AAD_LEN];
     struct hpl_secret *HPL_SECRET_AUTO secret = hpl_secret_random(32);
-    const struct hpl_keystore_ops *ops = out->keystore->ops;
-    out->uids = calloc(num_keys, sizeof *out->uids);
-    out->wrapped = calloc(num_keys, sizeof *out->wrapped);
+    out->uids = calloc(num_used, sizeof *out->uids);
+    out->wrapped = calloc(num_used, sizeof *out->wrapped);
     HPL_CHECK(out->uids && out->wrapped && secret);
-    for (; out->num_keys < num_keys; out->num_keys++) {
-        uint8_t *uid = out->uids[out->num_keys];
-        HPL_CHECK(RAND_bytes(uid, HPL_KEY_UID_LEN) == 1);
-        hpl_call_init(call, CALL_MS);
-        HPL_TRY(ops->create_version(out->keystore, call, uid, 1));
-        HPL_TRY(ops->wrap(out->keystore, call, uid, 1, aad, secret, &out->wrapped[out->num_keys]));
+    for (; out->num_used < num_used; out->num_used++, out->num_keys++) {
+        uint8_t *uid = out->uids[out->num_used];
+        HPL_TRY(make_key(call, out, uid));
+        HPL_TRY(out->keystore->ops->wrap(out->keystore, call, uid, 1, aad, secret, &out->wrapped[out->num_used]));
     }
+    return HPL_OK;
+}
+
+/* Copies one key of SoftHSM's, file by file: it takes minutes to make thousands of its own, and to a search they are as many. */
+static enum hpl_status copy_token_key(struct hpl_call *call, struct hpl_bench_keystore *out, size_t count)
+{
+    char pattern[256], command[1024];
+    uint8_t uid[HPL_KEY_UID_LEN];
+    HPL_TRY(make_key(call, out, uid));
+    snprintf(pattern, sizeof pattern, "%s/tokens/*", out->dir);
+    snprintf(command, sizeof command, "cd %s && key=$(ls -t *.object | grep -v token.object | head -1) && for i in $(seq 10000 %zu); do cp $key 00000000-0000-0000-0000-0000000$i.object; done",
+             pattern, 10000 + count - 1);
+    out->keystore->ops->close(out->keystore); /* SoftHSM reads the folder as it starts */
+    out->keystore = NULL;
+    out->num_keys += count + 1;
+    return system(command) == 0 ? HPL_OK : hpl_fail(call, HPL_IO, "cannot copy a key of SoftHSM's in %s", pattern);
+}
+
+static enum hpl_status make_other_keys(struct hpl_call *call, const struct hpl_backend *backend, const json_t *config, struct hpl_bench_keystore *out, size_t num_keys)
+{
+    uint8_t uid[HPL_KEY_UID_LEN];
+    if (strcmp(backend->name, "pkcs11") == 0 && num_keys > out->num_keys + 1) {
+        HPL_TRY(copy_token_key(call, out, num_keys - out->num_keys - 1));
+        HPL_TRY(backend->open(call, config, &out->env, &out->keystore));
+    }
+    for (; out->num_keys < num_keys; out->num_keys++)
+        HPL_TRY(make_key(call, out, uid));
     return HPL_OK;
 }
 
@@ -115,7 +147,8 @@ enum hpl_status hpl_bench_keystore_open(struct hpl_call *call, const struct hpl_
     HPL_TRY(hpl_catalog_open(call, &out->catalog, path, root));
     out->env.catalog = out->catalog;
     HPL_TRY(backend->open(call, config, &out->env, &out->keystore));
-    return make_keys(call, out, options->num_keys);
+    HPL_TRY(make_other_keys(call, backend, config, out, options->num_keys > MAX_USED ? options->num_keys - MAX_USED : 0));
+    return make_used_keys(call, out, options->num_keys < MAX_USED ? options->num_keys : MAX_USED);
 }
 
 void hpl_bench_keystore_close(struct hpl_bench_keystore *keystore)
@@ -148,7 +181,7 @@ static enum hpl_status do_one(const struct worker *worker, const struct hpl_secr
     struct hpl_secret *HPL_SECRET_AUTO opened = NULL;
     struct hpl_wrapped wrapped;
     struct hpl_call call;
-    size_t key = worker->next % keystore->num_keys;
+    size_t key = worker->next % keystore->num_used;
     hpl_call_init(&call, CALL_MS);
     if (worker->is_unwrap)
         return base->ops->unwrap(base, &call, keystore->uids[key], 1, aad, &keystore->wrapped[key], &opened);

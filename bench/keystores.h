@@ -14,13 +14,13 @@ struct hpl_bench_keystore {
     struct hpl_backend_env env;
     char pin_source[192];
     struct hpl_bench_server server; /* that it talks to, where there is one */
-    size_t num_keys;
+    size_t num_keys, num_used; /* held; wrapped under in turn */
     uint8_t (*uids)[HPL_KEY_UID_LEN];
     struct hpl_wrapped *wrapped; /* a data key under each */
 };
 
 struct hpl_bench_keystore_options {
-    size_t num_keys;
+    size_t num_keys;     /* that it holds; the first 16 are used */
     unsigned sessions;   /* of a token */
     unsigned latency_ms; /* that a token takes for each call with a key; 0: as it is */
 };

@@ -18,7 +18,7 @@ static void print_usage(FILE *to)
                 "  --quick           whether it runs, not how fast\n"
                 "  --seconds S       of measuring, for each row (5)\n"
                 "  --threads N,...   that wrap at once (1,4,16)\n"
-                "  --keys N          that are wrapped under in turn (1)\n"
+                "  --keys N          that the keystore holds (1); 16 of them, or all, are wrapped under in turn\n"
                 "  --sessions N      of the token (16)\n"
                 "  --latency-ms MS   that the token takes longer for every call with a key (0)\n"
                 "  --connections N   of the HTTP load (16)\n"

@@ -53,6 +53,8 @@ struct local {
     pthread_mutex_t changing;
     int lock_fd;
     json_t *names;             /* uid in hex → file name */
+    struct timespec listed;    /* the folder's time when names last held all that is in it; under lock */
+    bool was_listed;           /* and still was when the present change began; under changing */
     struct cached cache[NUM_CACHED];
     size_t next;
 };
@@ -128,6 +130,28 @@ static enum hpl_status write_file(struct hpl_call *call, const struct local *loc
     return status;
 }
 
+static struct timespec time_of_folder(const struct local *local)
+{
+    struct stat st;
+    return stat(local->dir, &st) == 0 ? st.st_mtim : (struct timespec){0};
+}
+
+static bool is_listed(struct local *local)
+{
+    const struct timespec now = time_of_folder(local);
+    pthread_mutex_lock(&local->lock);
+    bool is_same = now.tv_sec && local->listed.tv_sec == now.tv_sec && local->listed.tv_nsec == now.tv_nsec;
+    pthread_mutex_unlock(&local->lock);
+    return is_same;
+}
+
+static void note_listed(struct local *local, struct timespec when)
+{
+    pthread_mutex_lock(&local->lock);
+    local->listed = when;
+    pthread_mutex_unlock(&local->lock);
+}
+
 static enum hpl_status begin_change(struct hpl_call *call, struct local *local)
 {
     pthread_mutex_lock(&local->changing);
@@ -136,11 +160,15 @@ static enum hpl_status begin_change(struct hpl_call *call, struct local *local)
             pthread_mutex_unlock(&local->changing);
             return hpl_fail(call, HPL_IO, "cannot lock the key folder %s: %s", local->dir, strerror(errno));
         }
+    local->was_listed = is_listed(local);
     return HPL_OK;
 }
 
+/* What this process changes it knows; others that keep to the lock have changed nothing meanwhile. */
 static void end_change(struct local *local)
 {
+    if (local->was_listed)
+        note_listed(local, time_of_folder(local));
     flock(local->lock_fd, LOCK_UN);
     pthread_mutex_unlock(&local->changing);
 }
@@ -203,12 +231,22 @@ static bool skip(void *arg, const char *name, enum hpl_status status, const stru
     return true;
 }
 
-/* The name of the file with this uid: as known, else after reading the folder again. */
+/* All names anew. */
+static enum hpl_status list_folder(struct hpl_call *call, struct local *local)
+{
+    const struct timespec before = time_of_folder(local);
+    HPL_TRY(each_file(call, local, skip, NULL));
+    note_listed(local, before);
+    return HPL_OK;
+}
+
+/* The name of the file with this uid: as known, else after reading the folder again where others changed it. */
 static enum hpl_status name_of(struct hpl_call *call, struct local *local, const uint8_t uid[static HPL_KEY_UID_LEN], char name[static NAME_LEN + 5])
 {
     if (recall_name(local, uid, name))
         return HPL_OK;
-    HPL_TRY(each_file(call, local, skip, NULL));
+    if (!is_listed(local))
+        HPL_TRY(list_folder(call, local));
     return recall_name(local, uid, name) ? HPL_OK : hpl_fail(call, HPL_KEY_UNAVAILABLE, "the key folder %s has no file of this key", local->dir);
 }
 
@@ -681,7 +719,7 @@ static enum hpl_status open_store(struct hpl_call *call, const json_t *config, c
     if (status == HPL_OK)
         status = open_folder(call, local);
     if (status == HPL_OK)
-        status = each_file(call, local, skip, NULL);
+        status = list_folder(call, local);
     if (status == HPL_OK)
         *out = &local->base;
     else
