@@ -146,7 +146,7 @@ static void *work(void *arg)
     return NULL;
 }
 
-HPL_TEST(a_token_that_goes_away_under_load_fails_no_request_and_is_used_again)
+static void goes_away_and_comes_back(const struct hpl_tokend_option *workers)
 {
     struct pair pair;
     uint8_t uid[HPL_KEY_UID_LEN];
@@ -154,6 +154,7 @@ HPL_TEST(a_token_that_goes_away_under_load_fails_no_request_and_is_used_again)
     pthread_t threads[HPL_COUNT(loads)];
     _Atomic bool is_over = false;
     pair_init(&pair);
+    pair.token.env.tokend = workers;
     struct hpl_keystore *keystore = soft_open(&pair.token.env, "pair");
     new_key(keystore, uid);
     EXPECT(!is_up(keystore, 1));
@@ -184,6 +185,17 @@ HPL_TEST(a_token_that_goes_away_under_load_fails_no_request_and_is_used_again)
     }
     keystore->ops->close(keystore);
     pair_wipe(&pair);
+}
+
+HPL_TEST(a_token_that_goes_away_under_load_fails_no_request_and_is_used_again)
+{
+    goes_away_and_comes_back(NULL);
+}
+
+HPL_TEST(tokens_in_workers_of_their_own_go_away_and_come_back_too)
+{
+    static const struct hpl_tokend_option workers;
+    goes_away_and_comes_back(&workers);
 }
 
 HPL_TEST(a_key_that_is_not_cloned_yet_works_from_the_token_that_has_it)
