@@ -113,6 +113,16 @@ enum hpl_status hpl_kms_start_envelope(struct hpl_call *call, struct hpl_attachm
 /* Appends the envelope of a secret (16 to 64 bytes) under the record's version. */
 enum hpl_status hpl_kms_seal_on(struct hpl_call *call, struct hpl_attachment *attachment, enum hpl_purpose purpose, const struct hpl_key_record *record,
                                 const struct hpl_context *context, const struct hpl_secret *secret, struct hpl_buf *envelope) HPL_MUST_USE;
+/* The same on an attachment, without log and answer. */
+enum hpl_status hpl_kms_change_record(struct hpl_call *call, struct hpl_attachment *attachment, const char *key_id, hpl_key_change_fn *change,
+                                      const void *argument, struct hpl_key_record *record) HPL_MUST_USE;
+/* A change: the next version, made and tried. */
+hpl_key_change_fn hpl_key_rotate;
+/* The audit line of a key operation. */
+void hpl_kms_log_key(const struct hpl_call *call, const char *event, const struct hpl_key_record *record);
+/* key_metadata with "objects": what whoever deletes the key should know first. */
+enum hpl_status hpl_kms_metadata(struct hpl_kms *kms, const struct hpl_key_record *record, json_t **out) HPL_MUST_USE;
+
 /* generate and decrypt on a given attachment, past every cache; health and reconfigure use them too. */
 enum hpl_status hpl_kms_generate_on(struct hpl_call *call, struct hpl_attachment *attachment, enum hpl_purpose purpose, const struct hpl_key_record *record,
                                     const struct hpl_context *context, size_t len, struct hpl_secret **secret, struct hpl_buf *envelope) HPL_MUST_USE;
