@@ -11,6 +11,7 @@ import shutil
 import socket
 import subprocess
 import tempfile
+import threading
 import time
 import unittest
 
@@ -161,6 +162,42 @@ class Playbook(Case):
         put("after-the-pause")
         self.ask(daemon, "kms/reconfigure", {"backend_type": "local", "default_key_id": "rustfs-master"})
         put("after-rolling-back")
+
+
+class Switching(Case):
+    def test_switching_to_and_fro_under_load_fails_no_request_and_strands_nothing(self):
+        daemon = Daemon(backend="none")
+        self.addCleanup(daemon.remove)
+        self.ask(daemon, "kms/configure", {"backend_type": "local", "default_key_id": "switching"})
+        self.ask(daemon, "kms/start")
+        made, failures, stop = [], [], threading.Event()
+
+        def load():
+            while not stop.is_set():
+                code, key, _ = daemon.admin("POST", "kms/generate-data-key", {"key_spec": "AES_256", "encryption_context": {"a": "b"}})
+                if code == 200:
+                    made.append(key)
+                    key = made[len(made) // 2]
+                    code, opened, _ = daemon.admin("POST", "kms/decrypt", {"ciphertext_blob": key["ciphertext_blob"], "encryption_context": {"a": "b"}})
+                    code = code if opened.get("plaintext_key") == key["plaintext_key"] else (code, opened)
+                if code != 200:
+                    failures.append((code, key))
+        threads = [threading.Thread(target=load) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        over_vault = body_for(default_key_id="switching")
+        for _ in range(3):
+            self.ask(daemon, "kms/reconfigure", over_vault)
+            time.sleep(0.5)
+            self.ask(daemon, "kms/reconfigure", {"backend_type": "local", "default_key_id": "switching"})
+            time.sleep(0.5)
+        stop.set()
+        for thread in threads:
+            thread.join()
+        self.assertEqual(failures, [])
+        self.assertGreater(len({base64.b64decode(key["ciphertext_blob"])[6:14] for key in made}), 1, "both keystores were used")
+        for key in made[::25]:
+            self.opens(daemon, key)
 
 
 class Policies(Case):

@@ -5,6 +5,8 @@
 #include "tests/test.h"
 
 #include "backends/backends.h"
+#include "base/codec.h"
+#include "base/hash.h"
 #include "kms/config.h"
 
 static const struct hpl_vault_option options[] = {
@@ -316,4 +318,63 @@ HPL_TEST(a_ciphertext_of_another_version_or_length_is_not_taken)
     EXPECT_STATUS(hpl_vault_read_wrapped(&call, other, 3, 32, &wrapped), HPL_BACKEND);
     json_t *HPL_JSON_AUTO none = parse("{\"ciphertext\":[]}");
     EXPECT_STATUS(hpl_vault_read_wrapped(&call, none, 3, 32, &wrapped), HPL_BACKEND);
+}
+
+/* --- documents ------------------------------------------------------------------------------------------------------------ */
+
+static struct hpl_vault document_vault(void)
+{
+    struct hpl_vault vault = {.settings = {.kv_mount = "secret", .prefix = "p"}};
+    vault.mac_key = hpl_secret_new(32);
+    EXPECT(vault.mac_key != NULL);
+    memset(vault.mac_key->bytes, 7, 32);
+    return vault;
+}
+
+/* What KV answers for the record of key "app" at version 3, its MAC made as backends/vault/README.md says; one member may differ from what was sealed. */
+static json_t *document_answer(const struct hpl_vault *vault, const char *id, const char *content, int version)
+{
+    static const char kind[] = "record", sealed_id[] = "app", sealed_content[] = "{\"state\":\"pending\"}";
+    uint8_t mac[32], uid[HPL_KEY_UID_LEN] = {1, 2, 3};
+    char hex[2 * HPL_KEY_UID_LEN + 1];
+    struct hpl_buf text = {0}, base64 = {0};
+    hpl_buf_put_lp16(&text, hpl_bytes_str(kind));
+    hpl_buf_put_lp16(&text, hpl_bytes_str(sealed_id));
+    hpl_buf_put(&text, uid, sizeof uid);
+    hpl_buf_put_u64(&text, 3);
+    hpl_buf_put_lp32(&text, hpl_bytes_str(sealed_content));
+    hpl_hmac_sha256(mac, vault->mac_key->bytes, vault->mac_key->len, text.data, text.len);
+    hpl_hex_encode(hex, uid, sizeof uid);
+    hpl_base64_put(&base64, mac, sizeof mac);
+    json_t *answer = json_pack("{s:{s:{s:s, s:s, s:s, s:s%}, s:{s:i}}}", "data", "data", "id", id ? id : sealed_id, "uid", hex, "content",
+                               content ? content : sealed_content, "mac", (const char *)base64.data, base64.len, "metadata", "version", version);
+    hpl_buf_wipe(&text);
+    hpl_buf_wipe(&base64);
+    return answer;
+}
+
+static enum hpl_status read_document(const struct hpl_vault *vault, const char *kind, json_t *answer)
+{
+    struct hpl_call call = {0};
+    struct hpl_vault_document document = {.kind = kind};
+    enum hpl_status status = hpl_vault_document_read(&call, vault, "secret/data/p/record/app", answer, &document);
+    hpl_vault_document_wipe(&document);
+    json_decref(answer);
+    return status;
+}
+
+HPL_TEST(a_document_is_taken_whole_or_not_at_all)
+{
+    struct hpl_vault vault = document_vault();
+    EXPECT_OK(read_document(&vault, "record", document_answer(&vault, NULL, NULL, 3)));
+    EXPECT_STATUS(read_document(&vault, "record", document_answer(&vault, "other", NULL, 3)), HPL_INTEGRITY);
+    EXPECT_STATUS(read_document(&vault, "record", document_answer(&vault, NULL, "{\"state\":\"enabled\"}", 3)), HPL_INTEGRITY);
+    EXPECT_STATUS(read_document(&vault, "record", document_answer(&vault, NULL, NULL, 4)), HPL_INTEGRITY); /* an old one written again */
+    EXPECT_STATUS(read_document(&vault, "uid", document_answer(&vault, NULL, NULL, 3)), HPL_INTEGRITY);
+    json_t *answer = document_answer(&vault, NULL, NULL, 3);
+    vault.mac_key->bytes[0] ^= 1; /* another root secret */
+    EXPECT_STATUS(read_document(&vault, "record", answer), HPL_INTEGRITY);
+    EXPECT_STATUS(read_document(&vault, "record", parse("{\"data\":{\"data\":{\"x\":1},\"metadata\":{\"version\":1}}}")), HPL_INTEGRITY);
+    EXPECT_STATUS(read_document(&vault, "record", parse("{\"data\":{\"data\":{\"x\":1}}}")), HPL_BACKEND); /* KV of version 1 */
+    hpl_secret_free(vault.mac_key);
 }
