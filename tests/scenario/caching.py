@@ -81,6 +81,8 @@ class Caching(unittest.TestCase):
         self.daemon.admin("PUT", "kms/keys/caching", {"key_id": "bucketed"})
         self.assertEqual(self.get("o/1")["Body"].read(), b"1")
         self.assertNotIn("BucketKeyEnabled", self.put("bucketed", "o/2", b"plain choice"))
+        asked = self.s3.put_object(Bucket="cached", Key="o/3", Body=b"x", ServerSideEncryption="aws:kms", SSEKMSKeyId="bucketed", BucketKeyEnabled=True)
+        self.assertNotIn("BucketKeyEnabled", asked, "the key's choice decides, not the request's")
 
     def test_a_multipart_upload_under_a_bucket_key(self):
         self.key("parts", bucket_key=True)
