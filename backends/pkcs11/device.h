@@ -117,6 +117,7 @@ struct hpl_p11_device { /* first member of every implementation */
 /* What a device needs; everything outlives it. */
 struct hpl_p11_place {
     const struct hpl_token_option *option;
+    const char *known_id;               /* facts->id of the one token that may answer to the URI, asked before its PIN is sent; NULL: any */
     const char *latch_dir;              /* a folder, 0700, where refused PINs are written down */
     const char *latch_shown;            /* how messages call it; NULL: latch_dir */
     const struct hpl_secret *latch_key; /* keys their digests */

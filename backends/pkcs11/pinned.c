@@ -1,12 +1,14 @@
 /* What was learned of a token at first sight is pinned in the catalog (type "p11", name "mode/<token>") and never changes by itself:
  * a token that behaves in another way later is not used. Opening thread; blocks. */
 #include "backends/pkcs11/store.h"
+#include "backends/pkcs11/uri.h"
 
 #include "base/codec.h"
 #include "base/json.h"
 #include "base/log.h"
 
 #define ROW_TYPE "p11"
+#define NAME_TYPE "p11token"
 #define ROW_MAX 4096u
 #define FORMAT 1
 
@@ -128,7 +130,45 @@ static enum hpl_status take_in(struct hpl_p11_keystore *keystore, struct hpl_cal
     return HPL_OK;
 }
 
-enum hpl_status hpl_p11_pin_down(struct hpl_p11_keystore *keystore, struct hpl_call *call)
+/* --- which token a name is for ------------------------------------------------------------------------------------------------------- */
+
+static enum hpl_status read_noted(struct hpl_p11_keystore *keystore, struct hpl_call *call, char id[static 40], uint64_t *revision)
+{
+    struct hpl_buf text = {0};
+    *revision = 0;
+    enum hpl_status status = hpl_catalog_get(call, keystore->env->catalog, NAME_TYPE, keystore->option->name, &text, revision);
+    if (status == HPL_OK && text.len < 40)
+        memcpy(id, text.data, text.len);
+    else if (status == HPL_OK)
+        status = damaged(call);
+    hpl_buf_wipe(&text);
+    if (status != HPL_NOT_FOUND)
+        return status;
+    call->detail[0] = '\0';
+    return HPL_OK;
+}
+
+enum hpl_status hpl_p11_recall(struct hpl_p11_keystore *keystore, struct hpl_call *call)
+{
+    uint64_t revision;
+    const char *uri = keystore->option->uri;
+    return !uri || hpl_p11_uri_has_serial(uri) ? HPL_OK : read_noted(keystore, call, keystore->known_id, &revision);
+}
+
+/* Whoever was faster saw the same token, or was refused it. */
+static enum hpl_status note_token(struct hpl_p11_keystore *keystore, struct hpl_call *call)
+{
+    const char *id = keystore->device->facts.id;
+    char noted[40] = "";
+    uint64_t revision;
+    HPL_TRY(read_noted(keystore, call, noted, &revision));
+    if (strcmp(noted, id) == 0)
+        return HPL_OK;
+    enum hpl_status status = hpl_catalog_put(call, keystore->env->catalog, NAME_TYPE, keystore->option->name, revision, hpl_bytes_str(id), NULL);
+    return status == HPL_STALE ? HPL_OK : status;
+}
+
+static enum hpl_status pin_mode(struct hpl_p11_keystore *keystore, struct hpl_call *call)
 {
     char name[64] = "mode/";
     struct hpl_buf text = {0};
@@ -144,4 +184,10 @@ enum hpl_status hpl_p11_pin_down(struct hpl_p11_keystore *keystore, struct hpl_c
         status = hpl_json_object(call, &row, hpl_buf_bytes(&text), ROW_MAX, false);
     hpl_buf_wipe(&text);
     return status == HPL_OK ? hold_against(keystore, call, name, revision, row) : status;
+}
+
+enum hpl_status hpl_p11_pin_down(struct hpl_p11_keystore *keystore, struct hpl_call *call)
+{
+    HPL_TRY(pin_mode(keystore, call));
+    return note_token(keystore, call);
 }

@@ -312,6 +312,8 @@ static enum hpl_status open_device(struct hpl_p11_keystore *keystore, struct hpl
     hpl_hkdf_sha256(latch_key->bytes, latch_key->len, hpl_bytes(root->bytes, root->len), hpl_bytes(NULL, 0), hpl_bytes_str("hpl-pkcs11-latch-v1"));
     keystore->place = (struct hpl_p11_place){.option = keystore->option, .latch_dir = keystore->latch_dir, .latch_key = latch_key};
     HPL_TRY(hpl_file_make_dir(call, keystore->latch_dir));
+    HPL_TRY(hpl_p11_recall(keystore, call));
+    keystore->place.known_id = keystore->known_id[0] ? keystore->known_id : NULL;
     if (keystore->option->num_members)
         return hpl_p11_group_open(call, &keystore->place, keystore->env->tokend, &keystore->device);
     return hpl_p11_member_open(call, &keystore->place, keystore->env->tokend, &keystore->device);

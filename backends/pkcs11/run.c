@@ -45,6 +45,10 @@ static void note_attempt(struct hpl_p11_direct *direct, bool is_well)
 static enum hpl_status same_token(struct hpl_p11_direct *direct, struct hpl_call *call, const struct hpl_p11_token *found)
 {
     struct hpl_p11_token *known = &direct->token;
+    const char *only = direct->place->known_id;
+    if (only && strcmp(only, found->facts.id) != 0)
+        return hpl_fail(call, HPL_INTEGRITY, "the token '%s' with serial %s is not the one that was used so far: put that back, or name this one by serial= in the URI of '%s'",
+                        found->facts.label, found->facts.serial, direct->place->option->name);
     if (!known->facts.id[0])
         *known = *found;
     if (strcmp(known->facts.id, found->facts.id) != 0)

@@ -31,6 +31,7 @@ struct hpl_p11_keystore {
     const struct hpl_backend_env *env;
     struct hpl_p11_place place;
     char *latch_dir;
+    char known_id[40]; /* which token answered to this name last time; "": any may */
     struct hpl_secret *latch_key;
     struct hpl_p11_device *device;
     struct hpl_p11_leases leases;
@@ -43,7 +44,9 @@ struct hpl_p11_keystore {
     uint8_t (*digests)[32]; /* of records that verified */
 };
 
-/* pinned.c: settles the device, new or known, by the catalog's row. */
+/* pinned.c: which token answered to the option's name before, unless its URI names one by serial. */
+enum hpl_status hpl_p11_recall(struct hpl_p11_keystore *keystore, struct hpl_call *call) HPL_MUST_USE;
+/* Settles the device, new or known, by the catalog's row, and notes the token. */
 enum hpl_status hpl_p11_pin_down(struct hpl_p11_keystore *keystore, struct hpl_call *call) HPL_MUST_USE;
 
 /* --- records.c ---------------------------------------------------------------------------------------------------------------------- */

@@ -66,6 +66,15 @@ bool hpl_p11_uri_equal(const char *a, const char *b)
     return is_equal;
 }
 
+bool hpl_p11_uri_has_serial(const char *text)
+{
+    struct hpl_call quiet = {0};
+    P11KitUri *uri = NULL;
+    bool has = hpl_p11_uri_parse(&quiet, text, &uri) == HPL_OK && p11_kit_uri_get_token_info(uri)->serialNumber[0];
+    p11_kit_uri_free(uri);
+    return has;
+}
+
 char *hpl_p11_uri_format(const char *text)
 {
     struct hpl_call quiet = {0};

@@ -8,6 +8,8 @@
 enum hpl_status hpl_p11_uri_check(struct hpl_call *call, const char *text) HPL_MUST_USE;
 /* Each says what the other says; false too when one is no URI. */
 bool hpl_p11_uri_equal(const char *a, const char *b);
+/* It names one token by its serial number. */
+bool hpl_p11_uri_has_serial(const char *text);
 /* In p11-kit's canonical spelling, malloc'd; NULL when it is no URI. */
 char *hpl_p11_uri_format(const char *text);
 

@@ -17,7 +17,7 @@ static void read_hello(struct hpl_bytes body)
     struct hpl_buf again = {0};
     if (hpl_tokend_read_hello(&call, body, &hello) != HPL_OK)
         return;
-    hpl_tokend_put_hello(&again, &hello.option, hello.latch_shown);
+    hpl_tokend_put_hello(&again, &hello.option, hello.latch_shown, hello.known_id);
     hpl_buf_put(&again, hello.latch_key->bytes, hello.latch_key->len);
     expect_same(&again, body);
     hpl_tokend_hello_wipe(&hello);

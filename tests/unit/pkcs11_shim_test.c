@@ -508,3 +508,32 @@ HPL_TEST(a_moments_fault_at_first_sight_pins_no_lesser_mechanism)
         fail_nth(&hsm, nth / 2 % 2 ? SHIM_ENCRYPT : SHIM_ENCRYPT_INIT, rvs[nth % 2], nth / 4, "returned");
     softhsm_wipe(&hsm);
 }
+
+HPL_TEST(another_token_of_the_same_name_gets_no_pin_after_a_restart_either)
+{
+    struct softhsm hsm;
+    struct hpl_call call;
+    struct hpl_keystore *keystore;
+    char uri[96], serial[32];
+    shim_init(&hsm, SHIM_AS_IS);
+    keystore = must_open(&hsm);
+    keystore->ops->close(keystore);
+    *shim = (struct shim){.has_other_serial = 1};
+    EXPECT_STATUS(softhsm_try_open(&hsm, &call, &keystore), HPL_INTEGRITY);
+    EXPECT(strstr(call.detail, "serial=") != NULL);
+    EXPECT_NUM(shim->num_logins, 0);
+
+    const char *at = strstr(call.detail, "with serial "); /* its owner means it: the local file names it */
+    EXPECT(at && sscanf(at, "with serial %31s", serial) == 1);
+    snprintf(uri, sizeof uri, "pkcs11:token=hpl%%20test;serial=%s", serial);
+    hsm.option.uri = uri;
+    EXPECT_OK(softhsm_try_open(&hsm, &call, &keystore));
+    keystore->ops->close(keystore);
+    hsm.option.uri = "pkcs11:token=hpl%20test";
+    EXPECT_OK(softhsm_try_open(&hsm, &call, &keystore));
+    keystore->ops->close(keystore);
+    *shim = (struct shim){0};
+    EXPECT_STATUS(softhsm_try_open(&hsm, &call, &keystore), HPL_INTEGRITY);
+    EXPECT_NUM(shim->num_logins, 0);
+    softhsm_wipe(&hsm);
+}

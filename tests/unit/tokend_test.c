@@ -239,7 +239,7 @@ HPL_TEST(a_greeting_comes_through_whole_or_not_at_all)
     struct hpl_tokend_hello hello;
     struct hpl_call call = {0};
     struct hpl_buf body = {0};
-    hpl_tokend_put_hello(&body, &option, "/state/pkcs11");
+    hpl_tokend_put_hello(&body, &option, "/state/pkcs11", "1234.abcd");
     hpl_buf_put(&body, key, sizeof key);
     EXPECT_OK(hpl_tokend_read_hello(&call, hpl_buf_bytes(&body), &hello));
     EXPECT_TEXT(hello.option.name, "main");
@@ -247,6 +247,7 @@ HPL_TEST(a_greeting_comes_through_whole_or_not_at_all)
     EXPECT_TEXT(hello.option.init_reserved, "a b");
     EXPECT_TEXT(hello.option.iv_mode, "caller");
     EXPECT_TEXT(hello.latch_shown, "/state/pkcs11");
+    EXPECT_TEXT(hello.known_id, "1234.abcd");
     EXPECT(hello.option.module == NULL && hello.option.max_sessions == 3);
     EXPECT_BYTES(hello.latch_key->bytes, key, sizeof key);
     hpl_tokend_hello_wipe(&hello);

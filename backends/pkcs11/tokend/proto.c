@@ -93,10 +93,10 @@ _Static_assert(sizeof(struct hpl_token_option) == 11 * sizeof(void *), "put the 
 
 /* --- HELLO -------------------------------------------------------------------------------------------------------------------------- */
 
-void hpl_tokend_put_hello(struct hpl_buf *out, const struct hpl_token_option *option, const char *latch_shown)
+void hpl_tokend_put_hello(struct hpl_buf *out, const struct hpl_token_option *option, const char *latch_shown, const char *known_id)
 {
     const char *texts[] = {option->name, option->uri, option->module, option->pin_source, option->init_reserved, latch_shown,
-                           option->mechanism, option->iv_mode};
+                           option->mechanism, option->iv_mode, known_id};
     hpl_buf_put_u32(out, HPL_TOKEND_VERSION);
     for (size_t i = 0; i < HPL_COUNT(texts); i++)
         hpl_buf_put_lp16(out, hpl_bytes_str(texts[i] ? texts[i] : ""));
@@ -126,6 +126,7 @@ enum hpl_status hpl_tokend_read_hello(struct hpl_call *call, struct hpl_bytes bo
                                             .init_reserved = out->texts[4], .mechanism = out->texts[6], .iv_mode = out->texts[7],
                                             .max_sessions = hpl_read_u32(&reader)};
     out->latch_shown = out->texts[5];
+    out->known_id = out->texts[8];
     struct hpl_bytes key = hpl_read_bytes(&reader, HPL_TOKEND_LATCH_KEY_LEN);
     if (is_well && hpl_read_is_done(&reader) && out->option.name && out->option.uri && out->option.pin_source && out->latch_shown)
         out->latch_key = hpl_secret_from(key.data, key.len);

@@ -6,7 +6,7 @@
 #include "backends/pkcs11/device.h"
 #include "base/bytes.h"
 
-#define HPL_TOKEND_VERSION 1u
+#define HPL_TOKEND_VERSION 2u
 #define HPL_TOKEND_HEADER_LEN 24u
 #define HPL_TOKEND_ROOM 8192u         /* every body fits but a MAC's message and random bytes */
 #define HPL_TOKEND_MESSAGE_MAX (1u << 20)
@@ -36,12 +36,12 @@ bool hpl_tokend_is_secret(uint8_t op);
 /* HELLO's request. The texts are malloc'd; hpl_tokend_hello_wipe ends it. */
 struct hpl_tokend_hello {
     struct hpl_token_option option;
-    char *texts[8]; /* owned: what option's members and latch_shown point to */
-    const char *latch_shown;
+    char *texts[9]; /* owned: what option's members and the next two point to */
+    const char *latch_shown, *known_id;
     struct hpl_secret *latch_key;
 };
 /* All but the key, which follows as it is. */
-void hpl_tokend_put_hello(struct hpl_buf *out, const struct hpl_token_option *option, const char *latch_shown);
+void hpl_tokend_put_hello(struct hpl_buf *out, const struct hpl_token_option *option, const char *latch_shown, const char *known_id);
 enum hpl_status hpl_tokend_read_hello(struct hpl_call *call, struct hpl_bytes body, struct hpl_tokend_hello *out) HPL_MUST_USE;
 void hpl_tokend_hello_wipe(struct hpl_tokend_hello *hello);
 

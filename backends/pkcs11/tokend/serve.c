@@ -258,7 +258,7 @@ static bool greet(struct server *server, const char *latch_dir, struct guest *gu
     struct hpl_call call = {.deadline_ns = request.header.deadline_ns};
     answer.status = hpl_tokend_read_hello(&call, request.body, &guest->hello);
     guest->place = (struct hpl_p11_place){.option = &guest->hello.option, .latch_dir = latch_dir, .latch_shown = guest->hello.latch_shown,
-                                          .latch_key = guest->hello.latch_key};
+                                          .latch_key = guest->hello.latch_key, .known_id = guest->hello.known_id};
     if (answer.status == HPL_OK)
         answer.status = open_device(server, &call, &guest->place, &answer);
     send_answer(server, &request, &call, &answer);

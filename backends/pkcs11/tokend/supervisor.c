@@ -63,7 +63,7 @@ static enum hpl_status greet(struct hpl_p11_remote *remote, struct hpl_call *cal
     struct hpl_remote_answer answer;
     struct hpl_p11_facts found;
     struct hpl_buf body = {0};
-    hpl_tokend_put_hello(&body, place->option, place->latch_dir);
+    hpl_tokend_put_hello(&body, place->option, place->latch_dir, place->known_id);
     enum hpl_status status = hpl_buf_check(&body);
     if (status == HPL_OK)
         status = exchange(remote, call, HPL_TOKEND_HELLO, hpl_buf_bytes(&body), hpl_bytes(place->latch_key->bytes, place->latch_key->len), &answer);
