@@ -65,8 +65,9 @@ bool hpl_tokend_send(int fd, const struct hpl_tokend_header *header, struct hpl_
 
 bool hpl_tokend_receive(int fd, void *out, size_t len, uint64_t until_ns)
 {
+    int flags = until_ns ? MSG_DONTWAIT : MSG_WAITALL;
     for (size_t got = 0; got < len;) {
-        ssize_t n = recv(fd, (char *)out + got, len - got, MSG_DONTWAIT);
+        ssize_t n = recv(fd, (char *)out + got, len - got, flags);
         if (n > 0)
             got += (size_t)n;
         else if (n == 0 || (errno != EINTR && errno != EAGAIN))
