@@ -23,9 +23,10 @@
 #define NUM_CACHED 64u
 #define NAME_LEN 64u
 /* How late a change made by another process is seen: a look costs as much as the rest of a wrap. A call that must not wait leaves the look to one of its kind
- * a millisecond, and goes on with what was seen a little longer. */
+ * every 10 ms, since being done again elsewhere takes that one longest, and goes on with what was seen a little longer. */
 #define LOOKED_FOR_NS 1000000u /* 1 ms */
-#define LOOKED_FOR_QUICK_NS 5000000u /* 5 ms */
+#define LEFT_EVERY_NS 10000000u
+#define LOOKED_FOR_QUICK_NS 20000000u
 
 /* When a file was looked at, and how many files this process had changed by then. */
 struct look {
@@ -268,7 +269,7 @@ static bool is_fresh(struct cached *entry, const struct look *look, bool must_no
     uint64_t age_ns = look->at_ns - entry->look.at_ns;
     if (entry->look.num_changes != look->num_changes || age_ns < LOOKED_FOR_NS || !must_not_wait)
         return entry->look.num_changes == look->num_changes && age_ns < LOOKED_FOR_NS;
-    bool is_left = look->at_ns - entry->left_ns < LOOKED_FOR_NS;
+    bool is_left = look->at_ns - (entry->left_ns > entry->look.at_ns ? entry->left_ns : entry->look.at_ns) < LEFT_EVERY_NS;
     if (!is_left)
         entry->left_ns = look->at_ns;
     return is_left && age_ns < LOOKED_FOR_QUICK_NS;

@@ -295,7 +295,7 @@ HPL_TEST(a_wrap_that_must_not_wait_reads_no_file)
         status = use_key(keystore, uid, &quick);
     }
     EXPECT_OK(status);
-    usleep(10000);
+    usleep(30000);
     EXPECT_STATUS(use_key(keystore, uid, &quick), HPL_WOULD_WAIT);
     keystore->ops->close(keystore);
     hpl_secret_free(place.root);
