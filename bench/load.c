@@ -29,7 +29,7 @@ struct connection {
     struct hpl_bytes out; /* what is left to send */
     uint8_t *in;
     size_t in_len;
-    uint64_t since_ns;
+    uint64_t since_ns, free_ns; /* when the request began; when the connection was last free to take one */
 };
 
 struct run {
@@ -166,13 +166,23 @@ static bool begin_request(struct run *run, struct connection *connection, uint64
     return send_rest(connection);
 }
 
-/* Gives what is due to connections that are free; what finds none free waits, and its time runs. */
+/* The one that is free for the longest; NULL: none. */
+static struct connection *free_connection(struct run *run)
+{
+    struct connection *found = NULL;
+    for (unsigned i = 0; i < run->num_connections; i++)
+        if (!run->connections[i].is_busy && (!found || run->connections[i].free_ns < found->free_ns))
+            found = &run->connections[i];
+    return found;
+}
+
+/* Gives what is due to connections that are free. What found none free when it was due waited for the server, and its time runs; where one was free, it was
+ * this thread that was late. */
 static bool begin_due(struct run *run, uint64_t now)
 {
-    for (unsigned i = 0; i < run->num_connections && run->due_ns <= now; i++) {
-        if (run->connections[i].is_busy)
-            continue;
-        if (!begin_request(run, &run->connections[i], run->due_ns))
+    struct connection *connection;
+    while (run->due_ns <= now && (connection = free_connection(run))) {
+        if (!begin_request(run, connection, connection->free_ns > run->due_ns ? run->due_ns : now))
             return false;
         run->due_ns += (uint64_t)(1e9 / run->rate);
     }
@@ -183,6 +193,7 @@ static bool end_request(struct run *run, struct connection *connection)
 {
     uint64_t now = hpl_clock_mono_ns();
     connection->is_busy = false;
+    connection->free_ns = now;
     if (run->is_counting && now <= run->end_ns) {
         bool is_good = status_of(connection) == 200;
         run->outcome->num_done += is_good;

@@ -26,7 +26,7 @@ struct hpl_bench_load {
 struct hpl_bench_outcome {
     uint64_t num_done, num_failed; /* failed: any status but 200, or a broken connection; not among those done */
     double seconds, server_cpu_s;
-    struct hpl_bench_latency latency; /* with a rate: since the request was due */
+    struct hpl_bench_latency latency; /* with a rate: since the request was due and this thread could send it */
 };
 
 /* Opens the connections, warms up for a tenth of the time, then measures; outcome is added to. HPL_UNAVAILABLE where the server does not take connections, or
