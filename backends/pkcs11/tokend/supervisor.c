@@ -11,7 +11,8 @@
 #include "base/log.h"
 
 #define WATCHDOG_MS 10000u
-#define START_MS 30000u      /* loading, initialising and logging in may take a network HSM a while */
+#define START_MS 60000u      /* loading, logging in and, for RSA-OAEP, a key pair to try may take an HSM a while */
+#define MAKING_TIMES 6u      /* an HSM may be as much slower at making a key pair than at using a key */
 #define TICK_MS 500u         /* how often the watchdog looks */
 #define PATIENCE_MS 2500u    /* for a worker that closes the token by itself */
 #define BACKOFF_MIN_MS 250u
@@ -176,17 +177,24 @@ static const char *take_answer(struct hpl_p11_remote *remote)
     return NULL;
 }
 
+static bool is_late(const struct hpl_remote_slot *slot, uint64_t now, uint64_t limit)
+{
+    if (slot->use != HPL_REMOTE_WAITING && slot->use != HPL_REMOTE_ABANDONED)
+        return false;
+    if (slot->op == HPL_TOKEND_CREATE || slot->op == HPL_TOKEND_SETTLE)
+        limit *= MAKING_TIMES;
+    return now > slot->sent_ns && now - slot->sent_ns > limit;
+}
+
 static bool is_stuck(struct hpl_p11_remote *remote)
 {
     uint64_t now = hpl_clock_mono_ns(), limit = watchdog_ns(remote);
-    bool is_late = false;
+    bool is_any_late = false;
     pthread_mutex_lock(&remote->lock);
-    for (size_t i = 0; i < HPL_REMOTE_MAX_IN_FLIGHT; i++) {
-        const struct hpl_remote_slot *slot = &remote->slots[i];
-        is_late |= (slot->use == HPL_REMOTE_WAITING || slot->use == HPL_REMOTE_ABANDONED) && now > slot->sent_ns && now - slot->sent_ns > limit;
-    }
+    for (size_t i = 0; i < HPL_REMOTE_MAX_IN_FLIGHT; i++)
+        is_any_late |= is_late(&remote->slots[i], now, limit);
     pthread_mutex_unlock(&remote->lock);
-    return is_late;
+    return is_any_late;
 }
 
 /* Until the worker has to end; says why. */
