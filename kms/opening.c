@@ -36,6 +36,8 @@ static enum hpl_status unwrap_for_all(struct hpl_call *call, const struct hpl_op
 static enum hpl_status unwrap(struct hpl_call *call, const struct hpl_opening *opening, const uint8_t *aad, const uint8_t *key, struct hpl_secret **secret)
 {
     struct hpl_kms_shared *shared = opening->attachment->shared;
+    if (call && call->must_not_wait)
+        return HPL_WOULD_WAIT;
     for (;;) {
         struct hpl_flight *flight;
         if (hpl_flight_begin(&shared->flights, key, &flight))
