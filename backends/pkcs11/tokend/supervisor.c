@@ -16,7 +16,7 @@
 #define TICK_MS 500u         /* how often the watchdog looks */
 #define PATIENCE_MS 2500u    /* for a worker that closes the token by itself */
 #define BACKOFF_MIN_MS 250u
-#define BACKOFF_MAX_MS 4000u /* as of a token: READY within five seconds once it starts again */
+#define BACKOFF_MAX_MS 1600u /* as of a token (run.c) */
 
 static uint64_t watchdog_ns(const struct hpl_p11_remote *remote)
 {
