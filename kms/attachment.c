@@ -251,10 +251,12 @@ static enum hpl_status take_over(struct hpl_call *call, struct hpl_attachment *a
     const struct hpl_key_create create = {.key_id = key_id, .description = "made in the backend, taken over on first use", .created_by = "hardplate"};
     struct hpl_call sub = call ? *call : (struct hpl_call){0};
     bool is_there = false;
-    HPL_TRY(attachment->keystore->ops->has_material(attachment->keystore, call, key_id, &is_there));
+    uint64_t max_wraps = 0;
+    HPL_TRY(attachment->keystore->ops->has_material(attachment->keystore, call, key_id, &is_there, &max_wraps));
     if (!is_there || hpl_record_init(record, &create, key_id) != HPL_OK)
         return hpl_fail(call, HPL_NO_SUCH_KEY, "no key '%.80s'", key_id);
     record->state = HPL_STATE_ENABLED;
+    HPL_TRY(hpl_record_bound_wraps(record, max_wraps));
     enum hpl_status status = hpl_attachment_put(&sub, attachment, record, 0);
     if (status == HPL_OK) {
         hpl_log(HPL_LOG_INFO, "kms.key.taken_over", HPL_S("key_id", key_id), HPL_S("request_id", sub.request_id));

@@ -48,6 +48,16 @@ static enum hpl_status try_key(struct hpl_call *call, struct hpl_attachment *att
     return HPL_OK;
 }
 
+/* A new record may take over material that is there already, with its bound. */
+static enum hpl_status bound_wraps(struct hpl_call *call, struct hpl_attachment *attachment, struct hpl_key_record *record)
+{
+    uint64_t max_wraps = 0;
+    bool is_there;
+    if (attachment->keystore->ops->has_material)
+        HPL_TRY(attachment->keystore->ops->has_material(attachment->keystore, call, record->key_id, &is_there, &max_wraps));
+    return hpl_record_bound_wraps(record, max_wraps);
+}
+
 /* A record in state creating: new, taken over from a creation that died, or in place of a destroyed key of the same id. */
 static enum hpl_status claim_record(struct hpl_call *call, struct hpl_attachment *attachment, const struct hpl_key_create *create, const char *key_id,
                                     struct hpl_key_record *record, uint64_t *revision)
@@ -70,6 +80,7 @@ static enum hpl_status claim_record(struct hpl_call *call, struct hpl_attachment
         json_array_extend(record->former_uids, old.former_uids);
         json_array_append_new(record->former_uids, json_string(former));
     }
+    HPL_TRY(bound_wraps(call, attachment, record));
     status = hpl_attachment_put(call, attachment, record, *revision);
     *revision += 1;
     return status == HPL_STALE ? hpl_fail_over(call, HPL_KEY_EXISTS, "a key '%.80s' was made meanwhile", key_id) : status;

@@ -89,8 +89,9 @@ struct hpl_keystore_ops {
     /* Facts for status: a new JSON object (the caller's): mechanism, token label, IV mode … no secrets. */
     json_t *(*describe)(struct hpl_keystore *keystore);
 
-    /* Whether material that somebody else made waits under this key id, to be taken over by the first record_put for it. NULL: never. */
-    enum hpl_status (*has_material)(struct hpl_keystore *keystore, struct hpl_call *call, const char *key_id, bool *out);
+    /* Whether material that somebody else made waits under this key id, to be taken over by the first record_put for it, and how many wraps a version
+     * of it may do (0: no bound). NULL: never. */
+    enum hpl_status (*has_material)(struct hpl_keystore *keystore, struct hpl_call *call, const char *key_id, bool *out, uint64_t *max_wraps);
     /* Takes material from outside (32 bytes) as a key version, in place of what an import that died left there. NULL: it takes none. */
     enum hpl_status (*import_version)(struct hpl_keystore *keystore, struct hpl_call *call, const uint8_t uid[static HPL_KEY_UID_LEN], uint32_t version,
                                       const struct hpl_secret *material);

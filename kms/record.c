@@ -46,6 +46,18 @@ static json_t *owned_at(const struct hpl_key_record *record, size_t offset)
     return value;
 }
 
+enum hpl_status hpl_record_bound_wraps(struct hpl_key_record *record, uint64_t max_wraps)
+{
+    if (!max_wraps || json_is_object(record->rotation))
+        return HPL_OK;
+    json_t *rotation = json_pack("{s:i, s:I}", "period_days", 0, "max_wraps", (json_int_t)max_wraps);
+    if (!rotation)
+        return HPL_NO_MEMORY;
+    json_decref(record->rotation);
+    record->rotation = rotation;
+    return HPL_OK;
+}
+
 void hpl_record_wipe(struct hpl_key_record *record)
 {
     for (size_t i = 0; i < HPL_COUNT(owned) && !record->holder; i++)

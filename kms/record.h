@@ -31,6 +31,8 @@ struct hpl_key_record {
 
 /* A new record in state creating; takes nothing over. HPL_NO_MEMORY. */
 enum hpl_status hpl_record_init(struct hpl_key_record *record, const struct hpl_key_create *create, const char *key_id) HPL_MUST_USE;
+/* Rotation by wraps for a key that nobody gave a rotation, where its backend has a bound (0: none). */
+enum hpl_status hpl_record_bound_wraps(struct hpl_key_record *record, uint64_t max_wraps) HPL_MUST_USE;
 void hpl_record_wipe(struct hpl_key_record *record);
 /* A record that many threads read at once, counted by itself: jansson's own counts are for one thread at a time. hold takes the record over (NULL when
  * memory is out, and then it is wiped); what share gives is wiped like any other, and nothing in it is ever changed. */

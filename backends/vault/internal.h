@@ -8,6 +8,8 @@
 #include "backends/vault/vault.h"
 
 #define HPL_VAULT_TEXT 256u
+#define HPL_VAULT_SALT_LEN 32u
+#define HPL_VAULT_MOST_PLAIN_WRAPS (1ull << 31) /* half of what random nonces under one key allow (SP 800-38D 8.3) */
 #define HPL_VAULT_DEFAULT_TIMEOUT_NS 30000000000u /* for a call without a deadline */
 
 /* --- settings.c --------------------------------------------------------------------------------------------------------- */
@@ -175,6 +177,7 @@ struct hpl_vault_place {
     char name[HPL_KEY_ID_MAX + 1]; /* the transit key */
     uint32_t base;                 /* our version v is its version v + base - 1 */
     bool is_ours;                  /* we made it, so we may delete it */
+    bool is_derived;               /* each wrap has a key of its own, derived from a salt: no bound on their number */
     json_t *destroyed;             /* owned: array of our versions */
     bool is_gone;                  /* all were, and the transit key was deleted: a key of that name is another one */
     char key_id[HPL_KEY_ID_MAX + 1]; /* whose record named it first; "": none did yet */
@@ -204,8 +207,13 @@ enum hpl_status hpl_vault_place_choose(struct hpl_call *call, struct hpl_vault *
 
 /* --- transit.c ----------------------------------------------------------------------------------------------------------- */
 
-/* The facts of a transit key; latest 0: there is none. HPL_INVALID_CONFIGURATION for a key of a type that cannot serve. */
-enum hpl_status hpl_vault_transit_read(struct hpl_call *call, struct hpl_vault *vault, const char *name, uint32_t *latest) HPL_MUST_USE;
+struct hpl_vault_facts {
+    uint32_t latest; /* version; 0: there is no such key */
+    bool is_derived;
+};
+
+/* The facts of a transit key. HPL_INVALID_CONFIGURATION for a key of a type that cannot serve. */
+enum hpl_status hpl_vault_transit_read(struct hpl_call *call, struct hpl_vault *vault, const char *name, struct hpl_vault_facts *out) HPL_MUST_USE;
 enum hpl_status hpl_vault_create_version(struct hpl_keystore *keystore, struct hpl_call *call, const uint8_t uid[static HPL_KEY_UID_LEN],
                                          uint32_t version) HPL_MUST_USE;
 enum hpl_status hpl_vault_destroy_version(struct hpl_keystore *keystore, struct hpl_call *call, const uint8_t uid[static HPL_KEY_UID_LEN],

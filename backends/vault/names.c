@@ -80,13 +80,13 @@ static void own_place(const uint8_t uid[static HPL_KEY_UID_LEN], struct hpl_vaul
 {
     char hex[2 * HPL_KEY_UID_LEN + 1];
     hex_uid(hex, uid);
-    *out = (struct hpl_vault_place){.base = 1, .is_ours = true, .destroyed = json_array()};
+    *out = (struct hpl_vault_place){.base = 1, .is_ours = true, .is_derived = true, .destroyed = json_array()};
     snprintf(out->name, sizeof out->name, OWN_PREFIX "%s", hex);
 }
 
 static json_t *place_json(const struct hpl_vault_place *place)
 {
-    return json_pack("{s:s, s:I, s:b, s:O, s:b, s:s}", "name", place->name, "base", (json_int_t)place->base, "ours", place->is_ours, "destroyed", place->destroyed,
+    return json_pack("{s:s, s:I, s:b, s:b, s:O, s:b, s:s}", "name", place->name, "base", (json_int_t)place->base, "ours", place->is_ours, "derived", place->is_derived, "destroyed", place->destroyed,
                      "gone", place->is_gone, "key_id", place->key_id);
 }
 
@@ -98,6 +98,7 @@ static bool read_place(const json_t *json, uint64_t revision, struct hpl_vault_p
     if (!name || strlen(name) > HPL_KEY_ID_MAX || base < 1 || base > UINT32_MAX || !json_is_array(destroyed) || !key_id || strlen(key_id) > HPL_KEY_ID_MAX)
         return false;
     *out = (struct hpl_vault_place){.base = (uint32_t)base, .is_ours = json_is_true(json_object_get(json, "ours")), .destroyed = json_deep_copy(destroyed), .revision = revision};
+    out->is_derived = json_is_true(json_object_get(json, "derived"));
     out->is_gone = json_is_true(json_object_get(json, "gone"));
     memcpy(out->name, name, strlen(name) + 1);
     memcpy(out->key_id, key_id, strlen(key_id) + 1);
@@ -185,19 +186,20 @@ enum hpl_status hpl_vault_place_remove(struct hpl_call *call, struct hpl_vault *
  * its own, hpl-<uid>, where that was made before its record or the name is another's. */
 static enum hpl_status choose(struct hpl_call *call, struct hpl_vault *vault, const char *key_id, bool may_take_over, struct hpl_vault_place *place)
 {
-    uint32_t latest, own_latest;
+    struct hpl_vault_facts named, own;
     if (!hpl_vault_is_transit_name(key_id))
         return HPL_OK;
-    HPL_TRY(hpl_vault_transit_read(call, vault, key_id, &latest));
-    if (latest && !may_take_over)
+    HPL_TRY(hpl_vault_transit_read(call, vault, key_id, &named));
+    if (named.latest && !may_take_over)
         return HPL_OK; /* a destroyed key of the same id left it */
-    if (!latest)
-        HPL_TRY(hpl_vault_transit_read(call, vault, place->name, &own_latest));
-    if (!latest && own_latest)
+    if (!named.latest)
+        HPL_TRY(hpl_vault_transit_read(call, vault, place->name, &own));
+    if (!named.latest && own.latest)
         return HPL_OK;
     memcpy(place->name, key_id, strlen(key_id) + 1);
-    place->is_ours = !latest;
-    place->base = latest ? latest : 1;
+    place->is_ours = !named.latest;
+    place->is_derived = named.latest ? named.is_derived : true;
+    place->base = named.latest ? named.latest : 1;
     return HPL_OK;
 }
 

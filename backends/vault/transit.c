@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <openssl/evp.h>
+#include <openssl/rand.h>
 
 #include "base/codec.h"
 
@@ -14,7 +15,7 @@
 #define NO_TYPE "never-made-by-encrypting" /* encrypt makes a missing key of this type: refused. An existing key ignores it */
 #define NONCE_AND_TAG 28u
 #define MAX_BODY 2048u
-#define MAX_ITEM 256u   /* of a batch: base64 of 64 bytes and of an AAD, and their names */
+#define MAX_ITEM 320u   /* of a batch: base64 of 64 bytes, of an AAD and of a salt, and their names */
 
 static void key_path(char out[static MAX_PATH], const struct hpl_vault *vault, const char *verb, const char *name, const char *tail)
 {
@@ -34,28 +35,26 @@ static enum hpl_status no_engine(struct hpl_call *call, const struct hpl_vault *
                     vault->settings.mount);
 }
 
-static enum hpl_status read_key(struct hpl_call *call, const char *name, const json_t *data, uint32_t *latest)
+static enum hpl_status read_key(struct hpl_call *call, const char *name, const json_t *data, struct hpl_vault_facts *out)
 {
     const char *type = json_string_value(json_object_get(data, "type"));
     int64_t number = 0;
     if (!type || strcmp(type, KEY_TYPE) != 0)
         return hpl_fail(call, HPL_INVALID_CONFIGURATION, "the transit key '%.80s' is of type %.40s; keys here are " KEY_TYPE, name, type ? type : "unknown");
-    if (json_is_true(json_object_get(data, "derived")))
-        return hpl_fail(call, HPL_INVALID_CONFIGURATION, "the transit key '%.80s' is a derived one; make one with derived=false", name);
     if (json_is_true(json_object_get(data, "soft_deleted")))
         return hpl_fail(call, HPL_KEY_UNAVAILABLE, "the transit key '%.80s' is soft-deleted in Vault; have it restored", name);
     if (hpl_json_int(NULL, data, "latest_version", 1, UINT32_MAX, &number) != HPL_OK || !number)
         return hpl_fail(call, HPL_BACKEND, "Vault's answer about the transit key '%.80s' is not what it should be", name);
-    *latest = (uint32_t)number;
+    *out = (struct hpl_vault_facts){.latest = (uint32_t)number, .is_derived = json_is_true(json_object_get(data, "derived"))};
     return HPL_OK;
 }
 
-enum hpl_status hpl_vault_transit_read(struct hpl_call *call, struct hpl_vault *vault, const char *name, uint32_t *latest)
+enum hpl_status hpl_vault_transit_read(struct hpl_call *call, struct hpl_vault *vault, const char *name, struct hpl_vault_facts *out)
 {
     char path[MAX_PATH];
     struct hpl_vault_answer HPL_VAULT_ANSWER_AUTO answer = {0};
     json_t *HPL_JSON_AUTO root = NULL;
-    *latest = 0;
+    *out = (struct hpl_vault_facts){0};
     key_path(path, vault, "keys", name, "");
     struct hpl_vault_request request = {.method = "GET", .path = path};
     HPL_TRY(hpl_vault_ask(call, vault->session, &request, &answer));
@@ -64,7 +63,7 @@ enum hpl_status hpl_vault_transit_read(struct hpl_call *call, struct hpl_vault *
     if (!hpl_vault_answer_is_ok(&answer))
         return hpl_vault_refused(call, vault->http, &request, &answer, "reading a transit key");
     HPL_TRY(hpl_vault_answer_json(call, &answer, &root));
-    return read_key(call, name, json_object_get(root, "data"), latest);
+    return read_key(call, name, json_object_get(root, "data"), out);
 }
 
 /* POST without an answer that matters. */
@@ -105,18 +104,18 @@ enum hpl_status hpl_vault_create_version(struct hpl_keystore *keystore, struct h
 {
     struct hpl_vault *vault = hpl_vault_of(keystore);
     struct hpl_vault_place HPL_VAULT_PLACE_AUTO place = {0};
-    uint32_t latest;
+    struct hpl_vault_facts facts;
     HPL_TRY(hpl_vault_place_get(call, vault, uid, true, &place));
     if (version > UINT32_MAX - place.base)
         return hpl_fail(call, HPL_INVALID_REQUEST, "no key has so many versions");
     if (place.is_gone)
         return gone(call, vault, &place, version);
-    HPL_TRY(hpl_vault_transit_read(call, vault, place.name, &latest));
-    if (!latest && (version > 1 || !place.is_ours))
+    HPL_TRY(hpl_vault_transit_read(call, vault, place.name, &facts));
+    if (!facts.latest && (version > 1 || !place.is_ours))
         return gone(call, vault, &place, version);
-    if (!latest)
-        HPL_TRY(post(call, vault, place.name, "", "{\"type\":\"" KEY_TYPE "\"}", "making a transit key"));
-    for (uint32_t have = latest ? latest : 1; have < version + place.base - 1; have++)
+    if (!facts.latest)
+        HPL_TRY(post(call, vault, place.name, "", "{\"type\":\"" KEY_TYPE "\",\"derived\":true}", "making a transit key"));
+    for (uint32_t have = facts.latest ? facts.latest : 1; have < version + place.base - 1; have++)
         HPL_TRY(post(call, vault, place.name, "/rotate", "{}", "rotating a transit key"));
     if (!place.revision)
         hpl_vault_place_remember(vault, uid, &place);
@@ -153,12 +152,12 @@ enum hpl_status hpl_vault_destroy_version(struct hpl_keystore *keystore, struct 
 {
     struct hpl_vault *vault = hpl_vault_of(keystore);
     struct hpl_vault_place HPL_VAULT_PLACE_AUTO place = {0};
-    uint32_t latest;
+    struct hpl_vault_facts facts;
     HPL_TRY(hpl_vault_place_get(call, vault, uid, false, &place));
     if (place.is_gone)
         return HPL_OK;
-    HPL_TRY(hpl_vault_transit_read(call, vault, place.name, &latest));
-    uint32_t count = latest >= place.base ? latest - place.base + 1 : 0;
+    HPL_TRY(hpl_vault_transit_read(call, vault, place.name, &facts));
+    uint32_t count = facts.latest >= place.base ? facts.latest - place.base + 1 : 0;
     if (version < 1 || version > count)
         return HPL_OK;
     if (!is_destroyed(&place, version)) {
@@ -213,7 +212,8 @@ enum hpl_status hpl_vault_read_wrapped(struct hpl_call *call, const json_t *data
     bool is_right = text && strncmp(text, prefix, prefix_len) == 0 && hpl_base64_decode(&bytes, text + prefix_len, strlen(text) - prefix_len) &&
                     bytes.len == secret_len + NONCE_AND_TAG && hpl_buf_check(&bytes) == HPL_OK;
     if (is_right) {
-        *out = (struct hpl_wrapped){.mechanism = HPL_MECH_TRANSIT, .ct_len = (uint16_t)bytes.len};
+        out->mechanism = HPL_MECH_TRANSIT;
+        out->ct_len = (uint16_t)bytes.len;
         memcpy(out->ct, bytes.data, bytes.len);
     }
     hpl_buf_wipe(&bytes);
@@ -230,19 +230,53 @@ static bool is_about_the_key(const struct hpl_vault_answer *answer)
     return false;
 }
 
-static struct hpl_secret *wrap_body(const struct hpl_secret *secret, const uint8_t *aad, uint32_t version)
+/* What stands in every question: the AAD, and the salt that makes a derived key one of this wrap alone. */
+struct binding {
+    char aad[HPL_WRAP_AAD_LEN * 2], salt[HPL_VAULT_SALT_LEN * 2], context[HPL_VAULT_SALT_LEN * 2 + 16];
+};
+
+static void bind(struct binding *binding, const uint8_t *aad, const uint8_t *salt, size_t salt_len)
 {
-    char aad64[HPL_WRAP_AAD_LEN * 2];
+    put_base64(binding->aad, aad, HPL_WRAP_AAD_LEN);
+    binding->context[0] = '\0';
+    if (!salt_len)
+        return;
+    put_base64(binding->salt, salt, salt_len);
+    snprintf(binding->context, sizeof binding->context, ",\"context\":\"%s\"", binding->salt);
+}
+
+/* Appends {"plaintext", "associated_data", "context", "key_version"} without its last brace; out and what follows are locked memory. */
+static size_t put_item(char *out, size_t size, const struct hpl_secret *secret, struct hpl_secret *text, const struct binding *binding, uint32_t version)
+{
+    put_base64((char *)text->bytes, secret->bytes, secret->len);
+    return (size_t)snprintf(out, size, "{\"plaintext\":\"%s\",\"associated_data\":\"%s\"%s,\"key_version\":%" PRIu32, (const char *)text->bytes, binding->aad,
+                            binding->context, version);
+}
+
+static bool new_salt(const struct hpl_vault_place *place, struct hpl_wrapped *out)
+{
+    *out = (struct hpl_wrapped){.iv_len = place->is_derived ? HPL_VAULT_SALT_LEN : 0};
+    return RAND_bytes(out->iv, out->iv_len) == 1;
+}
+
+/* One secret: the item itself; many: {"batch_input": [items]}. salts: as new_salt made them. */
+static struct hpl_secret *wrap_body(struct hpl_secret *const *secrets, const struct hpl_wrapped *salts, size_t count, const uint8_t *aad, uint32_t version, bool is_batch)
+{
+    struct binding binding;
     struct hpl_secret *HPL_SECRET_AUTO text = hpl_secret_new(128);
-    struct hpl_secret *body = hpl_secret_new(512);
+    struct hpl_secret *body = hpl_secret_new(MAX_ITEM * (count + 1));
     if (!text || !body) {
         hpl_secret_free(body);
         return NULL;
     }
-    put_base64((char *)text->bytes, secret->bytes, secret->len);
-    put_base64(aad64, aad, HPL_WRAP_AAD_LEN);
-    snprintf((char *)body->bytes, body->len, "{\"plaintext\":\"%s\",\"associated_data\":\"%s\",\"key_version\":%" PRIu32 ",\"type\":\"" NO_TYPE "\"}",
-             (const char *)text->bytes, aad64, version);
+    char *at = (char *)body->bytes, *end = at + body->len;
+    for (size_t i = 0; i < count; i++) {
+        if (is_batch)
+            at += snprintf(at, (size_t)(end - at), "%s", i ? "}," : "{\"batch_input\":[");
+        bind(&binding, aad, salts[i].iv, salts[i].iv_len);
+        at += put_item(at, (size_t)(end - at), secrets[i], text, &binding, version);
+    }
+    snprintf(at, (size_t)(end - at), "%s,\"type\":\"" NO_TYPE "\"}", is_batch ? "}]" : "");
     return body;
 }
 
@@ -252,8 +286,8 @@ static enum hpl_status wrap_refused(struct hpl_call *call, struct hpl_vault *vau
 {
     char path[MAX_PATH];
     struct hpl_call quiet = {.deadline_ns = call ? call->deadline_ns : 0};
-    uint32_t latest = 1;
-    if (is_about_the_key(answer) || (answer->code == 403 && hpl_vault_transit_read(&quiet, vault, place->name, &latest) == HPL_OK && !latest))
+    struct hpl_vault_facts facts;
+    if (is_about_the_key(answer) || (answer->code == 403 && hpl_vault_transit_read(&quiet, vault, place->name, &facts) == HPL_OK && !facts.latest))
         return gone(call, vault, place, version);
     key_path(path, vault, "encrypt", place->name, "");
     const struct hpl_vault_request request = {.method = "POST", .path = path};
@@ -270,34 +304,16 @@ enum hpl_status hpl_vault_wrap(struct hpl_keystore *keystore, struct hpl_call *c
     HPL_CHECK(secret->len >= 16 && secret->len <= 64);
     HPL_TRY(ready(call, vault, uid, version, &place));
     uint32_t transit_version = version + place.base - 1;
-    struct hpl_secret *HPL_SECRET_AUTO body = wrap_body(secret, aad, transit_version);
+    if (!new_salt(&place, out))
+        return hpl_fail(call, HPL_INTERNAL, "no random numbers");
+    struct hpl_secret *one = (struct hpl_secret *)secret;
+    struct hpl_secret *HPL_SECRET_AUTO body = wrap_body(&one, out, 1, aad, transit_version, false);
     if (!body)
         return hpl_fail(call, HPL_NO_MEMORY, "the secret region is full");
     HPL_TRY(ask_transit(call, vault, "encrypt", place.name, body, &answer, &root));
     if (root)
         return hpl_vault_read_wrapped(call, json_object_get(root, "data"), transit_version, secret->len, out);
     return wrap_refused(call, vault, &place, version, &answer);
-}
-
-/* {"batch_input": [{"plaintext", "associated_data", "key_version"}, …], "type"} */
-static struct hpl_secret *batch_body(struct hpl_secret *const *secrets, size_t count, const uint8_t *aad, uint32_t version)
-{
-    char aad64[HPL_WRAP_AAD_LEN * 2];
-    struct hpl_secret *HPL_SECRET_AUTO text = hpl_secret_new(128);
-    struct hpl_secret *body = hpl_secret_new(MAX_ITEM * (count + 1));
-    if (!text || !body) {
-        hpl_secret_free(body);
-        return NULL;
-    }
-    put_base64(aad64, aad, HPL_WRAP_AAD_LEN);
-    char *at = (char *)body->bytes, *end = at + body->len;
-    for (size_t i = 0; i < count; i++) {
-        put_base64((char *)text->bytes, secrets[i]->bytes, secrets[i]->len);
-        at += snprintf(at, (size_t)(end - at), "%s{\"plaintext\":\"%s\",\"associated_data\":\"%s\",\"key_version\":%" PRIu32 "}", i ? "," : "{\"batch_input\":[",
-                       (const char *)text->bytes, aad64, version);
-    }
-    snprintf(at, (size_t)(end - at), "],\"type\":\"" NO_TYPE "\"}");
-    return body;
 }
 
 enum hpl_status hpl_vault_wrap_many(struct hpl_keystore *keystore, struct hpl_call *call, const uint8_t uid[static HPL_KEY_UID_LEN], uint32_t version,
@@ -310,7 +326,10 @@ enum hpl_status hpl_vault_wrap_many(struct hpl_keystore *keystore, struct hpl_ca
     HPL_CHECK(count >= 1 && count <= HPL_WRAP_MANY_MAX);
     HPL_TRY(ready(call, vault, uid, version, &place));
     uint32_t transit_version = version + place.base - 1;
-    struct hpl_secret *HPL_SECRET_AUTO body = batch_body(secrets, count, aad, transit_version);
+    for (size_t i = 0; i < count; i++)
+        if (!new_salt(&place, &out[i]))
+            return hpl_fail(call, HPL_INTERNAL, "no random numbers");
+    struct hpl_secret *HPL_SECRET_AUTO body = wrap_body(secrets, out, count, aad, transit_version, true);
     if (!body)
         return hpl_fail(call, HPL_NO_MEMORY, "the secret region is full");
     HPL_TRY(ask_transit(call, vault, "encrypt", place.name, body, &answer, &root));
@@ -328,13 +347,14 @@ enum hpl_status hpl_vault_wrap_many(struct hpl_keystore *keystore, struct hpl_ca
 
 static struct hpl_secret *unwrap_body(const struct hpl_wrapped *wrapped, const uint8_t *aad, uint32_t version)
 {
-    char aad64[HPL_WRAP_AAD_LEN * 2], ct64[160];
+    char ct64[160];
+    struct binding binding;
     struct hpl_secret *body = hpl_secret_new(512);
     if (!body)
         return NULL;
-    put_base64(aad64, aad, HPL_WRAP_AAD_LEN);
+    bind(&binding, aad, wrapped->iv, wrapped->iv_len);
     put_base64(ct64, wrapped->ct, wrapped->ct_len);
-    snprintf((char *)body->bytes, body->len, "{\"ciphertext\":\"vault:v%" PRIu32 ":%s\",\"associated_data\":\"%s\"}", version, ct64, aad64);
+    snprintf((char *)body->bytes, body->len, "{\"ciphertext\":\"vault:v%" PRIu32 ":%s\",\"associated_data\":\"%s\"%s}", version, ct64, binding.aad, binding.context);
     return body;
 }
 
@@ -360,9 +380,11 @@ enum hpl_status hpl_vault_unwrap(struct hpl_keystore *keystore, struct hpl_call 
     struct hpl_vault_answer HPL_VAULT_ANSWER_AUTO answer = {0};
     json_t *HPL_JSON_AUTO root = NULL;
     *out = NULL;
-    if (wrapped->mechanism != HPL_MECH_TRANSIT || wrapped->iv_len || wrapped->ct_len < 16 + NONCE_AND_TAG || wrapped->ct_len > 64 + NONCE_AND_TAG)
+    if (wrapped->mechanism != HPL_MECH_TRANSIT || (wrapped->iv_len && wrapped->iv_len != HPL_VAULT_SALT_LEN) || wrapped->ct_len < 16 + NONCE_AND_TAG || wrapped->ct_len > 64 + NONCE_AND_TAG)
         return invalid(call);
     HPL_TRY(ready(call, vault, uid, version, &place));
+    if (place.is_derived != (wrapped->iv_len != 0))
+        return invalid(call);
     struct hpl_secret *HPL_SECRET_AUTO body = unwrap_body(wrapped, aad, version + place.base - 1);
     if (!body)
         return hpl_fail(call, HPL_NO_MEMORY, "the secret region is full");

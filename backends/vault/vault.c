@@ -157,13 +157,15 @@ static uint8_t mechanism(struct hpl_keystore *keystore)
     return HPL_MECH_TRANSIT;
 }
 
-static enum hpl_status has_material(struct hpl_keystore *keystore, struct hpl_call *call, const char *key_id, bool *out)
+static enum hpl_status has_material(struct hpl_keystore *keystore, struct hpl_call *call, const char *key_id, bool *out, uint64_t *max_wraps)
 {
-    uint32_t latest = 0;
+    struct hpl_vault_facts facts = {0};
     *out = false;
+    *max_wraps = 0;
     if (hpl_vault_is_transit_name(key_id))
-        HPL_TRY(hpl_vault_transit_read(call, hpl_vault_of(keystore), key_id, &latest));
-    *out = latest > 0;
+        HPL_TRY(hpl_vault_transit_read(call, hpl_vault_of(keystore), key_id, &facts));
+    *out = facts.latest > 0;
+    *max_wraps = facts.latest && !facts.is_derived ? HPL_VAULT_MOST_PLAIN_WRAPS : 0;
     return HPL_OK;
 }
 

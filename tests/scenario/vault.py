@@ -211,6 +211,7 @@ class Policies(Case):
         self.opens(daemon, old)
         self.round_trip(daemon)
         self.assertEqual(BAO.api("GET", "transit/keys/pol-default")["data"]["latest_version"], 2)
+        self.assertTrue(BAO.api("GET", "transit/keys/pol-default")["data"]["derived"], "a key for each wrap")
         keys = [key["key_id"] for key in self.ask(daemon, "kms/key/list", method="GET")["keys"]]
         self.assertEqual(keys, ["pol-default", "pol-key", "pol/odd name ü"])
         self.ask(daemon, "kms/keys/delete", {"key_id": "pol-key", "pending_window_in_days": 7}, method="DELETE")
@@ -239,6 +240,20 @@ class Policies(Case):
         self.assertEqual(answer["code"], "NotImplemented")
         self.ask(daemon, "kms/keys/disable", {"key_id": "made-by-enable"}, 501)
         self.round_trip(daemon, key_id="made-by-enable")
+
+    def test_a_plain_key_is_counted_and_a_derived_one_needs_no_count(self):
+        daemon = self.daemon_with(body_for())
+        for name, derived, most in (("plain-key", False, 1 << 31), ("derived-key", True, None)):
+            BAO.api("POST", f"transit/keys/{name}", {"type": "aes256-gcm96", "derived": derived})
+            self.round_trip(daemon, key_id=name)
+            metadata = self.ask(daemon, f"kms/keys/{name}", method="GET")["key_metadata"]
+            self.assertEqual((metadata["rotation_enabled"], metadata.get("rotation_max_wraps")), (most is not None, most))
+            self.assertEqual(BAO.api("GET", f"transit/keys/{name}")["data"]["derived"], derived)
+        BAO.api("POST", "transit/keys/plain-made", {"type": "aes256-gcm96"})
+        self.ask(daemon, "kms/key/create?keyName=plain-made")
+        self.assertEqual(self.ask(daemon, "kms/keys/plain-made", method="GET")["key_metadata"]["rotation_max_wraps"], 1 << 31)
+        made = self.ask(daemon, "kms/generate-data-keys", {"key_id": "plain-made", "count": 5, "encryption_context": {"a": "b"}})["data_keys"]
+        self.opens(daemon, made[4])
 
     def test_a_key_of_another_type_is_refused_by_name(self):
         BAO.api("POST", "transit/keys/rsa-key", {"type": "rsa-2048"})
