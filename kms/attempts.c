@@ -32,6 +32,8 @@ static enum hpl_status probe(struct hpl_call *call, struct hpl_attachment *attac
         hpl_log(HPL_LOG_ERROR, "kms.breaker.opened", HPL_S("backend", attachment->backend->name), HPL_S("failure", hpl_detail(&sub, status)));
     } else if (was_open && status == HPL_OK)
         hpl_log(HPL_LOG_INFO, "kms.breaker.closed", HPL_S("backend", attachment->backend->name));
+    if (status != HPL_OK && call)
+        call->retry_after_s = 1;
     return status == HPL_OK ? HPL_OK : hpl_fail(call, HPL_KEY_UNAVAILABLE, "the key backend does not answer: %s", hpl_detail(&sub, status));
 }
 

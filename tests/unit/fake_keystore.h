@@ -21,6 +21,7 @@ static struct {
     _Atomic int inside, most_inside;                   /* callers in wrap and unwrap now, and at most */
     _Atomic bool is_down, is_unreadable, is_keyless;   /* nothing works; records cannot be read; wraps and unwraps alone fail */
     _Atomic int slow_us;
+    _Atomic bool holds_wraps;                          /* they wait inside until it is taken back */
     _Atomic int wraps_left;                            /* so many wraps work, then they fail; 0: all work */
 } fake;
 
@@ -151,6 +152,8 @@ static inline enum hpl_status fake_wrap(struct hpl_keystore *keystore, struct hp
     uint8_t key[32], mac[32];
     (void)keystore;
     atomic_fetch_add(&fake.wraps, 1);
+    while (fake.holds_wraps)
+        nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
     HPL_TRY(fake_enter(call, true));
     if (fake.wraps_left && atomic_fetch_sub(&fake.wraps_left, 1) == 1)
         fake.is_keyless = true;
