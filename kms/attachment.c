@@ -11,7 +11,6 @@
 #include "base/log.h"
 
 #define ROW_TYPE HPL_ATTACHMENT_ROW
-#define PAGE 500u
 #define LIST_EVERY_NS 100000000u /* 0.1 s */
 #define READ_AGAIN_NS 1000000000u /* 1 s */
 
@@ -34,42 +33,28 @@ static void learn(struct hpl_attachment *attachment, const struct hpl_key_record
         json_object_set_new(attachment->key_ids, json_string_value(former), json_string(record->key_id));
 }
 
-struct page {
-    struct hpl_attachment *attachment;
-    size_t count;
-    char last[HPL_KEY_ID_MAX + 1];
-};
-
 static bool learn_row(void *arg, const char *key_id, uint64_t revision, enum hpl_status status, struct hpl_bytes content)
 {
-    struct page *page = arg;
+    struct hpl_attachment *attachment = arg;
     struct hpl_key_record HPL_RECORD_AUTO record = {0};
     (void)revision;
-    page->count++;
-    if (strlen(key_id) <= HPL_KEY_ID_MAX)
-        memcpy(page->last, key_id, strlen(key_id) + 1);
     bool is_damaged = status != HPL_OK || hpl_record_decode(NULL, content, &record) != HPL_OK;
-    pthread_mutex_lock(&page->attachment->lock);
+    pthread_mutex_lock(&attachment->lock);
     if (is_damaged) /* harms only its own key */
-        snprintf(page->attachment->damaged, sizeof page->attachment->damaged, "%s", key_id);
+        snprintf(attachment->damaged, sizeof attachment->damaged, "%s", key_id);
     else
-        learn(page->attachment, &record);
-    pthread_mutex_unlock(&page->attachment->lock);
+        learn(attachment, &record);
+    pthread_mutex_unlock(&attachment->lock);
     return true;
 }
 
 static enum hpl_status learn_all(struct hpl_call *call, struct hpl_attachment *attachment)
 {
-    struct page page = {.attachment = attachment};
     attachment->listed_ns = hpl_clock_mono_ns();
     pthread_mutex_lock(&attachment->lock);
     attachment->damaged[0] = '\0';
     pthread_mutex_unlock(&attachment->lock);
-    do {
-        page.count = 0;
-        HPL_TRY(attachment->keystore->ops->record_list(attachment->keystore, call, page.last[0] ? page.last : NULL, PAGE, learn_row, &page));
-    } while (page.count == PAGE);
-    return HPL_OK;
+    return attachment->keystore->ops->record_list(attachment->keystore, call, NULL, SIZE_MAX, learn_row, attachment);
 }
 
 static bool look_up(struct hpl_attachment *attachment, const char *uid, char key_id[static HPL_KEY_ID_MAX + 1])
@@ -335,18 +320,38 @@ static enum hpl_status keep(struct hpl_call *call, const struct hpl_kms_options 
     return status;
 }
 
+/* identity is the caller's; search looks into it. */
+static enum hpl_status search_instance(struct hpl_call *call, const struct hpl_kms_options *options, const struct hpl_attachment *attachment, const json_t *config,
+                                       struct hpl_buf *identity, struct search *search)
+{
+    HPL_TRY(attachment->backend->identity(call, attachment->keystore, config, options->env, identity));
+    *search = (struct search){.identity = hpl_buf_bytes(identity)};
+    return hpl_catalog_list(call, options->catalog, ROW_TYPE, NULL, SIZE_MAX, match_identity, search);
+}
+
 static enum hpl_status find_instance(struct hpl_call *call, const struct hpl_kms_options *options, struct hpl_attachment *attachment, const json_t *config)
 {
     struct hpl_buf identity = {0};
-    enum hpl_status status = attachment->backend->identity(call, attachment->keystore, config, options->env, &identity);
-    struct search search = {.identity = hpl_buf_bytes(&identity)};
-    if (status == HPL_OK)
-        status = hpl_catalog_list(call, options->catalog, ROW_TYPE, NULL, SIZE_MAX, match_identity, &search);
+    struct search search = {0};
+    enum hpl_status status = search_instance(call, options, attachment, config, &identity, &search);
     if (status == HPL_OK && !search.is_found && RAND_bytes(search.instance, sizeof search.instance) != 1)
         status = hpl_fail(call, HPL_INTERNAL, "no random numbers");
+    memcpy(attachment->keystore->instance, search.instance, sizeof search.instance);
+    hpl_buf_wipe(&identity);
+    return status;
+}
+
+enum hpl_status hpl_attachment_keep(struct hpl_call *call, const struct hpl_kms_options *options, const struct hpl_attachment *attachment, const json_t *config)
+{
+    struct hpl_buf identity = {0};
+    struct search search = {0};
+    const uint8_t *instance = attachment->keystore->instance;
+    enum hpl_status status = search_instance(call, options, attachment, config, &identity, &search);
+    if (status == HPL_OK && search.is_found && memcmp(search.instance, instance, sizeof search.instance) != 0)
+        status = hpl_fail(call, HPL_STALE, "another node attached this keystore meanwhile; try again");
+    memcpy(search.instance, instance, sizeof search.instance);
     if (status == HPL_OK)
         status = keep(call, options, &search, attachment->backend, config);
-    memcpy(attachment->keystore->instance, search.instance, sizeof search.instance);
     hpl_buf_wipe(&identity);
     return status;
 }

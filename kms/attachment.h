@@ -36,11 +36,15 @@ struct hpl_attachment {
     char damaged[HPL_KEY_ID_MAX + 1]; /* a record that did not verify then, "" for none; under lock */
 };
 
-/* Opens the backend, finds or makes its instance in the catalog (type "attachment", kept with its sealed configuration), proves it with its probe
- * and reads which keys it has. One reference is the caller's. */
+/* Opens the backend, finds its instance in the catalog or chooses one, proves it with its probe and reads which keys it has. Writes nothing down. One
+ * reference is the caller's. */
 enum hpl_status hpl_attachment_open(struct hpl_call *call, const struct hpl_kms_options *options, const json_t *config,
                                     const struct hpl_kms_settings *settings, struct hpl_kms_shared *shared, struct hpl_attachment **out) HPL_MUST_USE;
-/* The same for one that was attached before. HPL_INVALID_CIPHERTEXT when no attachment has this instance, HPL_KEY_UNAVAILABLE when it was detached. */
+/* Writes the instance down (type "attachment") with its sealed configuration, by which it is opened again later: only of one that is proven, because it
+ * replaces the configuration that served until now. HPL_STALE when another node attached the same keystore meanwhile. */
+enum hpl_status hpl_attachment_keep(struct hpl_call *call, const struct hpl_kms_options *options, const struct hpl_attachment *attachment,
+                                    const json_t *config) HPL_MUST_USE;
+/* Opens one that was attached before. HPL_INVALID_CIPHERTEXT when no attachment has this instance, HPL_KEY_UNAVAILABLE when it was detached. */
 enum hpl_status hpl_attachment_open_instance(struct hpl_call *call, const struct hpl_kms_options *options, const uint8_t instance[static 8],
                                              struct hpl_kms_shared *shared, struct hpl_attachment **out) HPL_MUST_USE;
 /* The same keystore, still open, with other settings. One reference is the caller's; NULL when memory is out. */

@@ -43,6 +43,9 @@ size_t hpl_kms_acquire_all(struct hpl_kms *kms, struct hpl_attachment *out[stati
 /* The attachment of an instance with a reference, opened again when it is needed. */
 enum hpl_status hpl_kms_acquire_instance(struct hpl_kms *kms, struct hpl_call *call, const uint8_t instance[static 8], struct hpl_attachment **out) HPL_MUST_USE;
 
+/* A key was changed through attachment: what took its place meanwhile over the same keystore forgets the record that it may have read before. */
+void hpl_kms_forget_elsewhere(struct hpl_kms *kms, const struct hpl_attachment *attachment, const char *key_id);
+
 /* Whether the service runs on this keystore. */
 bool hpl_kms_is_active(struct hpl_kms *kms, const uint8_t instance[static 8]);
 /* Lets go of a keystore that is open because it was active before; who uses it now may go on. */

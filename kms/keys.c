@@ -143,6 +143,7 @@ enum hpl_status hpl_kms_change_key(struct hpl_kms *kms, struct hpl_call *call, c
     struct hpl_key_record HPL_RECORD_AUTO record = {0};
     HPL_TRY(hpl_kms_acquire(kms, call, &attachment));
     HPL_TRY(hpl_kms_change_record(call, attachment, key_id, change, argument, &record));
+    hpl_kms_forget_elsewhere(kms, attachment, key_id);
     hpl_kms_log_key(call, event, &record);
     return hpl_kms_metadata(kms, &record, metadata);
 }

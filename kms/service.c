@@ -102,6 +102,17 @@ void hpl_kms_drop_former(struct hpl_kms *kms, const uint8_t instance[static 8])
     hpl_kms_shared_flush(&kms->shared);
 }
 
+void hpl_kms_forget_elsewhere(struct hpl_kms *kms, const struct hpl_attachment *attachment, const char *key_id)
+{
+    struct hpl_attachment *attached[HPL_MAX_FORMER + 1];
+    for (size_t i = hpl_kms_acquire_all(kms, attached); i > 0; i--) {
+        struct hpl_attachment *other = attached[i - 1];
+        if (other != attachment && memcmp(other->keystore->instance, attachment->keystore->instance, 8) == 0)
+            hpl_record_cache_forget(&other->records, key_id);
+        hpl_attachment_unref(other);
+    }
+}
+
 /* It is attached already, or known not to open just now; HPL_OK without *out: it has to be opened. */
 static enum hpl_status look_for(struct hpl_kms *kms, struct hpl_call *call, const uint8_t instance[static 8], struct hpl_attachment **out)
 {
@@ -272,6 +283,8 @@ static void set_active(struct hpl_kms *kms, struct hpl_attachment *attachment, e
     pthread_mutex_unlock(&kms->lock);
     for (size_t i = 0; i < HPL_COUNT(gone); i++)
         hpl_attachment_unref(gone[i]);
+    if (attachment) /* what it read before others could tell it of a change */
+        hpl_attachment_clear_cache(attachment);
     hpl_kms_shared_flush(&kms->shared);
 }
 
@@ -291,6 +304,8 @@ static enum hpl_status open_and_prove(struct hpl_call *call, struct hpl_kms *kms
     enum hpl_status status = hpl_attachment_open(&sub, &kms->options, config, settings, &kms->shared, out);
     if (status == HPL_OK)
         status = hpl_kms_prove(&sub, *out, NULL);
+    if (status == HPL_OK)
+        status = hpl_attachment_keep(&sub, &kms->options, *out, config);
     if (status == HPL_OK)
         return HPL_OK;
     hpl_attachment_unref(*out);

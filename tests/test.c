@@ -13,7 +13,7 @@
 #define MAX_TESTS 400
 static struct { const char *name; void (*run)(void); } tests[MAX_TESTS];
 static size_t num_tests;
-static char dirs[32][64];
+static char dirs[64][64];
 static size_t num_dirs;
 
 void hpl_test_add(const char *name, void (*run)(void))

@@ -23,6 +23,8 @@ static struct {
     _Atomic int slow_us;
     _Atomic bool holds_wraps;                          /* they wait inside until it is taken back */
     _Atomic int wraps_left;                            /* so many wraps work, then they fail; 0: all work */
+    void (*before_put)(void *arg), (*before_wrap)(void *arg); /* called once, before the next record is written, the next key wrapped */
+    void *arg;
 } fake;
 
 struct fake_material {
@@ -71,6 +73,14 @@ static inline enum hpl_status fake_enter(struct hpl_call *call, bool is_key_call
         nanosleep(&pause, NULL);
     atomic_fetch_sub(&fake.inside, 1);
     return fake.is_down || (is_key_call && fake.is_keyless) ? hpl_fail(call, HPL_KEY_UNAVAILABLE, "the fake is told not to answer") : HPL_OK;
+}
+
+static inline void fake_meanwhile(void (**hook)(void *arg))
+{
+    void (*call)(void *arg) = *hook;
+    *hook = NULL;
+    if (call)
+        call(fake.arg);
 }
 
 /* Under the lock. */
@@ -151,6 +161,7 @@ static inline enum hpl_status fake_wrap(struct hpl_keystore *keystore, struct hp
 {
     uint8_t key[32], mac[32];
     (void)keystore;
+    fake_meanwhile(&fake.before_wrap);
     atomic_fetch_add(&fake.wraps, 1);
     while (fake.holds_wraps)
         nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
@@ -224,6 +235,7 @@ static inline enum hpl_status fake_put(struct hpl_keystore *keystore, struct hpl
                                        uint64_t expected, struct hpl_bytes content, uint64_t *revision)
 {
     (void)keystore, (void)uid;
+    fake_meanwhile(&fake.before_put);
     pthread_mutex_lock(&fake_place.lock);
     struct fake_record **at = fake_row(key_id), *row = *at && strcmp((*at)->key_id, key_id) == 0 ? *at : NULL;
     bool is_stale = (row ? row->revision : 0) != expected;
@@ -308,8 +320,9 @@ static inline enum hpl_status fake_open(struct hpl_call *call, const json_t *con
 
 static inline json_t *fake_summary(const json_t *config, const struct hpl_backend_env *env)
 {
-    (void)config, (void)env;
-    return json_object();
+    const json_t *place = json_object_get(config, "place");
+    (void)env;
+    return place ? json_pack("{s:O}", "place", place) : json_object();
 }
 
 static const struct hpl_backend fake_backend __attribute__((unused)) = {

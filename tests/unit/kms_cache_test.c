@@ -255,6 +255,70 @@ HPL_TEST(a_changed_key_a_cleared_cache_and_every_move_of_the_service_flush)
     close_house(&house);
 }
 
+static void reconfigure_and_read(void *arg)
+{
+    EXPECT_OK(send(arg, hpl_kms_reconfigure, "{\"cache_ttl_seconds\":78}"));
+    EXPECT_OK(decrypt(arg));
+}
+
+HPL_TEST(a_key_that_is_disabled_while_the_service_is_reconfigured_stays_disabled)
+{
+    struct house house;
+    open_house(&house);
+    generate(&house);
+    fake.arg = &house;
+    fake.before_put = reconfigure_and_read; /* the record comes into the successor's cache just before it changes */
+    EXPECT_OK(set_enabled(&house, false));
+    EXPECT(!fake.before_put);
+    EXPECT_STATUS(decrypt(&house), HPL_KEY_DISABLED);
+    close_house(&house);
+}
+
+static void disable(void *arg)
+{
+    EXPECT_OK(set_enabled(arg, false));
+}
+
+HPL_TEST(what_a_keystore_read_while_it_was_proven_is_read_again_once_it_is_active)
+{
+    struct house house;
+    open_house(&house);
+    generate(&house);
+    fake.arg = &house;
+    fake.before_wrap = disable;
+    EXPECT_OK(send(&house, hpl_kms_reconfigure, "{\"place\":\"b\"}"));
+    EXPECT(!fake.before_wrap);
+    EXPECT_STATUS(decrypt(&house), HPL_KEY_DISABLED);
+    close_house(&house);
+}
+
+/* Of the one keystore that there is, as its kept configuration has it. */
+static void kept_place(struct house *house, char out[static 8])
+{
+    json_t *HPL_JSON_AUTO answer = NULL;
+    struct hpl_call call = {0};
+    EXPECT_OK(hpl_kms_backends(house->kms, &call, &answer));
+    const json_t *all = json_object_get(answer, "backends");
+    EXPECT_NUM(json_array_size(all), 1);
+    const char *place = json_string_value(json_object_get(json_object_get(json_array_get(all, 0), "backend_summary"), "place"));
+    snprintf(out, 8, "%s", place ? place : "");
+}
+
+HPL_TEST(a_configuration_that_was_not_proven_does_not_replace_the_kept_one)
+{
+    struct house house;
+    char place[8];
+    open_house(&house);
+    EXPECT_OK(send(&house, hpl_kms_reconfigure, "{\"place\":\"a\"}"));
+    kept_place(&house, place);
+    EXPECT_TEXT(place, "a");
+    fake.is_keyless = true;
+    EXPECT(send(&house, hpl_kms_reconfigure, "{\"place\":\"b\"}") != HPL_OK);
+    kept_place(&house, place);
+    EXPECT_TEXT(place, "a");
+    close_house(&house);
+}
+
 HPL_TEST(a_kept_key_ends_after_its_uses_and_its_seconds)
 {
     struct house house;
