@@ -20,6 +20,7 @@ struct hpl_wraps {
 struct row {
     uint32_t version;
     uint64_t count, revision;
+    bool is_ahead; /* it counts a later version already */
 };
 
 struct hpl_wraps *hpl_wraps_new(struct hpl_catalog *catalog)
@@ -56,7 +57,7 @@ static enum hpl_status read_row(struct hpl_call *call, struct hpl_wraps *wraps, 
     uint32_t version = hpl_read_u32(&reader);
     uint64_t count = hpl_read_u64(&reader);
     if (status == HPL_OK && hpl_read_is_done(&reader))
-        row->count = version == record->version ? count : 0;
+        row->count = version == record->version ? count : 0, row->is_ahead = version > record->version;
     else if (status == HPL_OK)
         status = hpl_fail(&quiet, HPL_INTEGRITY, "the wrap counter of '%.80s' in the catalog is damaged", record->key_id);
     hpl_buf_wipe(&content);
@@ -93,6 +94,8 @@ static enum hpl_status take_block(struct hpl_call *call, struct hpl_wraps *wraps
         struct row row;
         sub.detail[0] = '\0';
         HPL_TRY(read_row(call, wraps, record, &row));
+        if (row.is_ahead) /* who wraps under a version that was rotated just now does not reset the count of its successor */
+            return HPL_OK;
         row.count += (uint64_t)block;
         status = write_row(&sub, wraps, record, &row);
     }
