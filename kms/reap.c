@@ -4,6 +4,8 @@
 #include "base/clock.h"
 #include "base/log.h"
 
+#define CLOSED_FOR_MS (7 * 24 * 3600 * 1000ll)
+
 /* --- destroying ---------------------------------------------------------------------------------------------------------- */
 
 static enum hpl_status start_destroying(struct hpl_call *call, struct hpl_attachment *attachment, struct hpl_key_record *record, const void *now)
@@ -154,14 +156,15 @@ static enum hpl_status check_unneeded(struct hpl_kms *kms, struct hpl_call *call
     return HPL_OK;
 }
 
-/* From here on every use is refused, so that the count that follows is the last word. */
-static enum hpl_status close_key(struct hpl_call *call, struct hpl_attachment *attachment, struct hpl_key_record *record, const void *now)
+/* From here on every use is refused, so that the count that follows is the last word. Its date lies ahead: if we die before that count, the key
+ * waits for an administrator, and whoever destroys what is due does not take it. */
+static enum hpl_status close_key(struct hpl_call *call, struct hpl_attachment *attachment, struct hpl_key_record *record, const void *until)
 {
     (void)attachment;
     if (record->state != HPL_STATE_ENABLED && record->state != HPL_STATE_DISABLED && record->state != HPL_STATE_PENDING)
         return hpl_record_usable(call, record);
     record->state = HPL_STATE_PENDING;
-    record->deletion_ms = *(const int64_t *)now;
+    record->deletion_ms = *(const int64_t *)until;
     return HPL_OK;
 }
 
@@ -181,10 +184,11 @@ static enum hpl_status destroy_now(struct hpl_kms *kms, struct hpl_call *call, s
 {
     struct hpl_key_record HPL_RECORD_AUTO before = {0};
     struct hpl_key_record HPL_RECORD_AUTO record = {0};
-    int64_t now = hpl_clock_unix_ms();
+    const int64_t until = hpl_clock_unix_ms() + CLOSED_FOR_MS;
     HPL_TRY(hpl_attachment_record(call, attachment, key_id, false, &before, NULL));
     HPL_TRY(check_unneeded(kms, call, &before));
-    HPL_TRY(hpl_kms_change_record(call, attachment, key_id, close_key, &now, &record));
+    HPL_TRY(hpl_kms_change_record(call, attachment, key_id, close_key, &until, &record));
+    hpl_kms_forget_elsewhere(kms, attachment, key_id);
     enum hpl_status status = check_unneeded(kms, call, &record);
     if (status != HPL_OK) {
         struct hpl_call quiet = {0};
@@ -193,7 +197,7 @@ static enum hpl_status destroy_now(struct hpl_kms *kms, struct hpl_call *call, s
             hpl_log(HPL_LOG_ERROR, "kms.key.not_reopened", HPL_S("key_id", key_id), HPL_S("failure", hpl_detail(&quiet, back)));
         return status;
     }
-    return destroy_one(kms, call, attachment, key_id, now);
+    return destroy_one(kms, call, attachment, key_id, until);
 }
 
 enum hpl_status hpl_kms_destroy_key(struct hpl_kms *kms, struct hpl_call *call, const char *key_id, json_t **metadata)
@@ -206,6 +210,8 @@ enum hpl_status hpl_kms_destroy_key(struct hpl_kms *kms, struct hpl_call *call, 
     HPL_TRY(hpl_kms_acquire(kms, call, &attachment));
     HPL_TRY(destroy_now(kms, call, attachment, key_id));
     HPL_TRY(hpl_attachment_record(call, attachment, key_id, false, &record, NULL));
+    if (record.state != HPL_STATE_GONE)
+        return hpl_fail(call, HPL_CONFLICT, "the key '%.80s' was changed by others while it was to be destroyed; look at it again", key_id);
     *metadata = hpl_record_metadata(&record);
     return *metadata ? HPL_OK : HPL_NO_MEMORY;
 }

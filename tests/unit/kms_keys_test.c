@@ -323,6 +323,36 @@ HPL_TEST(a_key_rotates_by_its_wraps_and_the_count_survives_a_restart)
     close_house(&house, true);
 }
 
+static void wrap_times(struct house *house, int count)
+{
+    struct hpl_buf envelope = {0};
+    for (int i = 0; i < count; i++) {
+        EXPECT_OK(generate_as(house, NULL, NULL, HPL_PURPOSE_API, NULL, &envelope));
+        hpl_buf_wipe(&envelope);
+    }
+}
+
+HPL_TEST(wraps_under_an_older_version_do_not_reset_the_count_of_the_present_one)
+{
+    struct house house = {0}, other;
+    struct hpl_call call = {0};
+    json_t *HPL_JSON_AUTO metadata = NULL;
+    open_running(&house);
+    EXPECT_OK(create(&house, "k"));
+    EXPECT_OK(set_rotation(&house, "k", 0, 32));
+    other = house;
+    EXPECT_OK(hpl_kms_open(&call, &other.kms, &other.options));
+    wrap_times(&other, 1); /* it knows version 1 for some minutes now */
+    EXPECT_OK(hpl_kms_rotate(house.kms, &call, "k", &metadata));
+    wrap_times(&house, 20);
+    wrap_times(&other, 5);
+    wrap_times(&house, 12);
+    reap(house.kms);
+    EXPECT_NUM(version_of(&house, "k"), 3);
+    hpl_kms_close(other.kms);
+    close_house(&house, true);
+}
+
 HPL_TEST(a_disabled_key_does_not_rotate)
 {
     struct house house = {0};
@@ -412,6 +442,29 @@ HPL_TEST(an_object_stored_while_its_key_was_to_go_keeps_the_key)
     json_t *HPL_JSON_AUTO metadata = describe(&house, "k");
     EXPECT_TEXT(text_of(metadata, "key_state"), "Enabled");
     EXPECT(json_is_null(json_object_get(metadata, "deletion_date")));
+    close_house(&house, true);
+}
+
+/* The same, and in between the minute is over. */
+static enum hpl_status count_late_and_reap(void *kms, struct hpl_call *call, const struct hpl_census *what, uint64_t *count)
+{
+    if (num_objects == 1)
+        reap(kms);
+    return count_late(NULL, call, what, count);
+}
+
+HPL_TEST(a_key_that_is_closed_for_its_last_count_is_not_destroyed_before_it)
+{
+    struct house house = {0};
+    struct hpl_buf envelope = {0};
+    open_willing(&house);
+    EXPECT_OK(create(&house, "k"));
+    EXPECT_OK(generate_as(&house, NULL, NULL, HPL_PURPOSE_API, NULL, &envelope));
+    num_objects = 0;
+    hpl_kms_set_census(house.kms, count_late_and_reap, house.kms);
+    EXPECT_STATUS(destroy(&house, "k"), HPL_KEY_IN_USE);
+    EXPECT_OK(decrypt_as(&house, NULL, NULL, NULL, &envelope));
+    hpl_buf_wipe(&envelope);
     close_house(&house, true);
 }
 
