@@ -102,7 +102,8 @@ struct hpl_p11_pool {
     CK_SLOT_ID slot;
     CK_SESSION_HANDLE anchor; /* keeps the login; never used for work */
     bool has_anchor;
-    unsigned max, num_open, num_idle;
+    unsigned wanted, max, num_open, num_idle; /* max: fewer than wanted while the token has no more */
+    uint64_t grow_at_ns;
     uint64_t generation; /* of the module that the sessions are of */
     struct hpl_p11_session *idle[HPL_P11_MAX_SESSIONS];
 };

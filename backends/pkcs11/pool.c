@@ -8,6 +8,7 @@
 #include "base/clock.h"
 
 #define WAIT_MS 2000u
+#define GROW_MS 2000u /* after which a token that was out of sessions is asked for more again */
 
 void hpl_p11_cond_init(pthread_cond_t *cond)
 {
@@ -59,7 +60,7 @@ enum hpl_status hpl_p11_pool_open(struct hpl_p11_pool *pool, struct hpl_call *ca
     pool->generation = generation;
     pool->fn = token->fn;
     pool->slot = token->slot;
-    pool->max = size_of(token, wanted);
+    pool->max = pool->wanted = size_of(token, wanted);
     CK_RV rv = pool->fn->C_OpenSession(pool->slot, CKF_SERIAL_SESSION | CKF_RW_SESSION, NULL, NULL, &pool->anchor);
     pool->has_anchor = rv == CKR_OK;
     pthread_mutex_unlock(&pool->lock);
@@ -78,7 +79,9 @@ void hpl_p11_pool_close(struct hpl_p11_pool *pool, bool is_alive)
 /* An idle session, or NULL with the right to open one (num_open counts it already). Under the lock. */
 static enum hpl_status reserve(struct hpl_p11_pool *pool, struct hpl_call *call, struct hpl_p11_session **out)
 {
-    uint64_t until_ns = hpl_clock_mono_ns() + WAIT_MS * 1000000u;
+    uint64_t now = hpl_clock_mono_ns(), until_ns = now + WAIT_MS * 1000000u;
+    if (now >= pool->grow_at_ns)
+        pool->max = pool->wanted;
     if (call->deadline_ns && call->deadline_ns < until_ns)
         until_ns = call->deadline_ns;
     struct timespec until = {.tv_sec = (time_t)(until_ns / 1000000000u), .tv_nsec = (long)(until_ns % 1000000000u)};
@@ -96,7 +99,7 @@ static void give_up(struct hpl_p11_pool *pool)
     pthread_cond_signal(&pool->changed);
 }
 
-/* Opens the reserved session. A token that is out of sessions makes the pool smaller, as long as some are open. */
+/* Opens the reserved session. A token that is out of sessions makes the pool smaller for a while, as long as some are open. */
 static enum hpl_status open_one(struct hpl_p11_op *op, struct hpl_p11_pool *pool, bool *is_full)
 {
     struct hpl_p11_session *session = calloc(1, sizeof *session);
@@ -109,8 +112,10 @@ static enum hpl_status open_one(struct hpl_p11_op *op, struct hpl_p11_pool *pool
     pthread_mutex_lock(&pool->lock);
     give_up(pool);
     *is_full = hpl_p11_classify(rv) == HPL_P11_LOAD && pool->num_open > 0;
-    if (*is_full)
+    if (*is_full) {
         pool->max = pool->num_open;
+        pool->grow_at_ns = hpl_clock_mono_ns() + GROW_MS * 1000000u;
+    }
     pthread_mutex_unlock(&pool->lock);
     return *is_full ? HPL_OK : hpl_p11_check(op, "C_OpenSession", rv);
 }
@@ -132,6 +137,25 @@ enum hpl_status hpl_p11_checkout(struct hpl_p11_op *op)
     return HPL_OK;
 }
 
+/* A token that lost one session often lost them all; a second try must not meet another of those. */
+static void drop_idle(struct hpl_p11_pool *pool)
+{
+    struct hpl_p11_session *dropped[HPL_P11_MAX_SESSIONS];
+    pthread_mutex_lock(&pool->lock);
+    unsigned num = pool->num_idle;
+    memcpy(dropped, pool->idle, num * sizeof *dropped);
+    pool->num_idle = 0;
+    pthread_mutex_unlock(&pool->lock);
+    for (unsigned i = 0; i < num; i++) {
+        pool->fn->C_CloseSession(dropped[i]->handle);
+        free(dropped[i]);
+    }
+    pthread_mutex_lock(&pool->lock);
+    for (unsigned i = 0; i < num; i++)
+        give_up(pool);
+    pthread_mutex_unlock(&pool->lock);
+}
+
 void hpl_p11_checkin(struct hpl_p11_op *op)
 {
     struct hpl_p11_pool *pool = &op->direct->pool;
@@ -149,5 +173,7 @@ void hpl_p11_checkin(struct hpl_p11_op *op)
     } else
         give_up(pool);
     pthread_mutex_unlock(&pool->lock);
+    if (op->class == HPL_P11_SESSION)
+        drop_idle(pool);
     op->session = NULL;
 }

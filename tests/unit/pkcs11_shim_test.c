@@ -393,6 +393,13 @@ HPL_TEST(a_token_with_four_sessions_serves_sixteen_threads)
         EXPECT_NUM(crowds[i].num_bad, 0);
     }
     EXPECT_NUM(shim->num_most_open, 4);
+    shim->session_limit = 0; /* there are more again: after a while they are used */
+    usleep(2100000);
+    for (size_t i = 0; i < HPL_COUNT(crowds); i++)
+        EXPECT_NUM(pthread_create(&threads[i], NULL, crowd_work, &crowds[i]), 0);
+    for (size_t i = 0; i < HPL_COUNT(crowds); i++)
+        pthread_join(threads[i], NULL);
+    EXPECT(shim->num_most_open > 4);
     EXPECT_NUM(shim->num_initialised, 1);
     keystore->ops->close(keystore);
     EXPECT_NUM(shim->num_open, 0);
@@ -400,6 +407,33 @@ HPL_TEST(a_token_with_four_sessions_serves_sixteen_threads)
 }
 
 /* A handle that is another key after a restart: the check blob is what tells, and no ciphertext is let out. */
+HPL_TEST(sessions_that_are_all_lost_at_once_cost_no_request)
+{
+    struct softhsm hsm;
+    struct crowd crowds[4];
+    pthread_t threads[HPL_COUNT(crowds)];
+    uint8_t uid[HPL_KEY_UID_LEN];
+    struct hpl_wrapped wrapped;
+    shim_init(&hsm, SHIM_AS_IS);
+    shim->latency_us = 500;
+    struct hpl_keystore *keystore = must_open(&hsm);
+    new_key(keystore, uid);
+    for (size_t i = 0; i < HPL_COUNT(crowds); i++) {
+        crowds[i] = (struct crowd){.keystore = keystore, .uid = uid};
+        EXPECT_NUM(pthread_create(&threads[i], NULL, crowd_work, &crowds[i]), 0);
+    }
+    for (size_t i = 0; i < HPL_COUNT(crowds); i++)
+        pthread_join(threads[i], NULL);
+    EXPECT(shim->num_open > 3); /* the anchor and several that are idle now */
+    shim_set(shim->loses_sessions, 1);
+    for (int i = 0; i < 10; i++)
+        EXPECT_OK(try_wrap(keystore, uid, &wrapped));
+    EXPECT_NUM(shim->num_initialised, 1);
+    keystore->ops->close(keystore);
+    EXPECT_NUM(shim->num_open, 0);
+    softhsm_wipe(&hsm);
+}
+
 HPL_TEST(a_token_that_answers_with_another_key_is_caught_and_not_used_again)
 {
     struct softhsm hsm;
