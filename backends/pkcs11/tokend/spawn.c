@@ -80,6 +80,17 @@ static enum hpl_status find_program(struct hpl_call *call, const struct hpl_toke
     return hpl_fail(call, HPL_INVALID_CONFIGURATION, "%s: %s: install it beside the daemon, or set isolation to inprocess", path, strerror(errno));
 }
 
+static enum hpl_status check_user(struct hpl_call *call, const char *name)
+{
+    char room[4096];
+    struct passwd user, *found = NULL;
+    if (getpwnam_r(name, &user, room, sizeof room, &found) != 0 || !found)
+        return hpl_fail(call, HPL_INVALID_CONFIGURATION, "tokend.user: there is no user '%.60s' (useradd --system --no-create-home %.60s)", name, name);
+    if (geteuid() != 0 && user.pw_uid != geteuid())
+        return hpl_fail(call, HPL_INVALID_CONFIGURATION, "tokend.user: only a daemon that runs as root can start its worker as '%.60s'", name);
+    return HPL_OK;
+}
+
 enum hpl_status hpl_p11_tokend_check(struct hpl_call *call, const struct hpl_tokend_option *option)
 {
     char path[PATH_MAX];
@@ -88,12 +99,7 @@ enum hpl_status hpl_p11_tokend_check(struct hpl_call *call, const struct hpl_tok
         if (strncmp(option->environment[i], "LD_", 3) == 0 || strchr(option->environment[i], '='))
             return hpl_fail(call, HPL_INVALID_CONFIGURATION, "tokend.environment: '%.60s' is not passed on: names only, and none of the loader's",
                             option->environment[i]);
-    if (option->user && !getpwnam(option->user))
-        return hpl_fail(call, HPL_INVALID_CONFIGURATION, "tokend.user: there is no user '%.60s' (useradd --system --no-create-home %.60s)", option->user,
-                        option->user);
-    if (option->user && geteuid() != 0 && getpwnam(option->user)->pw_uid != geteuid())
-        return hpl_fail(call, HPL_INVALID_CONFIGURATION, "tokend.user: only a daemon that runs as root can start its worker as '%.60s'", option->user);
-    return HPL_OK;
+    return option->user ? check_user(call, option->user) : HPL_OK;
 }
 
 /* --- starting ------------------------------------------------------------------------------------------------------------------------- */
