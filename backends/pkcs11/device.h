@@ -55,6 +55,7 @@ struct hpl_p11_ref {
     const struct hpl_wrapped *check;
 };
 void hpl_p11_ref_id(const struct hpl_p11_ref *ref, uint8_t id[static HPL_P11_ID_LEN]);
+void hpl_p11_ref_of(const uint8_t id[static HPL_P11_ID_LEN], struct hpl_p11_ref *ref); /* without a check blob */
 /* hpl/<the first 65 bits of the uid in base32>/<version>: at most 28 characters. */
 void hpl_p11_ref_label(const struct hpl_p11_ref *ref, char label[static HPL_P11_LABEL_MAX + 1]);
 
@@ -64,6 +65,15 @@ struct hpl_p11_pinned {
     enum hpl_p11_iv_mode iv_mode;
     uint32_t opens;            /* as in the facts */
     struct hpl_wrapped canary; /* the canary's known answer; ct_len 0: of another mechanism, a new one is wanted */
+};
+
+#define HPL_P11_ORPHANS_SHOWN 16u
+#define HPL_P11_KNOWN_MAX 65535u
+
+/* Key versions in the token whose key nobody has a record of. */
+struct hpl_p11_orphans {
+    uint32_t count;
+    uint8_t first[HPL_P11_ORPHANS_SHOWN][HPL_P11_ID_LEN];
 };
 
 struct hpl_p11_stat {
@@ -103,6 +113,9 @@ struct hpl_p11_device_ops {
                            uint8_t mac[static HPL_P11_MAC_LEN]);
     /* Fills the secret from the token's generator. */
     enum hpl_status (*random)(struct hpl_p11_device *device, struct hpl_call *call, struct hpl_secret *out);
+    /* Looks at every object of the token. known: uids (16 bytes each, HPL_P11_KNOWN_MAX at most) in byte order. HPL_TIMEOUT when that
+     * would take more than some seconds. */
+    enum hpl_status (*survey)(struct hpl_p11_device *device, struct hpl_call *call, struct hpl_bytes known, struct hpl_p11_orphans *out);
     /* Does not wait for the token. */
     void (*stat)(struct hpl_p11_device *device, struct hpl_p11_stat *out);
     /* Of a group (group.h): a new JSON array, one object a member. NULL: there are none. */

@@ -17,6 +17,7 @@ struct job {
     struct hpl_wrapped *wrapped_out;
     struct hpl_secret **secret_out;
     uint8_t *mac;
+    struct hpl_p11_orphans *orphans;
 };
 
 static enum hpl_status run_on_key(struct hpl_p11_device *device, struct hpl_call *call, const struct hpl_p11_ref *ref, hpl_p11_op_fn fn, struct job *job)
@@ -125,6 +126,18 @@ static enum hpl_status random_bytes(struct hpl_p11_device *device, struct hpl_ca
     return hpl_p11_run(of(device), call, random_op, out);
 }
 
+static enum hpl_status survey_op(struct hpl_p11_op *op, void *arg)
+{
+    struct job *job = arg;
+    return hpl_p11_survey(op, job->in, job->orphans);
+}
+
+static enum hpl_status survey(struct hpl_p11_device *device, struct hpl_call *call, struct hpl_bytes known, struct hpl_p11_orphans *out)
+{
+    struct job job = {.in = known, .orphans = out};
+    return hpl_p11_run(of(device), call, survey_op, &job);
+}
+
 static void stat_device(struct hpl_p11_device *device, struct hpl_p11_stat *out)
 {
     struct hpl_p11_direct *direct = of(device);
@@ -165,6 +178,7 @@ static const struct hpl_p11_device_ops ops = {
     .unwrap = unwrap,
     .mac = mac,
     .random = random_bytes,
+    .survey = survey,
     .stat = stat_device,
 };
 

@@ -78,6 +78,14 @@ void hpl_p11_ref_id(const struct hpl_p11_ref *ref, uint8_t id[static HPL_P11_ID_
         id[HPL_KEY_UID_LEN + i] = (uint8_t)(ref->version >> (24 - 8 * i));
 }
 
+void hpl_p11_ref_of(const uint8_t id[static HPL_P11_ID_LEN], struct hpl_p11_ref *ref)
+{
+    *ref = (struct hpl_p11_ref){0};
+    memcpy(ref->uid, id, HPL_KEY_UID_LEN);
+    for (unsigned i = 0; i < 4; i++)
+        ref->version = ref->version << 8 | id[HPL_KEY_UID_LEN + i];
+}
+
 void hpl_p11_ref_label(const struct hpl_p11_ref *ref, char label[static HPL_P11_LABEL_MAX + 1])
 {
     static const char alphabet[] = "abcdefghijklmnopqrstuvwxyz234567";

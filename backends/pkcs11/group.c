@@ -16,6 +16,7 @@
 #define RETRY_MIN_MS 500u
 #define RETRY_MAX_MS 30000u
 #define REPAIR_MS 20000u     /* what an attempt to bring a member back may take */
+#define LOOK_MS 5000u        /* between two probes of a member that is up, and what one may take */
 #define QUEUE_MS 250u        /* calls wait so long for the first member to come back */
 #define OTHERWISE_MS 2000u   /* a member's share of a call without a deadline while there are others */
 #define HANG_NS 1000000000u
@@ -37,7 +38,7 @@ struct member {
     _Atomic uint64_t usual_ns, num_failures;
     bool is_joined;                 /* settled, and has our keys; the thread's */
     unsigned attempts;              /* the thread's */
-    uint64_t next_ns;
+    uint64_t next_ns, look_ns;      /* the next attempt to bring it back, the next probe; the thread's */
     char why[sizeof(((struct hpl_call *)NULL)->detail)]; /* it is out; under the group's lock */
     struct absent absent[NUM_ABSENT];                    /* keys it was not seen to have; under the group's lock */
 };
@@ -147,6 +148,21 @@ static void repair(struct group *group, struct member *member)
         note_why(group, member, hpl_detail(&call, status));
 }
 
+/* One that nobody asks just now may be away too. */
+static void look_after(struct group *group, struct member *member)
+{
+    struct hpl_call call;
+    struct hpl_p11_stat stat;
+    hpl_call_init(&call, LOOK_MS);
+    member->look_ns = hpl_clock_mono_ns() + LOOK_MS * 1000000u;
+    enum hpl_status status = member->device->ops->probe(member->device, &call);
+    if (status == HPL_OK)
+        return;
+    member->device->ops->stat(member->device, &stat);
+    if (!stat.is_connected || stat.has_failed)
+        take_out(group, member, hpl_detail(&call, status));
+}
+
 /* Sleeps until something changed or half a second passed. False when the group closes. */
 static bool pause_thread(struct group *group)
 {
@@ -164,9 +180,14 @@ static void *tend(void *arg)
 {
     struct group *group = arg;
     while (pause_thread(group))
-        for (unsigned i = 0; i < group->num_members; i++)
-            if (!atomic_load(&group->members[i].is_up) && hpl_clock_mono_ns() >= group->members[i].next_ns)
-                repair(group, &group->members[i]);
+        for (unsigned i = 0; i < group->num_members; i++) {
+            struct member *member = &group->members[i];
+            bool is_up = atomic_load(&member->is_up);
+            if (is_up && hpl_clock_mono_ns() >= member->look_ns)
+                look_after(group, member);
+            else if (!is_up && hpl_clock_mono_ns() >= member->next_ns)
+                repair(group, member);
+        }
     return NULL;
 }
 
@@ -183,6 +204,7 @@ struct question {
     struct hpl_secret **secret_out, *room;
     struct hpl_bytes message;
     uint8_t *mac;
+    struct hpl_p11_orphans *orphans;
 };
 
 /* Never 0. */
@@ -429,6 +451,16 @@ static enum hpl_status random_bytes(struct hpl_p11_device *device, struct hpl_ca
     return ask(of(device), call, &(struct question){.ask = ask_random, .room = out});
 }
 
+static enum hpl_status ask_survey(struct hpl_p11_device *device, struct hpl_call *call, const struct question *question)
+{
+    return device->ops->survey(device, call, question->message, question->orphans);
+}
+
+static enum hpl_status survey(struct hpl_p11_device *device, struct hpl_call *call, struct hpl_bytes known, struct hpl_p11_orphans *out)
+{
+    return ask(of(device), call, &(struct question){.ask = ask_survey, .message = known, .orphans = out});
+}
+
 /* Numbers are sums; it is connected while one member is. */
 static void stat_group(struct hpl_p11_device *device, struct hpl_p11_stat *out)
 {
@@ -537,6 +569,7 @@ static const struct hpl_p11_device_ops ops = {
     .unwrap = unwrap,
     .mac = mac,
     .random = random_bytes,
+    .survey = survey,
     .stat = stat_group,
     .describe_members = describe_members,
 };

@@ -236,6 +236,10 @@ enum hpl_status hpl_p11_make_trial(struct hpl_p11_op *op, const struct hpl_p11_t
                                    CK_OBJECT_HANDLE handles[static HPL_P11_NUM_KINDS], bool *was_made) HPL_MUST_USE;
 enum hpl_status hpl_p11_destroy_trial(struct hpl_p11_op *op, CK_OBJECT_HANDLE handles[static HPL_P11_NUM_KINDS]) HPL_MUST_USE;
 
+/* --- survey.c: see device.h -------------------------------------------------------------------------------------------------------- */
+
+enum hpl_status hpl_p11_survey(struct hpl_p11_op *op, struct hpl_bytes known, struct hpl_p11_orphans *out) HPL_MUST_USE;
+
 /* --- canary.c: does the token still work, and is it still the same ------------------------------------------------------------------ */
 
 void hpl_p11_canary_init(struct hpl_p11_direct *direct);

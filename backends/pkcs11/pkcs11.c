@@ -241,6 +241,7 @@ static json_t *describe(struct hpl_keystore *base)
                             (int)stat.max_sessions, "initialisations", (json_int_t)stat.initialisations, "is_connected", stat.is_connected,
                             "has_failed", stat.has_failed, "isolation", device->ops->isolation);
     json_object_set_new(out, "optional_attributes", hpl_p11_optional_names(stat.optional_attributes));
+    json_object_set_new(out, "orphans", hpl_p11_orphans_json(keystore));
     if (device->ops->describe_members)
         json_object_set_new(out, "members", device->ops->describe_members(device));
     else if (keystore->env->tokend) {
@@ -332,9 +333,10 @@ static enum hpl_status open_keystore(struct hpl_call *call, const json_t *config
     enum hpl_status status = open_device(keystore, call);
     if (status == HPL_OK)
         status = hpl_p11_pin_down(keystore, call);
-    if (status == HPL_OK)
+    if (status == HPL_OK) {
+        hpl_p11_orphans_look(keystore);
         *out = &keystore->base;
-    else
+    } else
         close_keystore(&keystore->base);
     return status;
 }

@@ -35,6 +35,8 @@ struct hpl_p11_keystore {
     struct hpl_secret *latch_key;
     struct hpl_p11_device *device;
     struct hpl_p11_leases leases;
+    struct hpl_p11_orphans orphans;
+    bool did_look; /* for them */
 
     pthread_mutex_t random_lock;
     struct hpl_secret *random_block;
@@ -48,6 +50,11 @@ struct hpl_p11_keystore {
 enum hpl_status hpl_p11_recall(struct hpl_p11_keystore *keystore, struct hpl_call *call) HPL_MUST_USE;
 /* Settles the device, new or known, by the catalog's row, and notes the token. */
 enum hpl_status hpl_p11_pin_down(struct hpl_p11_keystore *keystore, struct hpl_call *call) HPL_MUST_USE;
+
+/* orphans.c: looks for them once; what goes wrong is logged. */
+void hpl_p11_orphans_look(struct hpl_p11_keystore *keystore);
+/* {count, labels}, or null when the look failed. */
+json_t *hpl_p11_orphans_json(const struct hpl_p11_keystore *keystore);
 
 /* --- records.c ---------------------------------------------------------------------------------------------------------------------- */
 

@@ -71,6 +71,16 @@ static void read_stat(struct hpl_bytes body)
     expect_same(&again, body);
 }
 
+static void read_orphans(struct hpl_bytes body)
+{
+    struct hpl_p11_orphans orphans;
+    struct hpl_buf again = {0};
+    if (!hpl_tokend_read_orphans(body, &orphans))
+        return;
+    hpl_tokend_put_orphans(&again, &orphans);
+    expect_same(&again, body);
+}
+
 static void read_detail(struct hpl_bytes body)
 {
     struct hpl_call call = {0};
@@ -96,6 +106,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
     read_settle(body);
     read_key(body);
     read_stat(body);
+    read_orphans(body);
     read_detail(body);
     return 0;
 }

@@ -701,3 +701,49 @@ HPL_TEST(random_bytes_come_in_any_length_and_never_twice)
     keystore->ops->close(keystore);
     softhsm_wipe(&hsm);
 }
+
+static json_int_t num_orphans(struct hpl_keystore *keystore, const char *label)
+{
+    json_t *HPL_JSON_AUTO facts = keystore->ops->describe(keystore);
+    const json_t *orphans = json_object_get(facts, "orphans");
+    if (label)
+        EXPECT_TEXT(json_string_value(json_array_get(json_object_get(orphans, "labels"), 0)), label);
+    return json_is_object(orphans) ? json_integer_value(json_object_get(orphans, "count")) : -1;
+}
+
+static void expect_orphan_told(const struct hpl_tokend_option *worker)
+{
+    struct softhsm hsm;
+    struct hpl_call call = {0};
+    struct hpl_wrapped wrapped;
+    uint8_t known[HPL_KEY_UID_LEN], stray[HPL_KEY_UID_LEN] = {0};
+    softhsm_init(&hsm, "hpl test");
+    hsm.env.tokend = worker;
+    struct hpl_keystore *keystore = must_open(&hsm);
+    EXPECT_NUM(num_orphans(keystore, NULL), 0);
+    for (int i = 0; i < 5; i++) {
+        char key_id[37];
+        new_key(keystore, known);
+        hpl_uuid_text(key_id, known);
+        EXPECT_OK(keystore->ops->record_put(keystore, &call, key_id, known, 0, hpl_bytes_str("{}"), NULL));
+    }
+    EXPECT_OK(keystore->ops->create_version(keystore, &call, stray, 7));
+    EXPECT_OK(try_wrap(keystore, known, &wrapped));
+    keystore->ops->close(keystore);
+    keystore = must_open(&hsm);
+    EXPECT_NUM(num_orphans(keystore, "hpl/aaaaaaaaaaaaa/7"), 1);
+    EXPECT_OK(try_unwrap(keystore, known, &wrapped));
+    EXPECT_OK(keystore->ops->destroy_version(keystore, &call, stray, 7)); /* it was left where it was */
+    keystore->ops->close(keystore);
+    keystore = must_open(&hsm);
+    EXPECT_NUM(num_orphans(keystore, NULL), 0);
+    keystore->ops->close(keystore);
+    softhsm_wipe(&hsm);
+}
+
+HPL_TEST(keys_that_no_record_names_are_told_of_and_left_alone)
+{
+    static const struct hpl_tokend_option worker;
+    expect_orphan_told(NULL);
+    expect_orphan_told(&worker);
+}

@@ -31,6 +31,7 @@ static const struct bounds {
     [HPL_TOKEND_MAC] = {0, HPL_TOKEND_MESSAGE_MAX, HPL_P11_MAC_LEN, HPL_P11_MAC_LEN, false},
     [HPL_TOKEND_RANDOM] = {4, 4, 1, HPL_TOKEND_ROOM, true},
     [HPL_TOKEND_STAT] = {0, 0, 21, 21, false},
+    [HPL_TOKEND_SURVEY] = {0, HPL_P11_KNOWN_MAX * HPL_KEY_UID_LEN, 4, 4 + HPL_P11_ORPHANS_SHOWN * HPL_P11_ID_LEN, false},
 };
 
 /* --- headers ------------------------------------------------------------------------------------------------------------------------ */
@@ -285,6 +286,25 @@ bool hpl_tokend_read_stat(struct hpl_bytes body, struct hpl_p11_stat *out)
     out->is_latched = flags & 2;
     out->has_failed = flags & 4;
     return hpl_read_is_done(&reader) && flags < 8;
+}
+
+static uint32_t num_shown(uint32_t count)
+{
+    return count < HPL_P11_ORPHANS_SHOWN ? count : HPL_P11_ORPHANS_SHOWN;
+}
+
+void hpl_tokend_put_orphans(struct hpl_buf *out, const struct hpl_p11_orphans *orphans)
+{
+    hpl_buf_put_u32(out, orphans->count);
+    hpl_buf_put(out, orphans->first, num_shown(orphans->count) * HPL_P11_ID_LEN);
+}
+
+bool hpl_tokend_read_orphans(struct hpl_bytes body, struct hpl_p11_orphans *out)
+{
+    struct hpl_reader reader = {.rest = body};
+    *out = (struct hpl_p11_orphans){.count = hpl_read_u32(&reader)};
+    hpl_read_copy(&reader, out->first, num_shown(out->count) * HPL_P11_ID_LEN);
+    return hpl_read_is_done(&reader);
 }
 
 void hpl_tokend_read_detail(struct hpl_bytes body, struct hpl_call *call)

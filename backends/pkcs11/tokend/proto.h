@@ -17,7 +17,7 @@
 
 enum hpl_tokend_op {
     HPL_TOKEND_HELLO = 1, HPL_TOKEND_SETTLE, HPL_TOKEND_PROBE, HPL_TOKEND_CREATE, HPL_TOKEND_DESTROY, HPL_TOKEND_WRAP,
-    HPL_TOKEND_UNWRAP, HPL_TOKEND_MAC, HPL_TOKEND_RANDOM, HPL_TOKEND_STAT, HPL_TOKEND_NUM_OPS
+    HPL_TOKEND_UNWRAP, HPL_TOKEND_MAC, HPL_TOKEND_RANDOM, HPL_TOKEND_STAT, HPL_TOKEND_SURVEY, HPL_TOKEND_NUM_OPS
 };
 
 struct hpl_tokend_header {
@@ -62,6 +62,9 @@ void hpl_tokend_read_wrapped(struct hpl_reader *reader, struct hpl_wrapped *out)
 
 void hpl_tokend_put_stat(struct hpl_buf *out, const struct hpl_p11_stat *stat);
 bool hpl_tokend_read_stat(struct hpl_bytes body, struct hpl_p11_stat *out) HPL_MUST_USE;
+
+void hpl_tokend_put_orphans(struct hpl_buf *out, const struct hpl_p11_orphans *orphans);
+bool hpl_tokend_read_orphans(struct hpl_bytes body, struct hpl_p11_orphans *out) HPL_MUST_USE;
 
 /* A sentence from the other side as our detail: what is no clean text is left out. */
 void hpl_tokend_read_detail(struct hpl_bytes body, struct hpl_call *call);

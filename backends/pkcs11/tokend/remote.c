@@ -278,6 +278,14 @@ static enum hpl_status random_bytes(struct hpl_p11_device *device, struct hpl_ca
     return HPL_OK;
 }
 
+static enum hpl_status survey(struct hpl_p11_device *device, struct hpl_call *call, struct hpl_bytes known, struct hpl_p11_orphans *out)
+{
+    struct hpl_remote_answer answer;
+    HPL_CHECK(known.len <= HPL_P11_KNOWN_MAX * HPL_KEY_UID_LEN);
+    HPL_TRY(ask(of(device), call, &(struct request){HPL_TOKEND_SURVEY, known, {0}}, &answer));
+    return hpl_tokend_read_orphans(hpl_bytes(answer.body, answer.len), out) ? HPL_OK : hpl_fail(call, HPL_BACKEND, "the token's worker answered what cannot be");
+}
+
 /* What the worker says, or, when it does not answer at once, what it said last. */
 static void stat_device(struct hpl_p11_device *device, struct hpl_p11_stat *out)
 {
@@ -338,6 +346,7 @@ static const struct hpl_p11_device_ops ops = {
     .unwrap = unwrap,
     .mac = mac,
     .random = random_bytes,
+    .survey = survey,
     .stat = stat_device,
 };
 

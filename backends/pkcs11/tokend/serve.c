@@ -177,6 +177,16 @@ static enum hpl_status do_key(struct hpl_p11_device *device, struct hpl_call *ca
     return op == HPL_TOKEND_CREATE ? device->ops->create(device, call, &ref) : device->ops->destroy(device, call, &ref);
 }
 
+static enum hpl_status do_survey(struct hpl_p11_device *device, struct hpl_call *call, struct hpl_bytes body, struct answer *answer)
+{
+    struct hpl_p11_orphans orphans;
+    if (body.len % HPL_KEY_UID_LEN)
+        return damaged(call);
+    HPL_TRY(device->ops->survey(device, call, body, &orphans));
+    hpl_tokend_put_orphans(&answer->body, &orphans);
+    return hpl_buf_check(&answer->body);
+}
+
 static enum hpl_status perform(struct server *server, struct hpl_call *call, const struct request *request, struct answer *answer)
 {
     struct hpl_p11_device *device = server->device;
@@ -193,6 +203,7 @@ static enum hpl_status perform(struct server *server, struct hpl_call *call, con
     case HPL_TOKEND_MAC: return do_mac(device, call, request->body, answer);
     case HPL_TOKEND_RANDOM: return do_random(device, call, request->body, answer);
     case HPL_TOKEND_STAT: return do_stat(device, answer);
+    case HPL_TOKEND_SURVEY: return do_survey(device, call, request->body, answer);
     default: return damaged(call); /* a second HELLO */
     }
 }
