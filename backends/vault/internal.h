@@ -224,7 +224,7 @@ enum hpl_status hpl_vault_unwrap(struct hpl_keystore *keystore, struct hpl_call 
                                  const uint8_t aad[static HPL_WRAP_AAD_LEN], const struct hpl_wrapped *wrapped, struct hpl_secret **out) HPL_MUST_USE;
 enum hpl_status hpl_vault_wrap_many(struct hpl_keystore *keystore, struct hpl_call *call, const uint8_t uid[static HPL_KEY_UID_LEN], uint32_t version,
                                     const uint8_t aad[static HPL_WRAP_AAD_LEN], struct hpl_secret *const *secrets, struct hpl_wrapped *out, size_t count) HPL_MUST_USE;
-/* The ciphertext in what encrypt answered for one secret, checked to be of this version. HPL_BACKEND. */
+/* Puts the ciphertext in what encrypt answered for one secret, checked to be of this version, beside the salt in out. HPL_BACKEND. */
 enum hpl_status hpl_vault_read_wrapped(struct hpl_call *call, const json_t *data, uint32_t version, size_t secret_len, struct hpl_wrapped *out) HPL_MUST_USE;
 
 /* --- records.c ----------------------------------------------------------------------------------------------------------- */

@@ -41,7 +41,7 @@ static void check_lease(const struct hpl_vault_answer *answer)
 static void check_values(const json_t *root)
 {
     struct hpl_call call = {0};
-    struct hpl_wrapped wrapped;
+    struct hpl_wrapped wrapped = {0};
     struct hpl_vault_document document = {.kind = "record"};
     if (hpl_vault_read_wrapped(&call, json_object_get(root, "data"), 1, 32, &wrapped) == HPL_OK)
         HPL_CHECK(wrapped.mechanism == HPL_MECH_TRANSIT && wrapped.ct_len == 60 && wrapped.iv_len == 0);
