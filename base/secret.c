@@ -28,7 +28,7 @@ struct block {
 };
 _Static_assert(sizeof(struct block) == 64, "the header keeps secrets 64-byte aligned");
 
-static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_mutex_t lock = PTHREAD_ADAPTIVE_MUTEX_INITIALIZER_NP; /* held for nanoseconds: spinning is cheaper than sleeping */
 static uint8_t *region;
 static size_t region_size, region_used, bytes_in_use;
 static bool is_locked;

@@ -714,7 +714,7 @@ static enum hpl_status open_store(struct hpl_call *call, const json_t *config, c
     local->lock_fd = -1;
     local->names = json_object();
     local->root = hpl_secret_from(env->root->bytes, env->root->len);
-    pthread_mutex_init(&local->lock, NULL);
+    local->lock = (pthread_mutex_t)PTHREAD_ADAPTIVE_MUTEX_INITIALIZER_NP; /* held for nanoseconds by every wrap */
     pthread_mutex_init(&local->changing, NULL);
     enum hpl_status status = local->root ? hpl_local_place(call, config, env, local->dir) : hpl_fail(call, HPL_NO_MEMORY, "the secret region is full");
     if (status == HPL_OK)
