@@ -21,6 +21,7 @@ struct hpl_kms {
     char error[240];             /* why state is ERROR */
     json_t *config;              /* normal form; NULL: not configured */
     uint64_t config_revision;    /* of the catalog row */
+    char pinned[17];             /* the instance that this configuration opened, in hex: a start takes no other; "" for any. Under changing */
     struct hpl_kms_settings settings;
     struct hpl_attachment *active;
     struct hpl_attachment *former[HPL_MAX_FORMER]; /* opened for decryption */

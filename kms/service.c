@@ -6,6 +6,7 @@
 #include <time.h>
 
 #include "base/clock.h"
+#include "base/codec.h"
 #include "base/log.h"
 
 #define ROW_TYPE "kms"
@@ -205,14 +206,15 @@ enum hpl_status hpl_kms_clear_cache(struct hpl_kms *kms, struct hpl_call *call)
 
 /* --- the kept configuration ---------------------------------------------------------------------------------------------- */
 
-/* Writes configuration and whether it runs, and a row of history. Under changing. */
-static enum hpl_status persist(struct hpl_call *call, struct hpl_kms *kms, const json_t *config, bool is_running)
+/* Writes configuration, whether it runs and on which instance, and a row of history. Under changing. */
+static enum hpl_status persist(struct hpl_call *call, struct hpl_kms *kms, const json_t *config, const char *instance, bool is_running)
 {
     json_t *sealed = NULL;
     struct hpl_buf content = {0};
     char history[48];
     HPL_TRY(hpl_kms_seal_json(call, kms->options.catalog, ROW_NAME, config, &sealed));
-    json_t *HPL_JSON_AUTO row = json_pack("{s:o, s:b, s:I}", "config", sealed, "running", is_running, "changed_ms", (json_int_t)hpl_clock_unix_ms());
+    json_t *HPL_JSON_AUTO row = json_pack("{s:o, s:b, s:s, s:I}", "config", sealed, "running", is_running, "instance", instance, "changed_ms",
+                                          (json_int_t)hpl_clock_unix_ms());
     enum hpl_status status = row ? hpl_json_put(&content, row) : HPL_NO_MEMORY;
     if (status == HPL_OK)
         status = hpl_catalog_put(call, kms->options.catalog, ROW_TYPE, ROW_NAME, kms->config_revision, hpl_buf_bytes(&content), &kms->config_revision);
@@ -230,6 +232,7 @@ static enum hpl_status persist(struct hpl_call *call, struct hpl_kms *kms, const
 static enum hpl_status load(struct hpl_call *call, struct hpl_kms *kms, bool *was_running)
 {
     struct hpl_buf content = {0};
+    const char *instance = NULL;
     json_t *HPL_JSON_AUTO row = NULL;
     *was_running = false;
     enum hpl_status status = hpl_catalog_get(call, kms->options.catalog, ROW_TYPE, ROW_NAME, &content, &kms->config_revision);
@@ -239,6 +242,9 @@ static enum hpl_status load(struct hpl_call *call, struct hpl_kms *kms, bool *wa
         status = hpl_json_object(call, &row, hpl_buf_bytes(&content), 1u << 20, false);
     if (status == HPL_OK)
         status = hpl_json_bool(call, row, "running", was_running);
+    if (status == HPL_OK)
+        status = hpl_json_str(call, row, "instance", &instance);
+    snprintf(kms->pinned, sizeof kms->pinned, "%s", instance ? instance : "");
     if (status == HPL_OK)
         status = hpl_kms_unseal_json(call, kms->options.catalog, ROW_NAME, json_object_get(row, "config"), &kms->config);
     hpl_buf_wipe(&content);
@@ -296,12 +302,31 @@ static void set_error(struct hpl_kms *kms, const char *why)
     pthread_mutex_unlock(&kms->lock);
 }
 
+static void name_instance(const struct hpl_attachment *attachment, char out[static 17])
+{
+    hpl_hex_encode(out, attachment->keystore->instance, sizeof attachment->keystore->instance);
+}
+
+/* A key folder that is not mounted, or a Vault that was emptied, looks like a new keystore: what it gives keys to would be lost when the right one is back. */
+static enum hpl_status check_pinned(struct hpl_call *call, const struct hpl_attachment *attachment, const char *pinned)
+{
+    char instance[17];
+    name_instance(attachment, instance);
+    if (!*pinned || strcmp(pinned, instance) == 0)
+        return HPL_OK;
+    return hpl_fail(call, HPL_KEY_UNAVAILABLE, "another keystore is at this place than the one used until now (instance %s): bring that back, or POST "
+                                               "/kms/reconfigure to begin with this one", pinned);
+}
+
+/* pinned: the instance that it must be; "" for any. */
 static enum hpl_status open_and_prove(struct hpl_call *call, struct hpl_kms *kms, const json_t *config, const struct hpl_kms_settings *settings,
-                                      struct hpl_attachment **out)
+                                      const char *pinned, struct hpl_attachment **out)
 {
     struct hpl_call sub;
     hpl_call_init(&sub, OPEN_TIMEOUT_MS);
     enum hpl_status status = hpl_attachment_open(&sub, &kms->options, config, settings, &kms->shared, out);
+    if (status == HPL_OK)
+        status = check_pinned(&sub, *out, pinned);
     if (status == HPL_OK)
         status = hpl_kms_prove(&sub, *out, NULL);
     if (status == HPL_OK)
@@ -333,7 +358,7 @@ static enum hpl_status configure(struct hpl_kms *kms, struct hpl_call *call, con
         return answer_with(kms, "KMS configured already, as asked", answer);
     if (kms->config)
         return hpl_fail(call, HPL_CONFLICT, "the KMS is configured already; POST /kms/reconfigure changes it");
-    HPL_TRY(persist(call, kms, config, false));
+    HPL_TRY(persist(call, kms, config, "", false));
     set_config(kms, json_incref(config), &settings);
     hpl_log(HPL_LOG_INFO, "kms.configured", HPL_S("backend", settings.backend->name), HPL_S("default_key_id", hpl_kms_default_of(&settings)));
     return answer_with(kms, "KMS configured successfully", answer);
@@ -379,7 +404,7 @@ static enum hpl_status successor(struct hpl_call *call, struct hpl_kms *kms, con
     bool is_new_default = strcmp(hpl_kms_default_of(settings), hpl_kms_default_of(&kms->settings)) != 0;
     enum hpl_status status = HPL_OK;
     if (!kms->active || !hpl_kms_is_same_backend(kms->config, config))
-        status = open_and_prove(call, kms, config, settings, out);
+        status = open_and_prove(call, kms, config, settings, "", out);
     else if (!(*out = hpl_attachment_retune(kms->active, settings)))
         status = hpl_fail(call, HPL_NO_MEMORY, "out of memory");
     if (status == HPL_OK && is_new_default)
@@ -395,11 +420,15 @@ static enum hpl_status successor(struct hpl_call *call, struct hpl_kms *kms, con
 static enum hpl_status adopt(struct hpl_call *call, struct hpl_kms *kms, json_t *config, const struct hpl_kms_settings *settings,
                              struct hpl_attachment *attachment)
 {
-    enum hpl_status status = persist(call, kms, config, attachment != NULL);
+    char instance[17] = "";
+    if (attachment)
+        name_instance(attachment, instance);
+    enum hpl_status status = persist(call, kms, config, instance, attachment != NULL);
     if (status != HPL_OK) {
         hpl_attachment_unref(attachment);
         return status;
     }
+    memcpy(kms->pinned, instance, sizeof instance);
     set_config(kms, json_incref(config), settings);
     if (attachment)
         set_active(kms, attachment, HPL_KMS_RUNNING);
@@ -414,7 +443,7 @@ static enum hpl_status reconfigure(struct hpl_kms *kms, struct hpl_call *call, c
     bool runs = is_meant_to_run(kms);
     HPL_TRY(hpl_kms_normalise(call, &kms->options, body, kms->config, &config));
     HPL_TRY(hpl_kms_read_settings(call, &kms->options, config, &settings));
-    if (kms->config && json_equal(kms->config, config) && (!runs || is_running(kms)))
+    if (kms->config && json_equal(kms->config, config) && (runs ? is_running(kms) : !kms->pinned[0]))
         return answer_with(kms, "KMS reconfigured successfully; nothing changed", answer);
     if (runs)
         HPL_TRY(successor(call, kms, config, &settings, &attachment));
@@ -441,7 +470,7 @@ static enum hpl_status begin(struct hpl_kms *kms, struct hpl_call *call, const j
         return HPL_OK;
     HPL_TRY(hpl_kms_normalise(call, &kms->options, body, NULL, &config));
     HPL_TRY(hpl_kms_read_settings(call, &kms->options, config, &settings));
-    HPL_TRY(open_and_prove(call, kms, config, &settings, &attachment));
+    HPL_TRY(open_and_prove(call, kms, config, &settings, "", &attachment));
     HPL_TRY(adopt(call, kms, config, &settings, attachment));
     hpl_log(HPL_LOG_INFO, "kms.started", HPL_S("backend", settings.backend->name), HPL_S("default_key_id", hpl_kms_default_of(&settings)));
     return HPL_OK;
@@ -464,9 +493,10 @@ static enum hpl_status start(struct hpl_kms *kms, struct hpl_call *call)
         return HPL_NOT_CONFIGURED;
     enum hpl_status status = hpl_kms_read_settings(call, &kms->options, kms->config, &settings);
     if (status == HPL_OK)
-        status = open_and_prove(call, kms, kms->config, &settings, &attachment);
+        status = open_and_prove(call, kms, kms->config, &settings, kms->pinned, &attachment);
     if (status != HPL_OK)
         return status;
+    name_instance(attachment, kms->pinned);
     set_active(kms, attachment, HPL_KMS_RUNNING);
     hpl_log(HPL_LOG_INFO, "kms.started", HPL_S("backend", settings.backend->name));
     return HPL_OK;
@@ -477,7 +507,7 @@ enum hpl_status hpl_kms_start(struct hpl_kms *kms, struct hpl_call *call, json_t
     pthread_mutex_lock(&kms->changing);
     bool runs = is_running(kms);
     enum hpl_status status = runs ? HPL_OK : start(kms, call);
-    if (status == HPL_OK && !runs && (status = persist(call, kms, kms->config, true)) != HPL_OK)
+    if (status == HPL_OK && !runs && (status = persist(call, kms, kms->config, kms->pinned, true)) != HPL_OK)
         set_active(kms, NULL, HPL_KMS_CONFIGURED); /* what a restart would forget did not happen */
     pthread_mutex_unlock(&kms->changing);
     return status == HPL_OK ? answer_with(kms, runs ? "KMS service already running" : "KMS service started successfully", answer) : status;
@@ -486,7 +516,7 @@ enum hpl_status hpl_kms_start(struct hpl_kms *kms, struct hpl_call *call, json_t
 enum hpl_status hpl_kms_stop(struct hpl_kms *kms, struct hpl_call *call, json_t **answer)
 {
     pthread_mutex_lock(&kms->changing);
-    enum hpl_status status = kms->config ? persist(call, kms, kms->config, false) : HPL_NOT_CONFIGURED;
+    enum hpl_status status = kms->config ? persist(call, kms, kms->config, kms->pinned, false) : HPL_NOT_CONFIGURED;
     if (status == HPL_OK) {
         set_active(kms, NULL, HPL_KMS_CONFIGURED);
         hpl_log(HPL_LOG_INFO, "kms.stopped");

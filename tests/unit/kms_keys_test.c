@@ -670,6 +670,47 @@ HPL_TEST(an_envelope_of_a_former_keystore_is_rewrapped_into_the_active_one)
 
 /* --- what is attached, and why something does not open --------------------------------------------------------------------- */
 
+static json_t *backends(struct house *house);
+
+static void move_folder(const struct house *house, const char *from, const char *to)
+{
+    char command[512];
+    snprintf(command, sizeof command, "rm -rf '%s/%s' && mv '%s/%s' '%s/%s'", house->dir, to, house->dir, from, house->dir, to);
+    EXPECT_NUM(system(command), 0);
+}
+
+HPL_TEST(an_empty_place_does_not_stand_in_for_the_keystore_that_was_there)
+{
+    struct house house = {0};
+    struct hpl_call call = {0};
+    struct hpl_buf envelope = {0}, another = {0};
+    open_running(&house);
+    EXPECT_OK(create(&house, "k"));
+    EXPECT_OK(generate_as(&house, NULL, NULL, HPL_PURPOSE_API, NULL, &envelope));
+    close_house(&house, false);
+    move_folder(&house, "keys", "away");
+    open_house(&house);
+    EXPECT_STATUS(generate_as(&house, NULL, NULL, HPL_PURPOSE_API, NULL, &another), HPL_NOT_RUNNING);
+    EXPECT(start(&house) != HPL_OK);
+    json_t *HPL_JSON_AUTO listed = backends(&house);
+    EXPECT_NUM(json_array_size(listed), 1); /* what was refused is not attached */
+    move_folder(&house, "away", "keys");
+    EXPECT_OK(hpl_kms_reap(house.kms, &call)); /* it comes back by itself */
+    EXPECT_OK(decrypt_as(&house, NULL, NULL, NULL, &envelope));
+    close_house(&house, false);
+    move_folder(&house, "keys", "away");
+    open_house(&house);
+    EXPECT_OK(send(&house, hpl_kms_reconfigure, "{\"backend_type\":\"local\"}")); /* on purpose */
+    EXPECT_OK(create(&house, "k"));
+    EXPECT_STATUS(decrypt_as(&house, NULL, NULL, NULL, &envelope), HPL_KEY_UNAVAILABLE);
+    close_house(&house, false);
+    open_house(&house);
+    EXPECT_OK(generate_as(&house, NULL, NULL, HPL_PURPOSE_API, NULL, &another));
+    hpl_buf_wipe(&envelope);
+    hpl_buf_wipe(&another);
+    close_house(&house, true);
+}
+
 static json_t *backends(struct house *house)
 {
     json_t *HPL_JSON_AUTO answer = NULL;
