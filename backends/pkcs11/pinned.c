@@ -94,7 +94,7 @@ static enum hpl_status accept_change(struct hpl_p11_keystore *keystore, struct h
     if (!keystore->option->accept_mode_change)
         return hpl_fail(call, HPL_INVALID_CONFIGURATION,
                         "token '%s' now shows %s with IV mode '%s' where %s with '%s' was pinned at first use: undo the change of firmware, library or "
-                        "policy, or say accept_mode_change: true for this token (--accept-mode-change)",
+                        "policy, or say accept_mode_change: true for it in the local configuration file",
                         facts->label, now, now_mode, was, was_mode);
     if (facts->mechanism != pinned->mechanism)
         pinned->canary.ct_len = 0;

@@ -30,6 +30,11 @@ static bool is_version(const uint8_t id[static HPL_P11_ID_LEN], const char *labe
     return len == strlen(wanted) && memcmp(label, wanted, len) == 0;
 }
 
+static bool is_known(const struct survey *survey, const uint8_t id[static HPL_P11_ID_LEN])
+{
+    return survey->known.len && bsearch(id, survey->known.data, survey->known.len / HPL_KEY_UID_LEN, HPL_KEY_UID_LEN, compare);
+}
+
 static enum hpl_status look_at(struct hpl_p11_op *op, struct survey *survey, CK_OBJECT_HANDLE object)
 {
     struct hpl_p11_orphans *out = survey->out;
@@ -42,8 +47,7 @@ static enum hpl_status look_at(struct hpl_p11_op *op, struct survey *survey, CK_
     if (rv == CKR_BUFFER_TOO_SMALL || rv == CKR_ATTRIBUTE_TYPE_INVALID || rv == CKR_ATTRIBUTE_SENSITIVE || rv == CKR_OBJECT_HANDLE_INVALID)
         return HPL_OK; /* none of ours, or gone meanwhile */
     HPL_TRY(hpl_p11_check(op, "C_GetAttributeValue", rv));
-    if (template[0].ulValueLen != HPL_P11_ID_LEN || !is_version(id, label, template[1].ulValueLen) ||
-        bsearch(id, survey->known.data, survey->known.len / HPL_KEY_UID_LEN, HPL_KEY_UID_LEN, compare))
+    if (template[0].ulValueLen != HPL_P11_ID_LEN || !is_version(id, label, template[1].ulValueLen) || is_known(survey, id))
         return HPL_OK;
     if (out->count < HPL_P11_ORPHANS_SHOWN)
         memcpy(out->first[out->count], id, HPL_P11_ID_LEN);

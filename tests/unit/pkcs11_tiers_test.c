@@ -248,7 +248,7 @@ HPL_TEST(another_mechanism_than_the_pinned_is_refused_until_it_is_accepted)
 
     shim->iv = SHIM_NO_GCM; /* a firmware that lost it */
     EXPECT_STATUS(softhsm_try_open(&hsm, &call, &keystore), HPL_INVALID_CONFIGURATION);
-    EXPECT(strstr(call.detail, "--accept-mode-change") != NULL);
+    EXPECT(strstr(call.detail, "accept_mode_change: true") != NULL);
 
     shim->iv = SHIM_AS_IS; /* or an operator who wants another */
     hsm.option.mechanism = "aes-cbc-hmac";
