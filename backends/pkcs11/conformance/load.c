@@ -1,4 +1,5 @@
-/* Wraps and unwraps by the backend's own code for a while, by 1, 2, 4 and 8 threads, each in a session of its own. IVs that the token makes are looked at for repeats. */
+/* Wraps and unwraps by the backend's own code for a while, by 1, 2, 4 and 8 threads, each in a session of its own. IVs are looked at for
+ * repeats, plaintexts for being right. */
 #include "backends/pkcs11/conformance/probe.h"
 
 #include <pthread.h>
@@ -57,7 +58,7 @@ static bool wrap(struct worker *worker, struct hpl_p11_io *io, const uint8_t *se
     uint64_t since_ns = hpl_clock_mono_ns();
     CK_RV rv = probe->tier->seal(io, probe->mode, hpl_bytes(secret, HPL_PROBE_SECRET_LEN), out);
     if (rv != CKR_OK || !io->is_as_said) {
-        fail(worker, io->function, rv);
+        fail(worker, rv == CKR_OK ? "an IV that is not as it was proven" : io->function, rv);
         return false;
     }
     if (worker->num_wraps < MOST_SAMPLES) {

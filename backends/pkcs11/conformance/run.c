@@ -111,7 +111,8 @@ struct step {
 };
 
 static const struct step steps[] = {
-    {"negotiation", hpl_probe_negotiate, false, false, false}, {"aes_gcm", hpl_probe_gcm, true, false, false},         {"aes_cbc", hpl_probe_cbc, true, false, false},
+    {"negotiation", hpl_probe_negotiate, false, false, false},
+    {"aes_gcm", hpl_probe_gcm, true, false, false},         {"aes_cbc", hpl_probe_cbc, true, false, false},
     {"hmac_sha256", hpl_probe_hmac, false, false, false},   {"rsa_oaep", hpl_probe_oaep, false, false, false},
     {"attributes", hpl_probe_attributes, true, false, false}, {"find", hpl_probe_find, true, false, false},
     {"token_object", hpl_probe_token_object, false, false, true}, {"sessions", hpl_probe_sessions, false, false, false},
