@@ -37,7 +37,7 @@ enum hpl_status hpl_p11_canary_op(struct hpl_p11_op *op, void *unused)
         return hpl_fail(op->call, HPL_KEY_UNAVAILABLE, "token '%s' has no canary yet", direct->token.facts.label);
     HPL_TRY(hpl_p11_handles(op, &direct->canary, direct->tier->kinds, NULL, handles));
     enum hpl_status status = hpl_p11_unwrap(op, &direct->canary, handles, song_aad, &direct->canary_answer, &heard);
-    if (status == HPL_INVALID_CIPHERTEXT) { /* the answer is right, so it is the token; no caller's ciphertext is to be blamed */
+    if (status == HPL_INVALID_CIPHERTEXT || op->class == HPL_P11_AMBIGUOUS) { /* the answer is right, so it is the token; no caller's ciphertext is to be blamed */
         op->class = HPL_P11_DEVICE;
         return hpl_fail(op->call, HPL_KEY_UNAVAILABLE, "the canary of token '%s' does not open its answer", direct->token.facts.label);
     }

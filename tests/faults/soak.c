@@ -1,6 +1,6 @@
 /* Many wraps and unwraps on SoftHSM behind the shim: does anything grow? Prints memory, sessions, descriptors and secret bytes before
  * and after, and fails when one of them grew past its bound.
- *   soak [COUNT]     (wraps, each unwrapped again; default 20000) */
+ *   soak [--worker] [COUNT]     (wraps, each unwrapped again; default 20000. --worker: through hardplate-tokend, whose memory counts too) */
 #include "tests/faults/faults.h"
 
 #include <dirent.h>
@@ -27,10 +27,18 @@ struct soak {
     _Atomic unsigned num_bad;
 };
 
-static long rss(void)
+static long long worker_of(const struct bench *bench)
+{
+    json_t *HPL_JSON_AUTO facts = bench->keystore->ops->describe(bench->keystore);
+    return json_integer_value(json_object_get(facts, "worker_pid"));
+}
+
+static long rss(long long pid)
 {
     long pages = 0;
-    FILE *file = fopen("/proc/self/statm", "re");
+    char path[64];
+    snprintf(path, sizeof path, "/proc/%lld/statm", pid);
+    FILE *file = fopen(path, "re");
     EXPECT(file != NULL);
     EXPECT_NUM(fscanf(file, "%*d %ld", &pages), 1);
     fclose(file);
@@ -50,7 +58,7 @@ static long num_fds(void)
 
 static struct sample sample(const struct bench *bench, const char *when)
 {
-    struct sample now = {.rss_bytes = rss(), .num_sessions = shim_get(bench->shim->num_open), .num_fds = num_fds(),
+    struct sample now = {.rss_bytes = rss(getpid()) + (bench->is_worker ? rss(worker_of(bench)) : 0), .num_sessions = shim_get(bench->shim->num_open), .num_fds = num_fds(),
                          .secret_bytes = (long)hpl_secret_in_use()};
     printf("%-8s %8ld KiB resident %4ld sessions %4ld descriptors %6ld secret bytes\n", when, now.rss_bytes / 1024, now.num_sessions, now.num_fds,
            now.secret_bytes);
@@ -102,13 +110,14 @@ static int judge(const struct sample *before, const struct sample *after, unsign
 
 int main(int argc, char **argv)
 {
-    long count = argc > 1 ? strtol(argv[1], NULL, 10) : 20000;
+    bool is_worker = argc > 1 && strcmp(argv[1], "--worker") == 0;
+    long count = argc > 1 + is_worker ? strtol(argv[1 + is_worker], NULL, 10) : 20000;
     struct bench bench;
     hpl_json_init();
     EXPECT(count > 0);
     if (!softhsm_is_there())
         hpl_test_skip("SoftHSM", "softhsm2 is not installed");
-    faults_bench_init(&bench, false);
+    faults_bench_init(&bench, is_worker);
     unsigned num_bad = run(&bench, WARM_UP);
     struct sample before = sample(&bench, "before");
     uint64_t start_ns = hpl_clock_mono_ns();
