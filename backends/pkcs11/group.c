@@ -111,6 +111,23 @@ static enum hpl_status works_alike(struct group *group, struct hpl_call *call, c
                     hpl_p11_iv_mode_name(ours->iv_mode));
 }
 
+/* Clones that make IVs themselves, by counting perhaps, could each make the same: who names the mode for each of them says that theirs differ. */
+static enum hpl_status makes_safe_ivs(struct hpl_call *call, const struct member *member)
+{
+    const struct hpl_p11_facts *facts = &member->device->facts;
+    const char *named = member->place.option->iv_mode;
+    if (facts->mechanism != HPL_MECH_P11_GCM || facts->iv_mode == HPL_P11_IV_CALLER || (named && strcmp(named, "auto") != 0))
+        return HPL_OK;
+    return hpl_fail(call, HPL_INVALID_CONFIGURATION, "token '%.40s' makes AES-GCM's IVs itself, and its clones could make the same: set mechanism: aes-cbc-hmac, "
+                                                     "or iv_mode: %s where they cannot (docs/pkcs11.md)", member->place.option->name, hpl_p11_iv_mode_name(facts->iv_mode));
+}
+
+static enum hpl_status may_join(struct group *group, struct hpl_call *call, const struct member *member)
+{
+    HPL_TRY(works_alike(group, call, member));
+    return makes_safe_ivs(call, member);
+}
+
 static enum hpl_status has_our_keys(struct group *group, struct hpl_call *call, struct member *member)
 {
     uint8_t mac[HPL_P11_MAC_LEN];
@@ -128,7 +145,7 @@ static enum hpl_status join(struct group *group, struct hpl_call *call, struct m
         return member->device->ops->probe(member->device, call);
     if (!member->device)
         HPL_TRY(hpl_p11_member_open(call, &member->place, group->tokend, &member->device));
-    HPL_TRY(works_alike(group, call, member));
+    HPL_TRY(may_join(group, call, member));
     HPL_TRY(has_our_keys(group, call, member));
     member->is_joined = true;
     return HPL_OK;
@@ -505,10 +522,12 @@ static enum hpl_status settle_first(struct group *group, struct hpl_call *call, 
     for (unsigned i = 0; i < group->num_members; i++) {
         struct member *member = &group->members[i];
         const struct hpl_p11_pinned asked = *pinned;
-        if (!member->device || works_alike(group, call, member) != HPL_OK)
+        if (!member->device)
             continue;
         call->detail[0] = '\0';
-        status = member->device->ops->settle(member->device, call, is_known, pinned);
+        status = may_join(group, call, member);
+        if (status == HPL_OK)
+            status = member->device->ops->settle(member->device, call, is_known, pinned);
         if (status == HPL_OK)
             status = member->device->ops->mac(member->device, call, hpl_bytes_str(reference), group->mac);
         member->is_joined = status == HPL_OK;

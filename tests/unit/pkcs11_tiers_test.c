@@ -172,6 +172,26 @@ HPL_TEST(a_token_without_gcm_falls_to_cbc_on_its_own)
     softhsm_wipe(&hsm);
 }
 
+/* Two members that are one token: as alike as clones can be. */
+HPL_TEST(clones_that_make_ivs_themselves_are_a_group_on_the_operators_word_alone)
+{
+    struct softhsm hsm;
+    struct hpl_call call;
+    struct hpl_keystore *keystore;
+    shim_init(&hsm, SHIM_RETURNS);
+    struct hpl_token_option members[2] = {hsm.option, hsm.option};
+    const struct hpl_token_option whole = {.name = hsm.option.name, .members = members, .num_members = 2};
+    members[0].name = "main.1";
+    members[1].name = "main.2";
+    hsm.option = whole;
+    EXPECT_STATUS(softhsm_try_open(&hsm, &call, &keystore), HPL_INVALID_CONFIGURATION);
+    EXPECT(strstr(call.detail, "makes AES-GCM's IVs itself") != NULL);
+    members[0].iv_mode = members[1].iv_mode = "returned";
+    EXPECT_OK(softhsm_try_open(&hsm, &call, &keystore));
+    keystore->ops->close(keystore);
+    softhsm_wipe(&hsm);
+}
+
 HPL_TEST(a_moments_fault_does_not_pin_a_lesser_tier)
 {
     static const unsigned long codes[] = {CKR_DEVICE_ERROR, CKR_GENERAL_ERROR, CKR_DEVICE_MEMORY, CKR_SESSION_COUNT};
