@@ -62,6 +62,9 @@ struct bench {
 /* is_worker: the token in a process of its own. */
 void faults_bench_init(struct bench *bench, bool is_worker);
 void faults_bench_wipe(struct bench *bench);
+/* How a sentence starts that is about time alone: on a loaded machine it may be the machine's. */
+#define LATE "late: "
+
 /* Empty when everything held, else a sentence. ready_ms: how long it took to be READY after the fault; num_hit: faults injected. */
 void faults_run(struct bench *bench, const struct one_case *one, char why[static 256], unsigned *ready_ms, unsigned *num_hit);
 

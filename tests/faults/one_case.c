@@ -120,10 +120,12 @@ static bool judge(struct round *round, const char *what, enum hpl_status status,
 {
     bool is_unwrap = strcmp(what, "unwrap") == 0;
     uint64_t took_ms = now_ms() - start_ms;
-    if (round->one && !faults_may_see(round->one, is_unwrap, status))
+    if (round->one && status == HPL_TIMEOUT && round->one->when != HANGS)
+        blame(round->why, LATE "%s answered TIMEOUT after %llu ms", what, (unsigned long long)took_ms);
+    else if (round->one && !faults_may_see(round->one, is_unwrap, status))
         blame(round->why, "%s answered %s: %.120s", what, hpl_status_row(status)->name, hpl_detail(call, status));
     if (took_ms > TOO_LONG_MS)
-        blame(round->why, "%s took %llu ms", what, (unsigned long long)took_ms);
+        blame(round->why, LATE "%s took %llu ms", what, (unsigned long long)took_ms);
     round->is_ok &= status == HPL_OK;
     if (status != HPL_OK)
         snprintf(round->last, sizeof round->last, "%s: %s: %.150s", what, hpl_status_row(status)->name, hpl_detail(call, status));
@@ -309,13 +311,13 @@ static void run_open(struct round *round, const struct one_case *one)
     struct hpl_call call;
     unsigned num_tries = one->when == FIRST ? 1 : 2;
     close_it(round->bench);
-    if (shim_get(round->bench->shim->num_open))
+    if (!round->bench->is_worker && shim_get(round->bench->shim->num_open)) /* a worker that was ended takes its sessions along */
         blame(round->why, "%u sessions are open after the keystore was closed", round->bench->shim->num_open);
     while (num_tries-- && !round->bench->keystore) {
         enum hpl_status status = open_it(round->bench, &call);
         if (status != HPL_INVALID_CONFIGURATION && !faults_may_see(one, false, status))
             blame(round->why, "opening answered %s: %.140s", hpl_status_row(status)->name, hpl_detail(&call, status));
-        if (status != HPL_OK && shim_get(round->bench->shim->num_open))
+        if (status != HPL_OK && !round->bench->is_worker && shim_get(round->bench->shim->num_open))
             blame(round->why, "%u sessions are open after opening failed with %s", round->bench->shim->num_open, hpl_status_row(status)->name);
     }
     if (round->bench->keystore)
@@ -340,14 +342,14 @@ static unsigned wait_ready(struct bench *bench, const struct one_case *one, char
             ask_all(&round, is_about_more(one) ? &all : one);
             unsigned took_ms = (unsigned)(now_ms() - start_ms);
             if (round.is_ok && took_ms > READY_MS)
-                blame(why, "READY only after %u ms", took_ms);
+                blame(why, LATE "READY only after %u ms", took_ms);
             if (round.is_ok)
                 return took_ms;
             snprintf(last, sizeof last, "%s", round.last);
         }
         usleep(10000);
     }
-    blame(why, "not READY after %u ms: %s", READY_MS, last);
+    blame(why, LATE "not READY after %u ms: %s", READY_MS, last);
     return READY_MS;
 }
 
@@ -398,6 +400,6 @@ void faults_run(struct bench *bench, const struct one_case *one, char why[static
         return;
     bench->version++; /* the next case starts from a key version and a keystore of its own */
     close_it(bench);
-    if (shim_get(bench->shim->num_open))
+    if (!bench->is_worker && shim_get(bench->shim->num_open))
         blame(why, "%u sessions are open after the keystore was closed", bench->shim->num_open);
 }
