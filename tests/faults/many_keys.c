@@ -1,7 +1,7 @@
 /* A token that holds many keys: how long does a start take, does wrapping get slower, is anything searched once a key was found? The
  * keys are made straight in SoftHSM, under the names that the backend gives.
  *   many_keys [COUNT]     (default 300; 10000 takes minutes to make. Exit 1 when the start takes over 5 s, the hot path searches, or
- *                          wraps are more than twice as slow at p99 as with ten keys) */
+ *                          the median wrap is half again as slow as with ten keys; p99 is the machine's as much as ours) */
 #include "tests/faults/faults.h"
 
 #include <dlfcn.h>
@@ -129,7 +129,7 @@ int main(int argc, char **argv)
     struct figures few = measure(&bench, 10);
     make_keys(&bench, 11, count - 10);
     struct figures many = measure(&bench, count);
-    bool holds = many.start_ms <= START_MS && many.num_finds == 0 && few.num_finds == 0 && many.p99_us <= 2 * few.p99_us + 100;
+    bool holds = many.start_ms <= START_MS && many.num_finds == 0 && few.num_finds == 0 && many.median_us <= 1.5 * few.median_us + 20;
     faults_bench_wipe(&bench);
     faults_remove_dirs();
     return holds ? 0 : 1;
