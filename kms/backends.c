@@ -157,6 +157,26 @@ enum hpl_status hpl_kms_may_store(struct hpl_kms *kms, struct hpl_call *call, co
     return record.state == HPL_STATE_DISABLED ? HPL_OK : hpl_record_usable(call, &record);
 }
 
+enum hpl_status hpl_kms_begin_store(struct hpl_kms *kms, struct hpl_call *call, const struct hpl_key_ref *ref)
+{
+    pthread_rwlock_rdlock(&kms->storing);
+    enum hpl_status status = hpl_kms_may_store(kms, call, ref);
+    if (status != HPL_OK)
+        pthread_rwlock_unlock(&kms->storing);
+    return status;
+}
+
+void hpl_kms_end_store(struct hpl_kms *kms)
+{
+    pthread_rwlock_unlock(&kms->storing);
+}
+
+void hpl_kms_let_stores_finish(struct hpl_kms *kms)
+{
+    pthread_rwlock_wrlock(&kms->storing);
+    pthread_rwlock_unlock(&kms->storing);
+}
+
 /* --- letting go ---------------------------------------------------------------------------------------------------------- */
 
 static enum hpl_status check_unneeded(struct hpl_kms *kms, struct hpl_call *call, const uint8_t instance[static 8], bool may_lose_external)
@@ -205,9 +225,14 @@ static enum hpl_status detach(struct hpl_kms *kms, struct hpl_call *call, const 
     HPL_TRY(hpl_kms_ready(kms, call)); /* which one is active is known only then */
     if (!is_hex_instance(name, instance))
         return hpl_fail(call, HPL_INVALID_REQUEST, "'instance' must be 16 hex digits; GET kms/backends lists them");
-    HPL_TRY(check_unneeded(kms, call, instance, may_lose_external));
-    HPL_TRY(forget_config(kms, call, name, &row));
-    hpl_kms_drop_former(kms, instance);
+    pthread_rwlock_wrlock(&kms->storing); /* what is stored after this count finds it detached */
+    enum hpl_status status = check_unneeded(kms, call, instance, may_lose_external);
+    if (status == HPL_OK)
+        status = forget_config(kms, call, name, &row);
+    struct hpl_attachment *gone = status == HPL_OK ? hpl_kms_take_former(kms, instance) : NULL;
+    pthread_rwlock_unlock(&kms->storing);
+    hpl_attachment_unref(gone); /* it may take a while to close */
+    HPL_TRY(status);
     hpl_log(HPL_LOG_WARN, "kms.detached", HPL_S("backend", json_string_value(json_object_get(row, "backend"))), HPL_S("instance", name),
             HPL_S("principal", hpl_principal_of(call)), HPL_S("request_id", call ? call->request_id : ""));
     *answer = json_pack("{s:b, s:s, s:s}", "success", 1, "message", "detached; configuring this keystore again attaches it again", "instance", name);

@@ -15,6 +15,7 @@ enum hpl_kms_state { HPL_KMS_NOT_CONFIGURED, HPL_KMS_CONFIGURED, HPL_KMS_RUNNING
 struct hpl_kms {
     struct hpl_kms_options options;
     pthread_mutex_t changing;    /* one lifecycle change at a time; may be held for long */
+    pthread_rwlock_t storing;    /* read: something sealed becomes visible. Written: who counts what is visible lets those finish first */
     pthread_mutex_t opening;     /* one former keystore is opened at a time; may be held for long */
     pthread_mutex_t lock;        /* around what follows; never held over a backend or catalog call */
     enum hpl_kms_state state;
@@ -49,8 +50,9 @@ void hpl_kms_forget_elsewhere(struct hpl_kms *kms, const struct hpl_attachment *
 
 /* Whether the service runs on this keystore. */
 bool hpl_kms_is_active(struct hpl_kms *kms, const uint8_t instance[static 8]);
-/* Lets go of a keystore that is open because it was active before; who uses it now may go on. */
-void hpl_kms_drop_former(struct hpl_kms *kms, const uint8_t instance[static 8]);
+/* Lets go of a keystore that is open because it was active before, and flushes what came from it; who uses it now may go on. The reference is the
+ * caller's; NULL when it was not open. */
+struct hpl_attachment *hpl_kms_take_former(struct hpl_kms *kms, const uint8_t instance[static 8]) HPL_MUST_USE;
 
 /* {"instance", "backend", "state": "active" | "former" | "detached" | "damaged" | "unknown", "open"}: a new object. Opens nothing. */
 json_t *hpl_kms_keystore_json(struct hpl_kms *kms, const uint8_t instance[static 8]);
@@ -61,6 +63,8 @@ static inline const char *hpl_principal_of(const struct hpl_call *call)
     return call && call->principal ? call->principal : "hardplate";
 }
 
+/* Waits for what is being stored now (hpl_kms_begin_store): what comes later sees what was changed before this. */
+void hpl_kms_let_stores_finish(struct hpl_kms *kms);
 /* Asks the census; false when nobody can count. */
 bool hpl_kms_count_objects(struct hpl_kms *kms, const struct hpl_census *what, uint64_t *count);
 

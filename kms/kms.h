@@ -155,6 +155,10 @@ enum hpl_status hpl_kms_backends(struct hpl_kms *kms, struct hpl_call *call, jso
 /* Whether what was sealed under ref a while ago may be stored now: HPL_KEY_UNAVAILABLE when its keystore was detached meanwhile, and what its state means
  * when the key is to be destroyed or was; HPL_OK where that cannot be told now. Asked right before something becomes visible that the census then counts. */
 enum hpl_status hpl_kms_may_store(struct hpl_kms *kms, struct hpl_call *call, const struct hpl_key_ref *ref) HPL_MUST_USE;
+/* The same, and until hpl_kms_end_store nobody takes the last count before a destruction or a detachment: between the two what was sealed is made visible.
+ * After a failure there is nothing to end. Quickly: others wait. */
+enum hpl_status hpl_kms_begin_store(struct hpl_kms *kms, struct hpl_call *call, const struct hpl_key_ref *ref) HPL_MUST_USE;
+void hpl_kms_end_store(struct hpl_kms *kms);
 /* Forgets how to open a keystore that was active before (its keys stay where they are; configuring it again attaches it again). instance: 16 hex digits.
  * HPL_CONFLICT for the active one, HPL_KEY_IN_USE while objects depend on it, and for the data keys that nobody can count unless may_lose_external. */
 enum hpl_status hpl_kms_detach(struct hpl_kms *kms, struct hpl_call *call, const char *instance, bool may_lose_external, json_t **answer) HPL_MUST_USE;

@@ -189,6 +189,7 @@ static enum hpl_status destroy_now(struct hpl_kms *kms, struct hpl_call *call, s
     HPL_TRY(check_unneeded(kms, call, &before));
     HPL_TRY(hpl_kms_change_record(call, attachment, key_id, close_key, &until, &record));
     hpl_kms_forget_elsewhere(kms, attachment, key_id);
+    hpl_kms_let_stores_finish(kms);
     enum hpl_status status = check_unneeded(kms, call, &record);
     if (status != HPL_OK) {
         struct hpl_call quiet = {0};

@@ -89,7 +89,7 @@ bool hpl_kms_is_active(struct hpl_kms *kms, const uint8_t instance[static 8])
     return is;
 }
 
-void hpl_kms_drop_former(struct hpl_kms *kms, const uint8_t instance[static 8])
+struct hpl_attachment *hpl_kms_take_former(struct hpl_kms *kms, const uint8_t instance[static 8])
 {
     struct hpl_attachment *gone = NULL;
     pthread_mutex_lock(&kms->lock);
@@ -99,8 +99,8 @@ void hpl_kms_drop_former(struct hpl_kms *kms, const uint8_t instance[static 8])
             kms->former[i] = NULL;
         }
     pthread_mutex_unlock(&kms->lock);
-    hpl_attachment_unref(gone);
     hpl_kms_shared_flush(&kms->shared);
+    return gone;
 }
 
 void hpl_kms_forget_elsewhere(struct hpl_kms *kms, const struct hpl_attachment *attachment, const char *key_id)
@@ -627,6 +627,16 @@ enum hpl_status hpl_kms_config(struct hpl_kms *kms, struct hpl_call *call, json_
 
 /* --- opening and closing ------------------------------------------------------------------------------------------------- */
 
+/* Many who store do not keep one who counts waiting for ever. */
+static void init_storing(pthread_rwlock_t *lock)
+{
+    pthread_rwlockattr_t writer_first;
+    pthread_rwlockattr_init(&writer_first);
+    pthread_rwlockattr_setkind_np(&writer_first, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
+    pthread_rwlock_init(lock, &writer_first);
+    pthread_rwlockattr_destroy(&writer_first);
+}
+
 enum hpl_status hpl_kms_open(struct hpl_call *call, struct hpl_kms **out, const struct hpl_kms_options *options)
 {
     struct hpl_kms *kms = calloc(1, sizeof *kms);
@@ -638,6 +648,7 @@ enum hpl_status hpl_kms_open(struct hpl_call *call, struct hpl_kms **out, const 
     kms->options = *options;
     pthread_mutex_init(&kms->changing, NULL);
     pthread_mutex_init(&kms->opening, NULL);
+    init_storing(&kms->storing);
     pthread_mutex_init(&kms->lock, NULL);
     hpl_kms_shared_init(&kms->shared);
     kms->importer = hpl_importer_new();
@@ -670,6 +681,7 @@ void hpl_kms_close(struct hpl_kms *kms)
     json_decref(kms->config);
     pthread_mutex_destroy(&kms->changing);
     pthread_mutex_destroy(&kms->opening);
+    pthread_rwlock_destroy(&kms->storing);
     pthread_mutex_destroy(&kms->lock);
     free(kms);
 }

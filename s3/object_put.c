@@ -301,6 +301,20 @@ static enum hpl_status build_object(struct hpl_s3_request *request, const struct
     return status;
 }
 
+static enum hpl_status make_visible(struct hpl_s3_request *request)
+{
+    struct hpl_put *put = request->put;
+    struct hpl_kms *kms = request->s3->options.kms;
+    if (put->object.has_ref)
+        HPL_TRY(hpl_kms_begin_store(kms, request->call, &put->object.ref));
+    enum hpl_status status =
+        hpl_store_put_object(request->call, request->s3->store, &put->object, (const uint8_t (*)[HPL_FILE_ID_LEN])&put->file.id, 1, NULL);
+    if (put->object.has_ref)
+        hpl_kms_end_store(kms);
+    put->is_done = status == HPL_OK;
+    return status;
+}
+
 enum hpl_status hpl_s3_put_end(struct hpl_s3_request *request)
 {
     struct hpl_put *put = request->put;
@@ -309,10 +323,7 @@ enum hpl_status hpl_s3_put_end(struct hpl_s3_request *request)
     HPL_TRY(close_pipeline(request, &text));
     HPL_TRY(build_object(request, &text));
     HPL_TRY(check_conditions(request)); /* again: the body may have taken long */
-    if (put->object.has_ref)
-        HPL_TRY(hpl_kms_may_store(request->s3->options.kms, request->call, &put->object.ref));
-    HPL_TRY(hpl_store_put_object(request->call, request->s3->store, &put->object, (const uint8_t (*)[HPL_FILE_ID_LEN])&put->file.id, 1, NULL));
-    put->is_done = true;
+    HPL_TRY(make_visible(request));
     hpl_http_status(request->exchange, 200);
     hpl_http_add_header(request->exchange, "ETag", "\"%s\"", text.etag);
     hpl_s3_sums_answer(request, &text);

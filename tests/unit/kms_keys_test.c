@@ -2,6 +2,7 @@
 #include "tests/unit/kms_house.h"
 
 #include <pthread.h>
+#include <unistd.h>
 #include <openssl/evp.h>
 #include <openssl/rsa.h>
 #include <openssl/x509.h>
@@ -371,7 +372,7 @@ HPL_TEST(a_disabled_key_does_not_rotate)
 
 /* --- destroying at once, and what is not there ------------------------------------------------------------------------------ */
 
-static uint64_t num_objects;
+static _Atomic uint64_t num_objects;
 
 static enum hpl_status count_objects(void *arg, struct hpl_call *call, const struct hpl_census *what, uint64_t *count)
 {
@@ -464,6 +465,35 @@ HPL_TEST(a_key_that_is_closed_for_its_last_count_is_not_destroyed_before_it)
     hpl_kms_set_census(house.kms, count_late_and_reap, house.kms);
     EXPECT_STATUS(destroy(&house, "k"), HPL_KEY_IN_USE);
     EXPECT_OK(decrypt_as(&house, NULL, NULL, NULL, &envelope));
+    hpl_buf_wipe(&envelope);
+    close_house(&house, true);
+}
+
+static void *destroy_k(void *house)
+{
+    EXPECT_STATUS(destroy(house, "k"), HPL_KEY_IN_USE);
+    return NULL;
+}
+
+HPL_TEST(a_key_is_not_destroyed_while_an_object_under_it_becomes_visible)
+{
+    struct house house = {0};
+    struct hpl_call call = {0};
+    struct hpl_buf envelope = {0};
+    struct hpl_key_ref ref;
+    struct hpl_secret *HPL_SECRET_AUTO secret = NULL;
+    pthread_t thread;
+    open_willing(&house);
+    EXPECT_OK(create(&house, "k"));
+    EXPECT_OK(hpl_kms_generate(house.kms, &call, HPL_PURPOSE_OBJECT, "k", NULL, 32, &secret, &envelope, &ref));
+    hpl_kms_set_census(house.kms, count_objects, NULL);
+    num_objects = 0;
+    EXPECT_OK(hpl_kms_begin_store(house.kms, &call, &ref));
+    EXPECT_NUM(pthread_create(&thread, NULL, destroy_k, &house), 0);
+    usleep(200000); /* time to count too early */
+    num_objects = 1;
+    hpl_kms_end_store(house.kms);
+    pthread_join(thread, NULL);
     hpl_buf_wipe(&envelope);
     close_house(&house, true);
 }
