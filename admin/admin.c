@@ -45,6 +45,11 @@ bool hpl_admin_is_quick(const struct hpl_http_exchange *exchange)
            http->content_length >= 0 && http->content_length <= MAX_QUICK_BODY && hpl_kms_is_quick(admin->kms);
 }
 
+static bool is_private(const struct hpl_http_request *http)
+{
+    return http->is_tls || http->is_loopback;
+}
+
 /* The path behind whichever prefix it came by. */
 static struct hpl_bytes behind_prefix(struct hpl_bytes path)
 {
@@ -83,7 +88,7 @@ static enum hpl_status authorise(struct hpl_admin *admin, struct hpl_http_exchan
         return hpl_fail(call, HPL_METHOD_NOT_ALLOWED, "this route does not take %.*s", (int)http->method.len, (const char *)http->method.data);
     if (!work->route)
         return hpl_fail(call, HPL_NOT_FOUND, "no such admin route; docs/admin-api.md lists them");
-    if (work->route->gives_keys && !http->is_tls && !http->is_loopback)
+    if (work->route->gives_keys && !is_private(http))
         return hpl_fail(call, HPL_INSECURE_TRANSPORT, "data keys are not sent over a plaintext connection; use TLS");
     return HPL_OK;
 }
@@ -120,7 +125,7 @@ static void end(struct hpl_http_exchange *exchange)
     enum hpl_status status = hpl_json_object(call, &body, hpl_http_whole_body(exchange), MAX_BODY, true);
     if (status == HPL_OK) {
         const struct hpl_admin_request request = {
-            .admin = hpl_http_app(exchange), .call = call, .access_key = work->identity.access_key,
+            .admin = hpl_http_app(exchange), .call = call, .access_key = work->identity.access_key, .is_private = is_private(hpl_http_request(exchange)),
             .body = body, .query = hpl_http_request(exchange)->query, .tail = work->tail, .text = &text};
         status = work->route->run(&request, &answer);
         if (status == HPL_OK)

@@ -9,6 +9,7 @@ struct hpl_admin_request {
     struct hpl_admin *admin;
     struct hpl_call *call;
     const char *access_key;
+    bool is_private;       /* by TLS, or within this machine */
     const json_t *body;    /* an object; empty where none was sent */
     struct hpl_bytes query; /* raw */
     const char *tail;      /* what stands for "*" in the path, decoded; "" without one */

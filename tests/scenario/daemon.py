@@ -60,6 +60,33 @@ class Dev(unittest.TestCase):
                 import time
                 time.sleep(0.05)
 
+    def test_off_loopback_without_tls_no_key_and_no_credential_goes_through(self):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            try:
+                probe.connect(("192.0.2.1", 9))  # sends nothing; tells this machine's own address
+                own = probe.getsockname()[0]
+            except OSError:
+                own = "127.0.0.1"
+        if own.startswith("127."):
+            self.skipTest("this machine has no address off loopback")
+        blob = self.daemon.admin("POST", "kms/generate-data-key", {})[1]["ciphertext_blob"]
+        self.daemon.stop()
+        self.daemon.start(own + ":0")
+        vault = {"backend_type": "vault", "address": "https://127.0.0.1:1"}
+        refused = [("POST", "kms/generate-data-key", {}), ("POST", "kms/generate-data-keys", {"count": 1}), ("POST", "kms/decrypt", {"ciphertext_blob": blob}),
+                   ("GET", "kms/keys/import-parameters", None), ("POST", "kms/keys/import", {"key_id": "i", "encrypted_key_material": "AA=="})]
+        for method in ({"token": "s.x"}, {"Token": {"token": "s.x"}}, {"approle": {"role_id": "r", "secret_id": "s"}}):
+            refused += [("POST", "kms/reconfigure", {**vault, "auth_method": method}), ("POST", "kms/configure", {**vault, "auth_method": method})]
+        refused += [("POST", "kms/reconfigure", {**vault, "vault_token": "s.x"})]
+        for method, path, body in refused:
+            code, answer, _ = self.daemon.admin(method, path, body)
+            self.assertEqual(code, 400, (path, answer))
+            self.assertIn("use TLS", answer["message"], path)
+        self.assertEqual(self.daemon.admin("POST", "kms/rewrap", {"ciphertext_b64": blob})[0], 200, "no plaintext in it")
+        self.assertEqual(self.daemon.admin("POST", "kms/reconfigure", {"cache_ttl_seconds": 77})[0], 200)
+        code, answer, _ = self.daemon.admin("POST", "kms/reconfigure", {**vault, "auth_method": {"approle": {"role_id": "r", "secret_id": ""}}})
+        self.assertNotIn("use TLS", answer["message"], "a blank secret is none")
+
     def test_a_second_daemon_on_the_folder_is_refused(self):
         code, out, err = run(BIN / "hardplated", "--dev", self.daemon.folder, "--listen", "127.0.0.1:0")
         self.assertEqual(code, 1)
