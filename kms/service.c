@@ -11,6 +11,7 @@
 
 #define ROW_TYPE "kms"
 #define ROW_NAME "configuration"
+#define HISTORY_MAX 100u /* rows */
 #define OPEN_TIMEOUT_MS 60000u
 #define REFUSED_FOR_NS 2000000000u
 #define WAIT_TO_OPEN_S 5
@@ -206,12 +207,29 @@ enum hpl_status hpl_kms_clear_cache(struct hpl_kms *kms, struct hpl_call *call)
 
 /* --- the kept configuration ---------------------------------------------------------------------------------------------- */
 
+static void name_history(uint64_t revision, char out[static 48])
+{
+    snprintf(out, 48, "history/%020llu", (unsigned long long)revision);
+}
+
+/* The row of this revision, and the oldest goes: it holds credentials, and a loop of reconfigures must not fill the disk. */
+static enum hpl_status keep_history(struct hpl_call *call, struct hpl_kms *kms, struct hpl_bytes content)
+{
+    char name[48];
+    name_history(kms->config_revision, name);
+    HPL_TRY(hpl_catalog_put(call, kms->options.catalog, ROW_TYPE, name, 0, content, NULL));
+    if (kms->config_revision <= HISTORY_MAX)
+        return HPL_OK;
+    name_history(kms->config_revision - HISTORY_MAX, name);
+    enum hpl_status status = hpl_catalog_delete(call, kms->options.catalog, ROW_TYPE, name, 1);
+    return status == HPL_NOT_FOUND ? HPL_OK : status;
+}
+
 /* Writes configuration, whether it runs and on which instance, and a row of history. Under changing. */
 static enum hpl_status persist(struct hpl_call *call, struct hpl_kms *kms, const json_t *config, const char *instance, bool is_running)
 {
     json_t *sealed = NULL;
     struct hpl_buf content = {0};
-    char history[48];
     HPL_TRY(hpl_kms_seal_json(call, kms->options.catalog, ROW_NAME, config, &sealed));
     json_t *HPL_JSON_AUTO row = json_pack("{s:o, s:b, s:s, s:I}", "config", sealed, "running", is_running, "instance", instance, "changed_ms",
                                           (json_int_t)hpl_clock_unix_ms());
@@ -220,8 +238,7 @@ static enum hpl_status persist(struct hpl_call *call, struct hpl_kms *kms, const
         status = hpl_catalog_put(call, kms->options.catalog, ROW_TYPE, ROW_NAME, kms->config_revision, hpl_buf_bytes(&content), &kms->config_revision);
     if (status == HPL_OK) {
         struct hpl_call quiet = {0};
-        snprintf(history, sizeof history, "history/%020llu", (unsigned long long)kms->config_revision);
-        enum hpl_status kept = hpl_catalog_put(&quiet, kms->options.catalog, ROW_TYPE, history, 0, hpl_buf_bytes(&content), NULL);
+        enum hpl_status kept = keep_history(&quiet, kms, hpl_buf_bytes(&content));
         if (kept != HPL_OK) /* the configuration itself is written: this is no reason to say it was not */
             hpl_log(HPL_LOG_WARN, "kms.history", HPL_S("failure", hpl_detail(&quiet, kept)));
     }

@@ -319,6 +319,30 @@ HPL_TEST(a_configuration_that_was_not_proven_does_not_replace_the_kept_one)
     close_house(&house);
 }
 
+static bool count_row(void *count, const char *name, uint64_t revision, enum hpl_status status, struct hpl_bytes content)
+{
+    (void)name, (void)revision, (void)content;
+    EXPECT_OK(status);
+    ++*(int *)count;
+    return true;
+}
+
+HPL_TEST(a_hundred_configurations_are_remembered_and_no_more)
+{
+    struct house house;
+    struct hpl_call call = {0};
+    char body[64];
+    int rows = 0;
+    open_house(&house);
+    for (int i = 0; i < 110; i++) {
+        snprintf(body, sizeof body, "{\"cache_ttl_seconds\":%d}", 100 + i);
+        EXPECT_OK(send(&house, hpl_kms_reconfigure, body));
+    }
+    EXPECT_OK(hpl_catalog_list(&call, house.catalog, "kms", NULL, SIZE_MAX, count_row, &rows));
+    EXPECT_NUM(rows, 101); /* and the one in use */
+    close_house(&house);
+}
+
 HPL_TEST(a_kept_key_ends_after_its_uses_and_its_seconds)
 {
     struct house house;
