@@ -27,9 +27,33 @@ const struct hpl_status_row *hpl_status_row(enum hpl_status status)
     return &table[status];
 }
 
+/* How long the character at text is; 0: there is none of UTF-8. */
+static size_t character_len(const char *text)
+{
+    size_t left = strnlen(text, 4);
+    for (size_t len = 1; len <= left; len++)
+        if (hpl_utf8_is_valid(hpl_bytes(text, len)))
+            return len;
+    return 0;
+}
+
+/* Whoever cut a text may have cut a character, and JSON and XML take none that is broken. */
+static void drop_broken(char *text)
+{
+    char *to = text;
+    while (*text) {
+        size_t len = character_len(text);
+        memmove(to, text, len);
+        to += len;
+        text += len ? len : 1;
+    }
+    *to = '\0';
+}
+
 static void put_detail(struct hpl_call *call, const char *fmt, va_list args)
 {
     vsnprintf(call->detail, sizeof call->detail, fmt, args);
+    drop_broken(call->detail);
 }
 
 enum hpl_status hpl_fail(struct hpl_call *call, enum hpl_status status, const char *fmt, ...)

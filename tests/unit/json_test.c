@@ -1,6 +1,7 @@
 /* Is JSON from outside taken only when it is plain, and does its text leave memory with it? */
 #include "tests/test.h"
 
+#include "base/codec.h"
 #include "base/json.h"
 
 static enum hpl_status parse(const char *text, json_t **out)
@@ -91,5 +92,22 @@ HPL_TEST(a_text_put_as_a_json_string_reads_back_the_same)
         EXPECT_TEXT(found, texts[i]);
         json_decref(object);
         hpl_buf_wipe(&text);
+    }
+}
+
+HPL_TEST(a_detail_is_text_wherever_its_parts_were_cut)
+{
+    static const char many[] = "x\xc3\xa9\xc3\xa9\xf0\x9f\x98\x80\xf0\x9f\x98\x80";
+    char longest[400];
+    memset(longest, 'y', sizeof longest - 1);
+    longest[sizeof longest - 1] = '\0';
+    for (int cut = 0; cut < (int)sizeof many; cut++) {
+        struct hpl_call call = {0}, end = {0};
+        EXPECT_STATUS(hpl_fail(&call, HPL_NO_SUCH_KEY, "no key '%.*s'", cut, many), HPL_NO_SUCH_KEY);
+        EXPECT(hpl_utf8_is_valid(hpl_bytes_str(call.detail)));
+        EXPECT(call.detail[strlen(call.detail) - 1] == '\'');
+        EXPECT_STATUS(hpl_fail(&end, HPL_NO_SUCH_KEY, "%.*s%s", (int)sizeof end.detail - 1 - cut, longest, many), HPL_NO_SUCH_KEY);
+        EXPECT(hpl_utf8_is_valid(hpl_bytes_str(end.detail)));
+        EXPECT(strlen(end.detail) > sizeof end.detail - 5);
     }
 }
