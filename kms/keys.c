@@ -154,6 +154,7 @@ static enum hpl_status schedule(struct hpl_call *call, struct hpl_attachment *at
     if (record->state != HPL_STATE_ENABLED && record->state != HPL_STATE_DISABLED)
         return record->state == HPL_STATE_PENDING ? hpl_fail(call, HPL_CONFLICT, "the key '%.80s' is pending deletion already", record->key_id)
                                                   : hpl_record_usable(call, record);
+    record->was_disabled = record->state == HPL_STATE_DISABLED;
     record->state = HPL_STATE_PENDING;
     record->deletion_ms = hpl_clock_unix_ms() + *(const int64_t *)window_days * DAY_MS;
     return HPL_OK;
@@ -173,7 +174,8 @@ static enum hpl_status cancel(struct hpl_call *call, struct hpl_attachment *atta
     (void)attachment, (void)unused;
     if (record->state != HPL_STATE_PENDING)
         return hpl_fail(call, HPL_CONFLICT, "the key '%.80s' is not pending deletion", record->key_id);
-    record->state = HPL_STATE_ENABLED;
+    record->state = record->was_disabled ? HPL_STATE_DISABLED : HPL_STATE_ENABLED;
+    record->was_disabled = false;
     record->deletion_ms = 0;
     return HPL_OK;
 }

@@ -163,6 +163,8 @@ static enum hpl_status close_key(struct hpl_call *call, struct hpl_attachment *a
     (void)attachment;
     if (record->state != HPL_STATE_ENABLED && record->state != HPL_STATE_DISABLED && record->state != HPL_STATE_PENDING)
         return hpl_record_usable(call, record);
+    if (record->state != HPL_STATE_PENDING)
+        record->was_disabled = record->state == HPL_STATE_DISABLED;
     record->state = HPL_STATE_PENDING;
     record->deletion_ms = *(const int64_t *)until;
     return HPL_OK;
@@ -176,6 +178,7 @@ static enum hpl_status reopen_key(struct hpl_call *call, struct hpl_attachment *
     if (record->state != HPL_STATE_PENDING)
         return HPL_STALE;
     record->state = old->state;
+    record->was_disabled = old->was_disabled;
     record->deletion_ms = old->deletion_ms;
     return HPL_OK;
 }

@@ -125,6 +125,8 @@ enum hpl_status hpl_record_encode(const struct hpl_key_record *record, struct hp
         return HPL_NO_MEMORY;
     if (record->is_imported && json_object_set_new(value, "imported", json_true()) != 0)
         return HPL_NO_MEMORY;
+    if (record->was_disabled && json_object_set_new(value, "was_disabled", json_true()) != 0)
+        return HPL_NO_MEMORY;
     if (hpl_caching_bound_ns(&record->caching) && json_object_set_new(value, "caching", hpl_caching_json(&record->caching)) != 0)
         return HPL_NO_MEMORY;
     return hpl_json_put(out, value);
@@ -176,6 +178,7 @@ enum hpl_status hpl_record_decode(struct hpl_call *call, struct hpl_bytes bytes,
     out->former_uids = take(value, "former_uids");
     out->policy = take(value, "policy");
     out->is_imported = json_is_true(json_object_get(value, "imported"));
+    out->was_disabled = json_is_true(json_object_get(value, "was_disabled"));
     out->rotation = take(value, "rotation");
     out->versions = take(value, "versions");
     return HPL_OK;

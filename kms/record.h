@@ -25,6 +25,7 @@ struct hpl_key_record {
     json_t *rotation;          /* owned: {"period_days", "max_wraps"}, 0 where it is no reason; JSON null: only when somebody asks */
     json_t *policy;            /* owned: who may use it (kms/policy.h); JSON null: the account's rules alone decide */
     bool is_imported;          /* its material came from outside */
+    bool was_disabled;         /* before its deletion was scheduled: what cancelling that brings back */
     struct hpl_key_caching caching;
     struct hpl_record_holder *holder; /* whose the JSON in it is; NULL: its own */
 };

@@ -164,6 +164,29 @@ HPL_TEST(disabled_pending_and_destroyed_keys_refuse_every_use)
     close_house(&house, true);
 }
 
+HPL_TEST(cancelling_a_deletion_does_not_enable_what_was_disabled)
+{
+    struct house house = {0};
+    struct hpl_call call = {0};
+    struct hpl_buf scratch = {0};
+    json_t *metadata = NULL;
+    open_running(&house);
+    EXPECT_OK(create(&house, "k"));
+    EXPECT_OK(hpl_kms_set_enabled(house.kms, &call, "k", false, &metadata));
+    json_decref(metadata);
+    EXPECT_OK(hpl_kms_schedule_deletion(house.kms, &call, "k", 7, &metadata));
+    json_decref(metadata);
+    EXPECT_OK(hpl_kms_cancel_deletion(house.kms, &call, "k", &metadata));
+    EXPECT_TEXT(json_string_value(json_object_get(metadata, "key_state")), "Disabled");
+    json_decref(metadata);
+    EXPECT_STATUS(generate(&house, "k", HPL_PURPOSE_API, &scratch), HPL_KEY_DISABLED);
+    EXPECT_OK(hpl_kms_set_enabled(house.kms, &call, "k", true, &metadata));
+    json_decref(metadata);
+    EXPECT_OK(generate(&house, "k", HPL_PURPOSE_API, &scratch));
+    hpl_buf_wipe(&scratch);
+    close_house(&house, true);
+}
+
 HPL_TEST(a_rotated_key_opens_what_its_older_versions_sealed)
 {
     struct house house = {0};
