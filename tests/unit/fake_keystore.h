@@ -23,7 +23,7 @@ static struct {
     _Atomic int slow_us;
     _Atomic bool holds_wraps;                          /* they wait inside until it is taken back */
     _Atomic int wraps_left;                            /* so many wraps work, then they fail; 0: all work */
-    void (*before_put)(void *arg), (*before_wrap)(void *arg); /* called once, before the next record is written, the next key wrapped */
+    void (*_Atomic before_put)(void *arg), (*_Atomic before_wrap)(void *arg); /* called once, before the next record is written, the next key wrapped */
     void *arg;
 } fake;
 
@@ -75,10 +75,9 @@ static inline enum hpl_status fake_enter(struct hpl_call *call, bool is_key_call
     return fake.is_down || (is_key_call && fake.is_keyless) ? hpl_fail(call, HPL_KEY_UNAVAILABLE, "the fake is told not to answer") : HPL_OK;
 }
 
-static inline void fake_meanwhile(void (**hook)(void *arg))
+static inline void fake_meanwhile(void (*_Atomic *hook)(void *arg))
 {
-    void (*call)(void *arg) = *hook;
-    *hook = NULL;
+    void (*call)(void *arg) = atomic_exchange(hook, NULL);
     if (call)
         call(fake.arg);
 }

@@ -2,6 +2,8 @@
 #include "tests/unit/kms_house.h"
 
 #include <pthread.h>
+#include <signal.h>
+#include <sys/resource.h>
 #include <unistd.h>
 #include <openssl/evp.h>
 #include <openssl/rsa.h>
@@ -998,5 +1000,41 @@ HPL_TEST(what_is_not_material_for_the_present_wrapping_key_is_one_error)
     EXPECT_STATUS(create(&house, "k"), HPL_OK); /* nothing was left of them */
     EVP_PKEY_free(key);
     EVP_PKEY_free(next);
+    close_house(&house, true);
+}
+
+/* --- a disk that takes nothing more --------------------------------------------------------------------------------------- */
+
+HPL_TEST(what_the_disk_does_not_take_changes_no_key)
+{
+    struct house house = {0};
+    struct rlimit before;
+    struct hpl_buf envelope = {0}, again = {0};
+    json_t *metadata = NULL;
+    struct hpl_call call = {0};
+    open_running(&house);
+    EXPECT_OK(create(&house, "k"));
+    EXPECT_OK(generate_as(&house, NULL, NULL, HPL_PURPOSE_API, &tenant_a, &envelope));
+    EXPECT_NUM(getrlimit(RLIMIT_FSIZE, &before), 0);
+    void (*usual)(int) = signal(SIGXFSZ, SIG_IGN);
+    EXPECT_NUM(setrlimit(RLIMIT_FSIZE, &(struct rlimit){.rlim_cur = 16, .rlim_max = before.rlim_max}), 0);
+    EXPECT(create(&house, "new") != HPL_OK);
+    EXPECT(hpl_kms_rotate(house.kms, &call, "k", &metadata) != HPL_OK);
+    EXPECT(hpl_kms_set_enabled(house.kms, &call, "k", false, &metadata) != HPL_OK);
+    EXPECT(hpl_kms_schedule_deletion(house.kms, &call, "k", 7, &metadata) != HPL_OK);
+    EXPECT_OK(decrypt_as(&house, NULL, NULL, &tenant_a, &envelope));
+    EXPECT_OK(generate_as(&house, NULL, NULL, HPL_PURPOSE_API, &tenant_a, &again));
+    EXPECT_NUM(setrlimit(RLIMIT_FSIZE, &before), 0);
+    signal(SIGXFSZ, usual);
+    close_house(&house, false);
+    open_house(&house);
+    json_t *HPL_JSON_AUTO kept = describe(&house, "k");
+    EXPECT_TEXT(json_string_value(json_object_get(kept, "key_state")), "Enabled");
+    EXPECT_NUM(json_integer_value(json_object_get(kept, "current_version")), 1);
+    EXPECT_STATUS(hpl_kms_describe_key(house.kms, &call, "new", &metadata), HPL_NO_SUCH_KEY);
+    EXPECT_OK(decrypt_as(&house, NULL, NULL, &tenant_a, &again));
+    EXPECT_OK(create(&house, "new"));
+    hpl_buf_wipe(&envelope);
+    hpl_buf_wipe(&again);
     close_house(&house, true);
 }
