@@ -15,6 +15,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len);
 
 static struct hpl_auth *auth;
 static struct hpl_secret *secret;
+static size_t most_in_use; /* bytes of secrets, with all remembered that may be */
 
 /* Open files live on without names. */
 static void remove_files(const char *dir)
@@ -44,10 +45,11 @@ static void open_house(void)
     hpl_clock_shift_ms(INT64_C(1369353600000) - hpl_clock_unix_ms());
     hpl_secret_free(root);
     remove_files(dir);
-    struct hpl_identity identity; /* from now on it is remembered: the count of secrets stands */
+    struct hpl_identity identity;
     struct hpl_secret *found;
-    HPL_CHECK(hpl_auth_find(&call, auth, ACCESS_KEY, &identity, &found) == HPL_OK);
+    HPL_CHECK(hpl_auth_find_signing_key(&call, auth, ACCESS_KEY, "20130524/us-east-1/s3/aws4_request", &identity, &found) == HPL_OK);
     hpl_secret_free(found);
+    most_in_use = hpl_secret_in_use();
 }
 
 static enum hpl_status verify(const struct hpl_sigv4_request *request, const struct hpl_sigv4_options *options)
@@ -96,7 +98,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
     const struct hpl_sigv4_options strict = {.services = "s3,kms", .require_hashed = true};
     if (!auth)
         open_house();
-    size_t before = hpl_secret_in_use();
     struct hpl_bytes rest = hpl_bytes(data, len);
     struct hpl_bytes path = line(&rest), query = line(&rest), authorization = line(&rest), hash = line(&rest), date = line(&rest), other = line(&rest);
     const struct hpl_sigv4_header headers[] = {
@@ -106,6 +107,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
     (void)verify(&request, &options);
     (void)verify(&request, &strict);
     sign_and_verify(path, query, other, &options);
-    HPL_CHECK(hpl_secret_in_use() == before);
+    HPL_CHECK(hpl_secret_in_use() <= most_in_use);
     return 0;
 }
