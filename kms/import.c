@@ -16,10 +16,15 @@
 #define LIFE_MS (60 * 60 * 1000)
 #define LEAST_LEFT_MS (LIFE_MS / 2)
 
+struct wrapping_key {
+    EVP_PKEY *key;    /* NULL: none */
+    int64_t until_ms; /* by the wall clock, as it is told */
+};
+
+/* Two, as somebody may hold the former one still; it ends before the newest is replaced. */
 struct hpl_importer {
     pthread_mutex_t lock;
-    EVP_PKEY *key;       /* NULL: none */
-    int64_t until_ms;    /* by the wall clock, as it is told */
+    struct wrapping_key newest, former;
 };
 
 struct hpl_importer *hpl_importer_new(void)
@@ -34,7 +39,8 @@ void hpl_importer_free(struct hpl_importer *importer)
 {
     if (!importer)
         return;
-    EVP_PKEY_free(importer->key);
+    EVP_PKEY_free(importer->newest.key);
+    EVP_PKEY_free(importer->former.key);
     pthread_mutex_destroy(&importer->lock);
     free(importer);
 }
@@ -64,31 +70,49 @@ enum hpl_status hpl_kms_import_version(struct hpl_call *call, struct hpl_attachm
 
 /* --- the wrapping key ---------------------------------------------------------------------------------------------------- */
 
-/* A new one unless the old one has half its hour left. Under the lock. */
-static enum hpl_status renew(struct hpl_call *call, struct hpl_importer *importer, int64_t now_ms)
+/* Also when the clock was set back, so that none lives longer than was told. Under the lock. */
+static void end_in_time(struct wrapping_key *key, int64_t now_ms)
 {
-    if (importer->key && importer->until_ms - now_ms >= LEAST_LEFT_MS && importer->until_ms - now_ms <= LIFE_MS)
+    if (key->until_ms > now_ms && key->until_ms - now_ms <= LIFE_MS)
+        return;
+    EVP_PKEY_free(key->key);
+    *key = (struct wrapping_key){0};
+}
+
+static void end_outdated(struct hpl_importer *importer)
+{
+    int64_t now_ms = hpl_clock_unix_ms();
+    end_in_time(&importer->newest, now_ms);
+    end_in_time(&importer->former, now_ms);
+}
+
+/* A new one unless the newest has half its hour left. Under the lock. */
+static enum hpl_status renew(struct hpl_call *call, struct hpl_importer *importer)
+{
+    int64_t now_ms = hpl_clock_unix_ms();
+    end_outdated(importer);
+    if (importer->newest.key && importer->newest.until_ms - now_ms >= LEAST_LEFT_MS)
         return HPL_OK;
     EVP_PKEY *made = EVP_RSA_gen(RSA_BITS);
     if (!made)
         return hpl_fail(call, HPL_INTERNAL, "no RSA key could be made");
-    EVP_PKEY_free(importer->key);
-    importer->key = made;
-    importer->until_ms = now_ms + LIFE_MS;
+    EVP_PKEY_free(importer->former.key);
+    importer->former = importer->newest;
+    importer->newest = (struct wrapping_key){.key = made, .until_ms = now_ms + LIFE_MS};
     return HPL_OK;
 }
 
 /* Under the lock. */
-static json_t *parameters_of(const struct hpl_importer *importer)
+static json_t *parameters_of(const struct wrapping_key *newest)
 {
     char until[40];
     unsigned char *der = NULL;
     struct hpl_buf text = {0};
-    int len = i2d_PUBKEY(importer->key, &der);
+    int len = i2d_PUBKEY(newest->key, &der);
     if (len > 0)
         hpl_base64_put(&text, der, (size_t)len);
     OPENSSL_free(der);
-    hpl_time_text(until, importer->until_ms, HPL_TIME_ISO_US);
+    hpl_time_text(until, newest->until_ms, HPL_TIME_ISO_US);
     json_t *answer = len > 0 && !text.is_failed
                          ? json_pack("{s:s%, s:s, s:s, s:s}", "public_key", (const char *)text.data, text.len,
                                      "wrapping_key_spec", "RSA_3072", "wrapping_algorithm", "RSAES_OAEP_SHA_256", "parameters_valid_to", until)
@@ -104,8 +128,8 @@ enum hpl_status hpl_kms_import_parameters(struct hpl_kms *kms, struct hpl_call *
     HPL_TRY(hpl_kms_acquire(kms, call, &attachment));
     HPL_TRY(check_backend(call, attachment));
     pthread_mutex_lock(&kms->importer->lock);
-    enum hpl_status status = renew(call, kms->importer, hpl_clock_unix_ms());
-    if (status == HPL_OK && !(*answer = parameters_of(kms->importer)))
+    enum hpl_status status = renew(call, kms->importer);
+    if (status == HPL_OK && !(*answer = parameters_of(&kms->importer->newest)))
         status = HPL_NO_MEMORY;
     pthread_mutex_unlock(&kms->importer->lock);
     return status;
@@ -124,18 +148,23 @@ static bool decrypt_oaep(EVP_PKEY *key, struct hpl_bytes encrypted, uint8_t *out
     return is_right;
 }
 
+static bool decrypt_material(const struct wrapping_key *key, struct hpl_bytes encrypted, struct hpl_secret *room)
+{
+    size_t len = RSA_BYTES;
+    return key->key && encrypted.len == RSA_BYTES && decrypt_oaep(key->key, encrypted, room->bytes, &len) && len == MATERIAL_LEN;
+}
+
 static enum hpl_status open_material(struct hpl_call *call, struct hpl_importer *importer, struct hpl_bytes encrypted, struct hpl_secret **out)
 {
     struct hpl_secret *HPL_SECRET_AUTO room = hpl_secret_new(RSA_BYTES);
-    size_t len = RSA_BYTES;
     if (!room)
         return hpl_fail(call, HPL_NO_MEMORY, "the secret region is full");
     pthread_mutex_lock(&importer->lock);
-    bool is_right = importer->key && hpl_clock_unix_ms() < importer->until_ms && encrypted.len == RSA_BYTES &&
-                    decrypt_oaep(importer->key, encrypted, room->bytes, &len) && len == MATERIAL_LEN;
+    end_outdated(importer);
+    bool is_right = decrypt_material(&importer->newest, encrypted, room) || decrypt_material(&importer->former, encrypted, room);
     pthread_mutex_unlock(&importer->lock);
     if (!is_right)
-        return hpl_fail(call, HPL_INVALID_CIPHERTEXT, "this is not %u bytes encrypted with RSAES_OAEP_SHA_256 to the wrapping key that is valid now; ask "
+        return hpl_fail(call, HPL_INVALID_CIPHERTEXT, "this is not %u bytes encrypted with RSAES_OAEP_SHA_256 to a wrapping key that is valid now; ask "
                                                       "import-parameters again", MATERIAL_LEN);
     *out = hpl_secret_from(room->bytes, MATERIAL_LEN);
     return *out ? HPL_OK : hpl_fail(call, HPL_NO_MEMORY, "the secret region is full");

@@ -1003,6 +1003,27 @@ HPL_TEST(what_is_not_material_for_the_present_wrapping_key_is_one_error)
     close_house(&house, true);
 }
 
+HPL_TEST(a_wrapping_key_is_good_until_the_time_that_was_told)
+{
+    struct house house = {0};
+    uint8_t material[32] = "the customer's own thirty-two b", encrypted[384];
+    open_importing(&house);
+    EVP_PKEY *key = wrapping_key(&house);
+    encrypt_to(key, EVP_sha256(), material, sizeof material, encrypted);
+    hpl_clock_shift_ms(40ll * 60 * 1000);
+    EVP_PKEY *next = wrapping_key(&house); /* somebody else asks, and gets one with more time left */
+    EXPECT(EVP_PKEY_eq(key, next) == 0);
+    EXPECT_OK(import(&house, "by-the-first", encrypted, sizeof encrypted));
+    hpl_clock_shift_ms(21ll * 60 * 1000);
+    EXPECT_STATUS(import(&house, "too-late", encrypted, sizeof encrypted), HPL_INVALID_CIPHERTEXT);
+    encrypt_to(next, EVP_sha256(), material, sizeof material, encrypted);
+    EXPECT_OK(import(&house, "by-the-second", encrypted, sizeof encrypted));
+    hpl_clock_shift_ms(-61ll * 60 * 1000);
+    EVP_PKEY_free(key);
+    EVP_PKEY_free(next);
+    close_house(&house, true);
+}
+
 /* --- a disk that takes nothing more --------------------------------------------------------------------------------------- */
 
 HPL_TEST(what_the_disk_does_not_take_changes_no_key)
