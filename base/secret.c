@@ -31,7 +31,7 @@ _Static_assert(sizeof(struct block) == 64, "the header keeps secrets 64-byte ali
 static pthread_mutex_t lock = PTHREAD_ADAPTIVE_MUTEX_INITIALIZER_NP; /* held for nanoseconds: spinning is cheaper than sleeping */
 static uint8_t *region;
 static size_t region_size, region_used, bytes_in_use;
-static bool is_locked;
+static bool is_locked, must_lock;
 static struct block *free_lists[NUM_CLASSES];
 static uint8_t canary[16];
 
@@ -116,6 +116,8 @@ enum hpl_status hpl_secret_init(struct hpl_call *call, size_t size, enum hpl_sec
     enum hpl_status status = region ? HPL_OK : map_region(call, size, policy);
     if (status == HPL_OK && policy == HPL_SECRET_MUST_LOCK && !is_locked)
         status = hpl_fail(call, HPL_UNAVAILABLE, "secrets were made before the memory for them was locked");
+    if (status == HPL_OK && policy == HPL_SECRET_MUST_LOCK)
+        must_lock = true;
     pthread_mutex_unlock(&lock);
     return status;
 }
@@ -123,6 +125,11 @@ enum hpl_status hpl_secret_init(struct hpl_call *call, size_t size, enum hpl_sec
 bool hpl_secret_is_locked(void)
 {
     return is_locked;
+}
+
+bool hpl_secret_must_lock(void)
+{
+    return must_lock;
 }
 
 size_t hpl_secret_in_use(void)

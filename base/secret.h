@@ -25,6 +25,7 @@ enum hpl_secret_policy {
  * HPL_UNAVAILABLE with a detail that names RLIMIT_MEMLOCK when locking is refused. */
 enum hpl_status hpl_secret_init(struct hpl_call *call, size_t size, enum hpl_secret_policy policy) HPL_MUST_USE;
 bool hpl_secret_is_locked(void);
+bool hpl_secret_must_lock(void); /* this process was told HPL_SECRET_MUST_LOCK: other memory for what keys tell keeps to it too */
 size_t hpl_secret_in_use(void); /* bytes handed out, for metrics and leak tests */
 
 /* A zeroed secret of len bytes (1 to HPL_SECRET_MAX); NULL when the region is full. Any thread. */

@@ -40,6 +40,10 @@ static void check_memory(struct check *check)
 {
     struct hpl_call call = {0};
     enum hpl_status status = hpl_house_lock_memory(&call, check->config);
+    struct hpl_work *work = NULL;
+    if (status == HPL_OK)
+        status = hpl_work_start(&call, &work, check->config->workers);
+    hpl_work_stop(work);
     if (status == HPL_OK && !hpl_secret_is_locked())
         printf("warn  %-14s %s\n", "memory lock", "not locked, because allow_unlocked_memory says so: keys may reach swap");
     else

@@ -2,6 +2,7 @@
 #include "engine/aead.h"
 
 #include <pthread.h>
+#include <stdatomic.h>
 
 #include "base/log.h"
 #include "base/secret.h"
@@ -36,13 +37,18 @@ enum hpl_status hpl_aead_key_new(struct hpl_call *call, struct hpl_aead_key **ou
     return HPL_OK;
 }
 
-/* A thread's own room for looked-up rounds, in secret memory, from its first long message to its end. NULL where that is full: then they lie on the stack. */
+/* A thread's own room for looked-up rounds: lent to it, or in secret memory from its first long message to its end. Where there are MAX_TABLES of those, or the
+ * region is full, the rounds lie on the stack, wiped by the kernel. */
+#define MAX_TABLES 32u
 static pthread_key_t table_key;
+static _Atomic unsigned num_tables;
 static _Thread_local struct hpl_secret *table_home;
+static _Thread_local uint8_t *lent_table;
 
 static void free_table(void *home)
 {
     hpl_secret_free(home);
+    atomic_fetch_sub(&num_tables, 1);
 }
 
 static void make_table_key(void)
@@ -50,21 +56,32 @@ static void make_table_key(void)
     HPL_CHECK(pthread_key_create(&table_key, free_table) == 0);
 }
 
-static uint8_t *table_for(size_t len)
+static struct hpl_secret *new_table(void)
 {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, make_table_key);
+    struct hpl_secret *home = atomic_fetch_add(&num_tables, 1) < MAX_TABLES ? hpl_secret_new(HPL_GCM_TABLE_LEN) : NULL;
+    if (home && pthread_setspecific(table_key, home) == 0)
+        return home;
+    free_table(home);
+    return NULL;
+}
+
+static uint8_t *table_for(size_t len)
+{
     size_t from = kernel_in_use()->look_up_from;
     if (!from || len < from)
         return NULL;
-    if (!table_home) {
-        pthread_once(&once, make_table_key);
-        table_home = hpl_secret_new(HPL_GCM_TABLE_LEN);
-        if (table_home && pthread_setspecific(table_key, table_home) != 0) {
-            hpl_secret_free(table_home);
-            table_home = NULL;
-        }
-    }
+    if (lent_table)
+        return lent_table;
+    if (!table_home)
+        table_home = new_table();
     return table_home ? table_home->bytes : NULL;
+}
+
+void hpl_aead_lend_table(uint8_t *table)
+{
+    lent_table = table;
 }
 
 void hpl_aead_key_free(struct hpl_aead_key *key)

@@ -23,6 +23,10 @@ void hpl_aead_seal(const struct hpl_aead_key *key, const uint8_t nonce[static 12
 enum hpl_status hpl_aead_open(const struct hpl_aead_key *key, const uint8_t nonce[static 12], struct hpl_bytes aad,
                               const uint8_t *in, size_t len, uint8_t *out, const uint8_t tag[static 16]) HPL_MUST_USE;
 
+/* For a thread that has locked memory of its own, HPL_GCM_TABLE_LEN bytes at a multiple of 64: its long messages are sealed and opened with that, until it
+ * ends. Without it a thread takes as much from the secret region. */
+void hpl_aead_lend_table(uint8_t *table);
+
 /* The kernel in use ("aesni"), for status, log and metrics. */
 const char *hpl_aead_kernel(void);
 

@@ -13,6 +13,7 @@
 
 #include "base/log.h"
 #include "base/secret.h"
+#include "engine/aead.h"
 #include "engine/work/cpus.h"
 
 #define MAGIC 0x48504c57u /* "HPLW" */
@@ -99,6 +100,7 @@ static void *worker_main(void *arg)
     struct worker *worker = arg;
     struct hpl_work *work = worker->work;
     struct batch *batch;
+    hpl_aead_lend_table(worker->scratch);
     pthread_mutex_lock(&work->lock);
     while ((batch = join(work))) {
         pthread_mutex_unlock(&work->lock);
@@ -163,37 +165,54 @@ static void end(struct hpl_work *work, unsigned num_started)
     release(work);
 }
 
-/* The scratch buffers of all workers in one mapping. Plaintext passes through them, so they are secret memory's equals where the
- * system lets them. NULL when there is no memory. */
-static uint8_t *map_buffers(size_t len)
+/* Looked-up rounds tell a key, so the buffers are locked as secret memory is, or a warning where that need not be. */
+static enum hpl_status lock_buffers(struct hpl_call *call, uint8_t *buffers, size_t len)
+{
+    if (mlock(buffers, len) == 0)
+        return HPL_OK;
+    if (hpl_secret_must_lock())
+        return hpl_fail(call, HPL_UNAVAILABLE, "cannot lock %zu KiB of memory for the workers (%s): raise it with 'ulimit -l 8192' or LimitMEMLOCK=8M", len / 1024,
+                        strerror(errno));
+    hpl_log(HPL_LOG_WARN, "work.unlocked", HPL_S("reason", strerror(errno)), HPL_N("bytes", len),
+            HPL_S("mend", "raise RLIMIT_MEMLOCK, or LimitMEMLOCK= of the service"));
+    return HPL_OK;
+}
+
+/* The buffers of all workers in one mapping. */
+static enum hpl_status map_buffers(struct hpl_call *call, struct hpl_work *work, size_t len)
 {
     uint8_t *buffers = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (buffers == MAP_FAILED)
-        return NULL;
+        return hpl_fail(call, HPL_NO_MEMORY, "no memory for the buffers of %u workers", work->num_workers);
     madvise(buffers, len, MADV_HUGEPAGE); /* where there are so many workers that one fits; mlock brings the pages in */
-    if (mlock(buffers, len) != 0)
-        hpl_log(HPL_LOG_WARN, "work.unlocked", HPL_S("reason", strerror(errno)), HPL_N("bytes", len),
-                HPL_S("mend", "raise RLIMIT_MEMLOCK, or LimitMEMLOCK= of the service"));
+    enum hpl_status status = lock_buffers(call, buffers, len);
+    if (status != HPL_OK) {
+        munmap(buffers, len);
+        return status;
+    }
     madvise(buffers, len, MADV_DONTDUMP);
     madvise(buffers, len, MADV_WIPEONFORK);
-    return buffers;
+    work->buffers = buffers;
+    return HPL_OK;
 }
 
-static struct hpl_work *allocate(unsigned num_threads)
+static enum hpl_status allocate(struct hpl_call *call, unsigned num_threads, struct hpl_work **out)
 {
     struct hpl_work *work = calloc(1, sizeof *work + num_threads * sizeof work->workers[0]);
-    uint8_t *buffers = work ? map_buffers((size_t)num_threads * HPL_WORK_SCRATCH) : NULL;
-    if (!buffers) {
+    if (!work)
+        return hpl_fail(call, HPL_NO_MEMORY, "no memory for %u workers", num_threads);
+    work->num_workers = num_threads;
+    enum hpl_status status = map_buffers(call, work, (size_t)num_threads * HPL_WORK_SCRATCH);
+    if (status != HPL_OK) {
         free(work);
-        return NULL;
+        return status;
     }
     pthread_mutex_init(&work->lock, NULL);
     pthread_cond_init(&work->has_work, NULL);
     pthread_cond_init(&work->has_room, NULL);
-    work->buffers = buffers;
-    work->num_workers = num_threads;
     work->magic = MAGIC;
-    return work;
+    *out = work;
+    return HPL_OK;
 }
 
 /* A worker that takes no signals: those are for the threads that wait for them. */
@@ -233,9 +252,8 @@ enum hpl_status hpl_work_start(struct hpl_call *call, struct hpl_work **out, uns
         return hpl_fail(call, HPL_INVALID_ARGUMENT, "%u workers are too many; the most is %u", num_threads, MAX_THREADS);
     if (num_threads == 0)
         num_threads = cpus.num_usable < MAX_THREADS ? cpus.num_usable : MAX_THREADS;
-    struct hpl_work *work = allocate(num_threads);
-    if (!work)
-        return hpl_fail(call, HPL_NO_MEMORY, "no memory for the buffers of %u workers", num_threads);
+    struct hpl_work *work = NULL;
+    HPL_TRY(allocate(call, num_threads, &work));
     for (unsigned i = 0; i < num_threads; i++) {
         int error = start_thread(work, i);
         if (error) {

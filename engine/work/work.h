@@ -1,5 +1,5 @@
-/* Per-core workers: one pinned thread a core, each with its own locked, page-aligned buffer, fed through a ring, asleep when idle.
- * Work comes in batches; small work is better done where it arrives. */
+/* Per-core workers: one pinned thread a core, each with its own locked, page-aligned buffer, fed through a ring, asleep when idle. That buffer is where its
+ * long messages' looked-up rounds lie (engine/aead.h), and those of its slices of one. Work comes in batches; small work is better done where it arrives. */
 #ifndef HPL_ENGINE_WORK_H
 #define HPL_ENGINE_WORK_H
 
@@ -8,10 +8,11 @@
 struct hpl_work;
 
 /* Piece index of a batch; scratch is the worker's own locked buffer of HPL_WORK_SCRATCH bytes. */
-#define HPL_WORK_SCRATCH (128u * 1024)
+#define HPL_WORK_SCRATCH 8192u
 typedef void (*hpl_work_fn)(void *arg, size_t index, uint8_t *scratch);
 
-/* Starts num_threads workers (0: one for each CPU this process may run on, by affinity and cgroup quota). */
+/* Starts num_threads workers (0: one for each CPU this process may run on, by affinity and cgroup quota). HPL_UNAVAILABLE when a thread does not start, or
+ * their buffers cannot be locked in a process that must (base/secret.h). */
 enum hpl_status hpl_work_start(struct hpl_call *call, struct hpl_work **out, unsigned num_threads) HPL_MUST_USE;
 /* Waits for what runs, ends the threads, unmaps. NULL is fine. */
 void hpl_work_stop(struct hpl_work *work);

@@ -1,6 +1,8 @@
 /* Does the seam above the kernels give AES-GCM, refuse what is not right, and leave nothing behind? */
 #include "tests/test.h"
 
+#include <pthread.h>
+#include <stdlib.h>
 #include <openssl/rand.h>
 
 #include "base/secret.h"
@@ -94,6 +96,46 @@ HPL_TEST(keys_live_in_secret_memory_and_give_it_back)
     hpl_aead_key_free(key);
     hpl_aead_key_free(NULL);
     EXPECT_NUM(hpl_secret_in_use(), before);
+}
+
+#define MANY_THREADS 48u
+#define MOST_FOR_TABLES (32u * 8192u)
+
+struct crowd {
+    struct hpl_aead_key *key;
+    pthread_barrier_t sealed, looked;
+};
+
+static void *seal_and_stay(void *arg)
+{
+    static const uint8_t nonce[12];
+    struct crowd *crowd = arg;
+    uint8_t *bytes = calloc(1, 65536), tag[16];
+    hpl_aead_seal(crowd->key, nonce, (struct hpl_bytes){0}, bytes, 65536, bytes, tag);
+    pthread_barrier_wait(&crowd->sealed);
+    pthread_barrier_wait(&crowd->looked);
+    free(bytes);
+    return NULL;
+}
+
+HPL_TEST(however_many_threads_seal_long_messages_the_secret_region_does_not_fill)
+{
+    struct crowd crowd = {.key = new_key(32)};
+    pthread_t threads[MANY_THREADS];
+    size_t before = hpl_secret_in_use();
+    pthread_barrier_init(&crowd.sealed, NULL, MANY_THREADS + 1);
+    pthread_barrier_init(&crowd.looked, NULL, MANY_THREADS + 1);
+    for (size_t i = 0; i < MANY_THREADS; i++)
+        EXPECT_NUM(pthread_create(&threads[i], NULL, seal_and_stay, &crowd), 0);
+    pthread_barrier_wait(&crowd.sealed);
+    EXPECT(hpl_secret_in_use() - before <= MOST_FOR_TABLES);
+    pthread_barrier_wait(&crowd.looked);
+    for (size_t i = 0; i < MANY_THREADS; i++)
+        pthread_join(threads[i], NULL);
+    EXPECT_NUM(hpl_secret_in_use(), before);
+    pthread_barrier_destroy(&crowd.sealed);
+    pthread_barrier_destroy(&crowd.looked);
+    hpl_aead_key_free(crowd.key);
 }
 
 HPL_TEST(a_full_secret_region_is_an_error_not_a_crash)

@@ -6,10 +6,14 @@
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/secret.h"
+#include "engine/aead.h"
 #include "engine/work/cpus.h"
 #include "engine/work/work.h"
 
@@ -235,6 +239,44 @@ HPL_TEST(workers_start_though_memory_cannot_be_locked)
     uint32_t values[4] = {0};
     hpl_work_run(work, write_plain, values, 4);
     EXPECT_NUM(values[3], 4);
+    hpl_work_stop(work);
+    EXPECT_NUM(setrlimit(RLIMIT_MEMLOCK, &before), 0);
+}
+
+static void seal_long(void *arg, size_t index, uint8_t *scratch)
+{
+    static const uint8_t nonce[12];
+    uint8_t *bytes = calloc(1, 65536), tag[16];
+    (void)scratch;
+    (void)index;
+    hpl_aead_seal(arg, nonce, (struct hpl_bytes){0}, bytes, 65536, bytes, tag);
+    free(bytes);
+}
+
+HPL_TEST(a_worker_seals_long_messages_in_memory_of_its_own)
+{
+    struct hpl_aead_key *key;
+    struct hpl_work *work = start(2);
+    EXPECT_OK(hpl_aead_key_new(NULL, &key, (const uint8_t[32]){0}, 32));
+    size_t before = hpl_secret_in_use();
+    hpl_work_run(work, seal_long, key, 16);
+    EXPECT_NUM(hpl_secret_in_use(), before);
+    hpl_work_stop(work);
+    hpl_aead_key_free(key);
+}
+
+HPL_TEST(workers_do_not_start_unlocked_in_a_process_that_must_lock)
+{
+    struct rlimit before, none = {0, 0};
+    struct hpl_work *work = NULL;
+    struct hpl_call call = {0};
+    EXPECT_OK(hpl_secret_init(&call, 1u << 20, HPL_SECRET_MUST_LOCK));
+    EXPECT_NUM(getrlimit(RLIMIT_MEMLOCK, &before), 0);
+    none.rlim_max = before.rlim_max;
+    EXPECT_NUM(setrlimit(RLIMIT_MEMLOCK, &none), 0);
+    bool may_lock = mlock(&before, sizeof before) == 0; /* root may still */
+    EXPECT_STATUS(hpl_work_start(&call, &work, 2), may_lock ? HPL_OK : HPL_UNAVAILABLE);
+    EXPECT(may_lock || strstr(call.detail, "LimitMEMLOCK"));
     hpl_work_stop(work);
     EXPECT_NUM(setrlimit(RLIMIT_MEMLOCK, &before), 0);
 }
