@@ -157,7 +157,7 @@ static void increment_iv(struct cipher_ctx *ctx)
 
 static bool next_iv(struct cipher_ctx *ctx, uint8_t *out, size_t len)
 {
-    if (!ctx->is_tls || !ctx->has_key)
+    if (!ctx->is_tls || !ctx->has_key || ctx->iv_len < EXPLICIT_LEN)
         return false;
     begin(ctx);
     if (len == 0 || len > ctx->iv_len)
@@ -595,8 +595,8 @@ static int init(struct cipher_ctx *ctx, bool is_seal, const uint8_t *key, size_t
         return refuse(PROV_R_INVALID_IV_LENGTH);
     if (ctx->iv_state == IV_IN_USE && is_seal != ctx->is_seal) /* a message cut short never turns round */
         ctx->iv_state = IV_FINISHED;
-    else if (ctx->iv_state == IV_IN_USE && key) /* its IV may serve another key */
-        ctx->iv_state = IV_GIVEN;
+    else if (ctx->iv_state == IV_IN_USE && key) /* its IV may serve another key, and the same one to open */
+        ctx->iv_state = is_seal && is_same_key(ctx, key) ? IV_FINISHED : IV_GIVEN;
     ctx->is_seal = is_seal;
     if (iv) {
         memcpy(ctx->iv, iv, iv_len);

@@ -187,6 +187,43 @@ HPL_TEST(a_message_that_ended_takes_nothing_more_until_another_iv_comes)
     EVP_CIPHER_CTX_free(ctx);
 }
 
+HPL_TEST(a_message_begun_is_not_begun_again_under_its_key_and_iv)
+{
+    static struct message message;
+    uint8_t byte = 0;
+    int len;
+    make_message(&message);
+    message.iv_len = 12;
+    EVP_CIPHER_CTX *ctx = start(hpl_provider_libctx(), &message, 1);
+    EXPECT_NUM(EVP_CipherUpdate(ctx, &byte, &len, &byte, 1), 1);
+    EXPECT_NUM(EVP_CipherInit_ex(ctx, NULL, NULL, message.key, NULL, 1), 1);
+    EXPECT(EVP_CipherUpdate(ctx, &byte, &len, &byte, 1) <= 0);
+    EXPECT_NUM(EVP_CipherInit_ex(ctx, NULL, NULL, message.key, message.iv, 1), 1);
+    EXPECT_NUM(EVP_CipherUpdate(ctx, &byte, &len, &byte, 1), 1);
+    message.key[0] ^= 1;
+    EXPECT_NUM(EVP_CipherInit_ex(ctx, NULL, NULL, message.key, NULL, 1), 1);
+    EXPECT_NUM(EVP_CipherUpdate(ctx, &byte, &len, &byte, 1), 1);
+    EVP_CIPHER_CTX_free(ctx);
+}
+
+HPL_TEST(an_iv_too_short_to_count_in_is_not_counted_up)
+{
+    static struct message message;
+    uint8_t iv[8] = {0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff}, got[8];
+    make_message(&message);
+    for (int len = 4; len <= 8; len += 4) {
+        EVP_CIPHER *cipher = fetch(hpl_provider_libctx(), "AES-256-GCM");
+        EVP_CIPHER_CTX *ctx = EVP_CIPHER_CTX_new();
+        EXPECT_NUM(EVP_CipherInit_ex(ctx, cipher, NULL, NULL, NULL, 1), 1);
+        EXPECT_NUM(EVP_CIPHER_CTX_ctrl(ctx, EVP_CTRL_AEAD_SET_IVLEN, len, NULL), 1);
+        EXPECT_NUM(EVP_CipherInit_ex(ctx, NULL, NULL, message.key, NULL, 1), 1);
+        EXPECT_NUM(EVP_CIPHER_CTX_ctrl(ctx, EVP_CTRL_GCM_SET_IV_FIXED, -1, iv), 1);
+        EXPECT_NUM(EVP_CIPHER_CTX_ctrl(ctx, EVP_CTRL_GCM_IV_GEN, len, got) > 0, len == 8);
+        EVP_CIPHER_CTX_free(ctx);
+        EVP_CIPHER_free(cipher);
+    }
+}
+
 /* A zero block sealed under the message's key, in a context that may have another key already. */
 static void seal_block(EVP_CIPHER_CTX *ctx, const EVP_CIPHER *cipher, const struct message *message, uint8_t block[16])
 {
