@@ -133,16 +133,6 @@ enum hpl_status hpl_vault_document_put(struct hpl_call *call, struct hpl_vault *
     return HPL_OK;
 }
 
-enum hpl_status hpl_vault_document_remove(struct hpl_call *call, struct hpl_vault *vault, const char *kind, const char *name)
-{
-    char path[MAX_PATH];
-    struct hpl_vault_answer HPL_VAULT_ANSWER_AUTO answer = {0};
-    path_of(path, vault, "metadata", kind, name);
-    struct hpl_vault_request request = {.method = "DELETE", .path = path};
-    HPL_TRY(hpl_vault_ask(call, vault->session, &request, &answer));
-    return hpl_vault_answer_is_ok(&answer) || answer.code == 404 ? HPL_OK : hpl_vault_refused(call, vault->http, &request, &answer, "removing a document");
-}
-
 enum hpl_status hpl_vault_document_names(struct hpl_call *call, struct hpl_vault *vault, const char *kind, json_t **out)
 {
     char folder[MAX_PATH], path[MAX_PATH + 16];

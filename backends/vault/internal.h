@@ -154,8 +154,6 @@ enum hpl_status hpl_vault_document_read(struct hpl_call *call, const struct hpl_
 /* Writes it as revision expected + 1. HPL_STALE. */
 enum hpl_status hpl_vault_document_put(struct hpl_call *call, struct hpl_vault *vault, const char *name, const struct hpl_vault_document *document,
                                        uint64_t expected) HPL_MUST_USE;
-/* Removes all versions; HPL_OK when there is none. */
-enum hpl_status hpl_vault_document_remove(struct hpl_call *call, struct hpl_vault *vault, const char *kind, const char *name) HPL_MUST_USE;
 /* The names of a kind: a JSON array of strings, the caller's, in no order. */
 enum hpl_status hpl_vault_document_names(struct hpl_call *call, struct hpl_vault *vault, const char *kind, json_t **out) HPL_MUST_USE;
 void hpl_vault_document_wipe(struct hpl_vault_document *document);
@@ -196,8 +194,6 @@ enum hpl_status hpl_vault_place_get(struct hpl_call *call, struct hpl_vault *vau
                                     struct hpl_vault_place *out) HPL_MUST_USE;
 enum hpl_status hpl_vault_place_put(struct hpl_call *call, struct hpl_vault *vault, const uint8_t uid[static HPL_KEY_UID_LEN],
                                     struct hpl_vault_place *place) HPL_MUST_USE;
-/* Of a uid that never had a record: nothing needs its document after it was destroyed. */
-enum hpl_status hpl_vault_place_remove(struct hpl_call *call, struct hpl_vault *vault, const uint8_t uid[static HPL_KEY_UID_LEN]) HPL_MUST_USE;
 /* Keeps in memory that a uid without a document has its own transit key. */
 void hpl_vault_place_remember(struct hpl_vault *vault, const uint8_t uid[static HPL_KEY_UID_LEN], const struct hpl_vault_place *place);
 /* At the first record of a uid: gives it a transit key named as the key id where that can be (one that is there is taken over, from its latest

@@ -174,14 +174,6 @@ void hpl_vault_place_remember(struct hpl_vault *vault, const uint8_t uid[static 
     remember(vault, hex, place);
 }
 
-enum hpl_status hpl_vault_place_remove(struct hpl_call *call, struct hpl_vault *vault, const uint8_t uid[static HPL_KEY_UID_LEN])
-{
-    char hex[2 * HPL_KEY_UID_LEN + 1];
-    hex_uid(hex, uid);
-    remember(vault, hex, NULL);
-    return hpl_vault_document_remove(call, vault, "uid", hex);
-}
-
 /* The place for a uid that has none: the transit key of its key id where that is there to be taken over or where none is in the way of making it;
  * its own, hpl-<uid>, where that was made before its record or the name is another's. */
 static enum hpl_status choose(struct hpl_call *call, struct hpl_vault *vault, const char *key_id, bool may_take_over, struct hpl_vault_place *place)

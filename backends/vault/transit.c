@@ -137,12 +137,10 @@ static enum hpl_status delete_key(struct hpl_call *call, struct hpl_vault *vault
     return hpl_vault_refused(call, vault->http, &request, &answer, "deleting a transit key");
 }
 
-/* The transit key goes and the place stays, so that what it sealed is known to be destroyed. Without a record nobody asks for that. */
+/* The transit key goes and the place stays, so that what it sealed is known to be destroyed. */
 static enum hpl_status delete_place(struct hpl_call *call, struct hpl_vault *vault, const uint8_t *uid, struct hpl_vault_place *place)
 {
     HPL_TRY(delete_key(call, vault, place->name));
-    if (!place->key_id[0])
-        return hpl_vault_place_remove(call, vault, uid);
     place->is_gone = true;
     return hpl_vault_place_put(call, vault, uid, place);
 }
