@@ -20,11 +20,10 @@
 
 #define KEY_LEN 32u
 #define SUFFIX ".hpl"
-/* 1 MiB: six such buffers, keys and workers stay below the 8 MiB that a user may lock. Chunks of 2 and 4 MiB were within a tenth (1 GiB in tmpfs, two
+/* 1 MiB: six such buffers, keys and the workers of a hundred cores stay below the 8 MiB that a user may lock. Chunks of 2 and 4 MiB were within a tenth (1 GiB in tmpfs, two
  * cores): the kernel's copying decides, not the turning over. */
 #define CHUNK_PACKAGES 16u
 #define SEALED_PACKAGE_LEN (HPL_PACKAGE_LEN + HPL_PACKAGE_OVERHEAD)
-#define SECRETS_LEN (256u << 10)
 
 struct job {
     const struct hpl_client *client;
@@ -342,7 +341,7 @@ static enum hpl_status write_opened(struct hpl_call *call, struct job *job)
 
 static enum hpl_status prepare(struct hpl_call *call, struct job *job)
 {
-    HPL_TRY(hpl_secret_init(call, SECRETS_LEN, HPL_SECRET_MUST_LOCK));
+    HPL_TRY(hpl_secret_init(call, HPL_CLI_SECRETS_LEN, HPL_SECRET_MUST_LOCK));
     HPL_TRY(put_context(&job->context, json_object_get(job->body, "encryption_context")));
     HPL_TRY(open_input(call, job));
     return job->is_seal ? HPL_OK : read_header(call, job);

@@ -27,6 +27,7 @@ static bool find_program(char path[static PATH_MAX])
 /* Ends this process's life as this program; comes back only when that fails. */
 enum hpl_exit hpl_cli_hsm_conformance(const struct hpl_client *client, int argc, char **argv)
 {
+    static const char *const secrets[] = {"HARDPLATE_SECRET_KEY", "HARDPLATE_USER_SECRET_KEY", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"};
     char path[PATH_MAX], *arguments[64] = {(char *)PROGRAM, (char *)"--conformance"};
     size_t num = 2;
     if (!find_program(path)) {
@@ -41,7 +42,8 @@ enum hpl_exit hpl_cli_hsm_conformance(const struct hpl_client *client, int argc,
     }
     for (int i = 1; i < argc; i++)
         arguments[num++] = argv[i];
-    unsetenv("HARDPLATE_SECRET_KEY"); /* it has no use for it */
+    for (size_t i = 0; i < HPL_COUNT(secrets); i++) /* a vendor's module has no use for them */
+        unsetenv(secrets[i]);
     execv(path, arguments);
     fprintf(stderr, "hardplate: cannot run %s: %s\n", path, strerror(errno));
     return HPL_EXIT_FAILED;

@@ -50,7 +50,9 @@ static enum hpl_exit import(const struct hpl_client *client, json_t *body, const
     struct hpl_secret *HPL_SECRET_AUTO material = NULL;
     struct hpl_buf encrypted = {0};
     json_t *HPL_JSON_AUTO parameters = NULL;
-    enum hpl_status status = hpl_cli_read_key_file(&call, path, &material);
+    enum hpl_status status = hpl_secret_init(&call, HPL_CLI_SECRETS_LEN, HPL_SECRET_MUST_LOCK);
+    if (status == HPL_OK)
+        status = hpl_cli_read_key_file(&call, path, &material);
     if (status != HPL_OK)
         return hpl_cli_failed(&call, status);
     enum hpl_exit code = hpl_client_ask(client, "GET", "kms/keys/import-parameters", "", NULL, &parameters);

@@ -112,6 +112,18 @@ static void show_keys(const json_t *answer)
                (long long)json_integer_value(json_object_get(row, "version")), hpl_cli_text(row, "description"));
 }
 
+/* The daemon's answers as one: all keys, all that cannot be read. */
+static void join(json_t *all, json_t *page)
+{
+    static const char *const lists[] = {"keys", "unreadable_key_ids"};
+    bool is_first = json_object_size(all) == 0;
+    for (size_t i = 0; !is_first && i < HPL_COUNT(lists); i++)
+        json_array_extend(json_object_get(all, lists[i]), json_object_get(page, lists[i]));
+    json_object_update_missing(all, page);
+    json_object_set_new(all, "truncated", json_false());
+    json_object_set_new(all, "next_marker", json_null());
+}
+
 /* Every page, joined, so that --json too shows all. */
 static enum hpl_exit all_pages(const struct hpl_client *client, const char *filter, json_t *all)
 {
@@ -121,7 +133,7 @@ static enum hpl_exit all_pages(const struct hpl_client *client, const char *filt
     for (bool is_more = true; is_more && code == HPL_EXIT_DONE;) {
         json_t *HPL_JSON_AUTO page = NULL;
         code = hpl_client_ask(client, "GET", "kms/keys", hpl_buf_text(&query), NULL, &page);
-        json_array_extend(all, json_object_get(page, "keys"));
+        join(all, page);
         const char *next = json_string_value(json_object_get(page, "next_marker"));
         is_more = next != NULL;
         query.len = 0;
@@ -135,7 +147,7 @@ static enum hpl_exit all_pages(const struct hpl_client *client, const char *filt
 
 enum hpl_exit hpl_cli_keys_list(const struct hpl_client *client, int argc, char **argv)
 {
-    json_t *HPL_JSON_AUTO all = json_array();
+    json_t *HPL_JSON_AUTO all = json_object();
     static const struct option longs[] = {{"status", required_argument, NULL, 's'}, {0}};
     struct hpl_buf filter = {0};
     bool started = false;
@@ -150,7 +162,7 @@ enum hpl_exit hpl_cli_keys_list(const struct hpl_client *client, int argc, char 
         return hpl_cli_usage_error(client, "only options are taken");
     enum hpl_exit code = all_pages(client, filter.len ? hpl_buf_text(&filter) : "", all);
     hpl_buf_wipe(&filter);
-    return code == HPL_EXIT_DONE ? hpl_cli_print(client, json_pack("{s:O}", "keys", all), show_keys) : code;
+    return code == HPL_EXIT_DONE ? hpl_cli_print(client, json_incref(all), show_keys) : code;
 }
 
 enum hpl_exit hpl_cli_keys_describe(const struct hpl_client *client, int argc, char **argv)

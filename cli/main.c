@@ -20,7 +20,7 @@ static const struct hpl_command commands[] = {
      CONFIGURE_HELP "\nA new backend is opened and proven first; when it fails, the present one stays. Former backends stay attached for unwrapping."},
     {"start", hpl_cli_service_act, "kms/start", false, "", "open the configured backend", NULL},
     {"stop", hpl_cli_service_act, "kms/stop", false, "", "close it; encrypted objects can't be read or written until start", NULL},
-    {"clear-cache", hpl_cli_service_act, "kms/clear-cache", false, "", "forget cached key records", NULL},
+    {"clear-cache", hpl_cli_service_act, "kms/clear-cache", false, "", "forget cached key records, data keys and bucket keys", NULL},
 
     {.help = "Master keys"},
     {"keys create", hpl_cli_keys_create, NULL, false, "[--description TEXT] [--tag N=V]... [NAME]", "make one; without NAME its id is a UUID", NULL},

@@ -78,7 +78,9 @@ class Keys(Cli):
             self.cli("keys", *args, wanted=2)
         self.cli("keys", "disable", "invoices")
         self.cli("keys", "create", "letters")
-        self.assertEqual([key["key_id"] for key in self.answer("keys", "list", "--status", "Disabled")["keys"]], ["invoices"])
+        listed = self.answer("keys", "list", "--status", "Disabled")
+        self.assertEqual([key["key_id"] for key in listed["keys"]], ["invoices"])
+        self.assertEqual((listed["success"], listed["unreadable_key_ids"], listed["truncated"]), (True, [], False))
         self.assertIn("not counted", self.cli("keys", "describe", "--impact", "letters"))
 
     def test_a_policy_goes_in_as_it_comes_out(self):
