@@ -164,7 +164,11 @@ static enum hpl_status start(struct hpl_call *call, struct hpl_bench_server *ser
     server->pid = spawn(server->dir, argv);
     const struct hpl_bench_target target = target_of(server);
     struct hpl_call quiet = {0};
-    while (hpl_clock_mono_ns() < until_ns && waitpid(server->pid, &result, WNOHANG) == 0) {
+    while (hpl_clock_mono_ns() < until_ns) {
+        if (waitpid(server->pid, &result, WNOHANG) != 0) {
+            server->pid = 0; /* it ended, and its number may be another's soon */
+            break;
+        }
         if (hpl_bench_ask(&quiet, &target, hello, &http_status, NULL) == HPL_OK)
             return HPL_OK;
         usleep(20000);

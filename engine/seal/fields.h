@@ -1,5 +1,5 @@
-/* ETags and checksums tell about the plaintext, so they are stored sealed: under a subkey of the data or customer key (of the root
- * secret for a plain object), bound to the object's instance. Any thread. design: docs/formats.md. */
+/* ETags and checksums tell about the plaintext, so they are stored sealed: under a subkey of the root secret, so that a listing needs no
+ * token, bound to the object's instance. Any thread. design: docs/formats.md. */
 #ifndef HPL_ENGINE_SEAL_FIELDS_H
 #define HPL_ENGINE_SEAL_FIELDS_H
 
@@ -8,8 +8,7 @@
 
 #define HPL_FIELDS_OVERHEAD 28u /* nonce 12, tag 16 */
 
-/* The subkey: HKDF-SHA256(key; instance; "hpl-fields-v1"), 32 bytes in secret memory. An upload in parts keeps it beside its
- * manifest key. HPL_NO_MEMORY when the secret region is full. */
+/* The subkey: HKDF-SHA256(key; instance; "hpl-fields-v1"), 32 bytes in secret memory. HPL_NO_MEMORY when the secret region is full. */
 enum hpl_status hpl_fields_key_new(struct hpl_call *call, struct hpl_secret **out, const struct hpl_secret *key,
                                    const uint8_t instance[static 16]) HPL_MUST_USE;
 
