@@ -85,6 +85,8 @@ static void close_connection(struct hpl_http_connection *connection, bool reset)
         connection->previous->next = connection->next;
     else
         io->all = connection->next;
+    if (connection->is_registered) /* closing is not enough while a child that has not run its program yet holds the socket too */
+        epoll_ctl(io->epoll_fd, EPOLL_CTL_DEL, connection->link.fd, NULL);
     hpl_link_close(&connection->link, reset);
     hpl_http_input_wipe(&io->server->blocks, &connection->in);
     hpl_http_output_wipe(connection);
@@ -164,13 +166,21 @@ static enum step answer_failure(struct hpl_http_connection *connection, enum hpl
     return give_to_job(connection);
 }
 
+/* Its handler began, and has to be told the end. */
+static bool is_under_way(const struct hpl_http_connection *connection)
+{
+    const struct hpl_http_exchange *exchange = connection->exchange;
+    return exchange && exchange->is_begun && exchange->phase != HPL_PHASE_OVER;
+}
+
+static enum step break_off(struct hpl_http_connection *connection)
+{
+    return is_under_way(connection) ? finish_broken(connection) : closed(connection);
+}
+
 static enum step wait_until(struct hpl_http_connection *connection, uint64_t deadline_ns)
 {
-    if (hpl_http_io_arm(connection, deadline_ns))
-        return STEP_WAIT;
-    if (connection->exchange && connection->exchange->is_begun)
-        return finish_broken(connection);
-    return closed(connection);
+    return hpl_http_io_arm(connection, deadline_ns) ? STEP_WAIT : break_off(connection);
 }
 
 static enum step step_handshake(struct hpl_http_connection *connection)
@@ -450,8 +460,11 @@ void hpl_http_connection_enter(struct hpl_http_connection *connection)
         advance(connection);
 }
 
+/* Armed before its deadline passed, the socket may wake a connection that a job has by now: that reads first when it is back. */
 void hpl_http_connection_wake(struct hpl_http_connection *connection)
 {
+    if (connection->state == HPL_STATE_JOB)
+        return;
     connection->num_quick = 0;
     advance(connection);
 }
@@ -471,7 +484,7 @@ void hpl_http_connection_expire(struct hpl_http_connection *connection)
         answer_failure(connection, HPL_REQUEST_TIMEOUT);
         break;
     case HPL_STATE_WRITE:
-        if (connection->exchange && connection->exchange->is_begun)
+        if (is_under_way(connection))
             finish_broken(connection);
         else
             close_connection(connection, true);
@@ -487,8 +500,5 @@ void hpl_http_connection_wind_up(struct hpl_http_connection *connection)
                    (connection->state == HPL_STATE_HEAD && hpl_http_input_len(&connection->in) == 0);
     if (connection->state == HPL_STATE_JOB || (!is_idle && !atomic_load(&connection->io->server->is_ending)))
         return;
-    if (connection->exchange && connection->exchange->is_begun)
-        finish_broken(connection);
-    else
-        closed(connection);
+    break_off(connection);
 }

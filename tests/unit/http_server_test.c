@@ -679,6 +679,36 @@ HPL_TEST(slow_clients_meet_their_deadlines)
     stop(server);
 }
 
+HPL_TEST(what_comes_after_a_deadline_wakes_no_connection_that_a_job_has)
+{
+    struct hpl_http_server *server = start((struct hpl_http_options){.write_timeout_ms = 300, .num_jobs = {1, 1}});
+    int late = dial(server), busy[6];
+    say(late, "PUT /whole HTTP/1.1\r\nHost: h\r\nContent-Length: 100\r\n\r\nabc");
+    usleep(50000);
+    for (size_t i = 0; i < HPL_COUNT(busy); i++) {
+        busy[i] = dial(server);
+        say(busy[i], "GET /slow HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n");
+    }
+    usleep(400000); /* the deadline has passed, and its answer waits for the one thread of the pool */
+    say(late, "d");
+    for (size_t i = 0; i < HPL_COUNT(busy); i++)
+        EXPECT(has(hear(busy[i], NULL), "200 OK"));
+    EXPECT(has(hear(late, NULL), "RequestTimeout"));
+    stop(server);
+}
+
+HPL_TEST(a_request_that_ended_does_not_end_again_when_the_server_stops_under_its_drain)
+{
+    struct hpl_http_server *server = start((struct hpl_http_options){0});
+    int fd = dial(server);
+    say(fd, "PUT /early HTTP/1.1\r\nHost: h\r\nContent-Length: 1000000\r\n\r\nabc");
+    EXPECT(has(hear_one(fd), "HTTP/1.1 409 "));
+    for (int i = 0; i < 300 && num_sent == 0; i++)
+        usleep(10000);
+    stop(server); /* and the rest of the body is still waited for */
+    close(fd);
+}
+
 HPL_TEST(a_full_pool_answers_slow_down)
 {
     struct hpl_http_server *server = start((struct hpl_http_options){.num_jobs = {1, 1}, .max_queued = 1});
