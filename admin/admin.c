@@ -1,4 +1,4 @@
-/* What every admin route has in common. Jobs of the CONTROL pool; may block. */
+/* What every admin route has in common. Jobs of the CONTROL pool, which may block; quick ones on an I/O thread, with call->must_not_wait. */
 #include "admin/routes.h"
 
 #include <stdlib.h>

@@ -1,4 +1,4 @@
-/* The table of admin routes and what a route's function gets. Jobs only; may block. */
+/* The table of admin routes and what a route's function gets. Jobs, which may block; what is quick runs on an I/O thread, with call->must_not_wait. */
 #ifndef HPL_ADMIN_ROUTES_H
 #define HPL_ADMIN_ROUTES_H
 

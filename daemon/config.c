@@ -16,6 +16,12 @@ static const cyaml_schema_field_t tls_fields[] = {
     CYAML_FIELD_END,
 };
 
+#define OPTIONAL_UINT(member) CYAML_FIELD_UINT(#member, CYAML_FLAG_OPTIONAL, struct hpl_config_http, member)
+static const cyaml_schema_field_t http_fields[] = {
+    OPTIONAL_UINT(max_connections), OPTIONAL_UINT(max_per_address), OPTIONAL_UINT(max_queued),      OPTIONAL_UINT(head_seconds),
+    OPTIONAL_UINT(idle_seconds),    OPTIONAL_UINT(write_seconds),   OPTIONAL_UINT(request_seconds), CYAML_FIELD_END,
+};
+
 static const cyaml_schema_field_t root_fields[] = {
     OPTIONAL_STRING("file", struct hpl_config_root, file),
     OPTIONAL_STRING("credential", struct hpl_config_root, credential),
@@ -129,6 +135,7 @@ static const cyaml_schema_field_t fields[] = {
     OPTIONAL_STRING("region", struct hpl_config, region),
     OPTIONAL_STRING("log_level", struct hpl_config, log_level),
     CYAML_FIELD_MAPPING_PTR("tls", CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL, struct hpl_config, tls, tls_fields),
+    CYAML_FIELD_MAPPING_PTR("http", CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL, struct hpl_config, http, http_fields),
     CYAML_FIELD_MAPPING_PTR("root", CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL, struct hpl_config, root, root_fields),
     CYAML_FIELD_SEQUENCE_COUNT("key_dirs", CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL, struct hpl_config, key_dirs, num_key_dirs, &folder_schema, 0, 64),
     CYAML_FIELD_SEQUENCE_COUNT("tokens", CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL, struct hpl_config, tokens, num_tokens, &token_schema, 0, 64),
@@ -185,6 +192,17 @@ static enum hpl_status check_vaults(struct hpl_call *call, const char *path, con
     return HPL_OK;
 }
 
+static enum hpl_status check_http(struct hpl_call *call, const char *path, const struct hpl_config_http *http)
+{
+    if (!http)
+        return HPL_OK;
+    if (http->max_connections > 1000000 || http->max_per_address > 1000000 || http->max_queued > 1000000)
+        return hpl_fail(call, HPL_INVALID_CONFIGURATION, "%s: http takes no limit over 1000000", path);
+    if (http->head_seconds > 3600 || http->idle_seconds > 3600 || http->write_seconds > 3600 || http->request_seconds > 3600)
+        return hpl_fail(call, HPL_INVALID_CONFIGURATION, "%s: http takes no time over 3600 seconds", path);
+    return HPL_OK;
+}
+
 static enum hpl_status check(struct hpl_call *call, const char *path, const struct hpl_config *config)
 {
     static const char *const levels[] = {"debug", "info", "warn", "error"};
@@ -209,6 +227,7 @@ static enum hpl_status check(struct hpl_call *call, const char *path, const stru
             if (strcmp(config->tokens[i].name, config->tokens[j].name) == 0)
                 return hpl_fail(call, HPL_INVALID_CONFIGURATION, "%s: two tokens are named '%.40s'", path, config->tokens[i].name);
     }
+    HPL_TRY(check_http(call, path, config->http));
     HPL_TRY(check_vaults(call, path, config));
     for (unsigned i = 0; i < config->num_credentials; i++)
         if (strcmp(config->credentials[i].role, "admin") != 0 && strcmp(config->credentials[i].role, "objects") != 0)

@@ -57,9 +57,16 @@ struct hpl_config_kms {
     bool *enable_cache;
 };
 
+/* Limits of the HTTP server; 0 or left out: its defaults (http/http.h). */
+struct hpl_config_http {
+    unsigned max_connections, max_per_address, max_queued;
+    unsigned head_seconds, idle_seconds, write_seconds, request_seconds;
+};
+
 struct hpl_config {
     char *state_dir, *data_dir, *listen, *region, *log_level;
     struct hpl_config_tls *tls;
+    struct hpl_config_http *http;
     struct hpl_config_root *root;
     char **key_dirs;
     unsigned num_key_dirs;

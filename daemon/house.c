@@ -183,7 +183,12 @@ enum hpl_status hpl_house_serve(struct hpl_call *call, struct hpl_house *house)
         {"/hardplate/", &hpl_health_handler, &house->admin, HPL_HTTP_POOL_CONTROL, hpl_admin_fail},
         {"/", &hpl_s3_handler, house->s3, HPL_HTTP_POOL_BULK, hpl_s3_fail},
     };
+    static const struct hpl_config_http defaults;
+    const struct hpl_config_http *http = config->http ? config->http : &defaults;
     const struct hpl_http_options options = {
+        .max_connections = http->max_connections, .max_per_address = http->max_per_address, .max_queued = http->max_queued,
+        .head_timeout_ms = http->head_seconds * 1000, .idle_timeout_ms = http->idle_seconds * 1000,
+        .write_timeout_ms = http->write_seconds * 1000, .request_timeout_ms = http->request_seconds * 1000,
         .listen = config->listen ? config->listen : "127.0.0.1:9000", .tls_cert = config->tls ? config->tls->certificate : NULL,
         .tls_key = config->tls ? config->tls->key : NULL, .tls_libctx = config->tls ? hpl_provider_libctx() : NULL,
         .routes = routes, .num_routes = HPL_COUNT(routes)};

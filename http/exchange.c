@@ -1,5 +1,5 @@
 /* One request and its answer, seen from the handler: what begin, body, end, produce and finish may call, and the job that runs
- * them in order. Runs on a pool's threads; the exchange's job owns the connection while it runs. */
+ * them in order. Runs on a pool's threads, quick requests on the I/O thread; the exchange's job owns the connection while it runs. */
 #include "http/internal.h"
 
 #include <stdio.h>

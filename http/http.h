@@ -1,6 +1,6 @@
 /* The strict HTTP/1.1 core: what it refuses, its deadlines and why it is ours are in http/README.md. I/O threads parse and move
- * bytes and never block; everything a handler does runs as a job on a bounded pool, one at a time for each exchange, so a
- * handler may block on disk, token or network and needs no locks for its exchange. */
+ * bytes and never block; what a handler does runs as a job on a bounded pool, one at a time for each exchange, so a handler may block
+ * on disk, token or network and needs no locks for its exchange. Only what a route calls quick runs on the I/O thread, and must not wait. */
 #ifndef HPL_HTTP_HTTP_H
 #define HPL_HTTP_HTTP_H
 
@@ -25,7 +25,7 @@ size_t hpl_http_count_headers(const struct hpl_http_request *request, const char
 
 struct hpl_http_exchange; /* one request and its answer */
 
-/* All run as jobs, in this order: begin; then body any number of times and end, if a body was asked for; produce any number of
+/* All run as jobs, or where the route says quick on the I/O thread with call->must_not_wait, in this order: begin; then body any number of times and end, if a body was asked for; produce any number of
  * times, if the answer streams; finish, always, exactly once, last. */
 struct hpl_http_handler {
     const char *name;

@@ -166,9 +166,9 @@ bool hpl_http_exchange_run_here(struct hpl_http_exchange *exchange);
 void hpl_http_exchange_fail(struct hpl_http_exchange *exchange);
 
 /* answer.c: the owner */
-/* 1 when everything was handed to the socket, HPL_LINK_AGAIN or HPL_LINK_BROKEN. */
 /* Status line and headers into the output, where they are due. */
 void hpl_http_put_due_head(struct hpl_http_exchange *exchange);
+/* 1 when everything was handed to the socket, HPL_LINK_AGAIN or HPL_LINK_BROKEN. */
 int hpl_http_flush(struct hpl_http_connection *connection);
 /* A core refusal before there is a route: a small plain answer. */
 void hpl_http_refusal(struct hpl_http_connection *connection, int status, const char *why);

@@ -172,7 +172,8 @@ class FirstErrors(unittest.TestCase):
     def test_a_bad_configuration_file(self):
         path = self.folder / "c.yaml"
         for text, word in (("state_dir: /x\nlistne: 1\n", "listne"), ("listen: x\n", "state_dir"), ("state_dir: relative\n", "absolute"),
-                           ("state_dir: [1]\n", ""), ("state_dir: /x\nroot: {file: /a, credential: b}\n", "takes one of")):
+                           ("state_dir: [1]\n", ""), ("state_dir: /x\nroot: {file: /a, credential: b}\n", "takes one of"),
+                           ("state_dir: /x\nhttp: {head_seconds: 3601}\n", "3600 seconds"), ("state_dir: /x\nhttp: {max_queued: -1}\n", "max_queued")):
             path.write_text(text)
             self.one_line(["--config", path], word)
         self.one_line(["--config", self.folder / "nothing.yaml"], "nothing.yaml")
@@ -211,6 +212,7 @@ state_dir: {folder}/state
 listen: 127.0.0.1:{port}
 tls: {{certificate: {folder}/cert.pem, key: {folder}/key.pem}}
 root: {{file: {folder}/root.key, require_external: true}}
+http: {{max_connections: 9, head_seconds: 1}}
 credentials:
   - {{access_key: ops, secret_file: {folder}/ops.secret, role: admin}}
 kms: {{backend_type: local, default_key_id: app-default}}
@@ -232,6 +234,9 @@ kms: {{backend_type: local, default_key_id: app-default}}
             key = {"SSECustomerAlgorithm": "AES256", "SSECustomerKey": "k" * 32}
             s3.put_object(Bucket="tls", Key="c", Body=body, **key)
             self.assertEqual(s3.get_object(Bucket="tls", Key="c", **key)["Body"].read(), body)
+            with socket.create_connection(("127.0.0.1", port)) as idle: # says nothing: its second is soon over
+                idle.settimeout(8)
+                self.assertEqual(idle.recv(1), b"")
         finally:
             process.terminate()
             self.assertEqual(process.wait(30), 0)
