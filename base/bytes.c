@@ -6,6 +6,8 @@
 #include <stdlib.h>
 #include <openssl/crypto.h>
 
+#include "base/secret.h"
+
 static bool grow(struct hpl_buf *buf, size_t more)
 {
     if (buf->is_failed)
@@ -28,7 +30,7 @@ static bool grow(struct hpl_buf *buf, size_t more)
     if (buf->len)
         memcpy(data, buf->data, buf->len);
     if (buf->data) {
-        OPENSSL_cleanse(buf->data, buf->len);
+        hpl_wipe(buf->data, buf->len);
         free(buf->data);
     }
     buf->data = data;
@@ -137,7 +139,7 @@ void hpl_buf_wipe(struct hpl_buf *buf)
     if (!buf)
         return;
     if (buf->data)
-        OPENSSL_cleanse(buf->data, buf->cap);
+        hpl_wipe(buf->data, buf->cap);
     free(buf->data);
     *buf = (struct hpl_buf){0};
 }

@@ -5,6 +5,8 @@
 #include <openssl/evp.h>
 #include <openssl/hmac.h>
 
+#include "base/secret.h"
+
 static EVP_MD *sha256, *sha1, *md5;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 
@@ -42,8 +44,8 @@ void hpl_hmac_sha256(uint8_t out[static 32], const void *key, size_t key_len, co
     HPL_CHECK(EVP_DigestInit_ex2(ctx, sha256, NULL) && EVP_DigestUpdate(ctx, pad, sizeof pad) &&
               EVP_DigestUpdate(ctx, inner, sizeof inner) && EVP_DigestFinal_ex(ctx, out, NULL));
     EVP_MD_CTX_free(ctx);
-    OPENSSL_cleanse(pad, sizeof pad);
-    OPENSSL_cleanse(inner, sizeof inner);
+    hpl_wipe(pad, sizeof pad);
+    hpl_wipe(inner, sizeof inner);
 }
 
 void hpl_hkdf_sha256(void *out, size_t out_len, struct hpl_bytes key, struct hpl_bytes salt, struct hpl_bytes info)
@@ -67,8 +69,8 @@ void hpl_hkdf_sha256(void *out, size_t out_len, struct hpl_bytes key, struct hpl
         out_len -= n;
     }
     hpl_buf_wipe(&text);
-    OPENSSL_cleanse(prk, sizeof prk);
-    OPENSSL_cleanse(block, sizeof block);
+    hpl_wipe(prk, sizeof prk);
+    hpl_wipe(block, sizeof block);
 }
 
 enum hpl_status hpl_hash_init(struct hpl_hash *hash, const char *name)

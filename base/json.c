@@ -4,7 +4,8 @@
 #include <stdlib.h>
 #include <inttypes.h>
 #include <malloc.h>
-#include <openssl/crypto.h>
+
+#include "base/secret.h"
 
 static void *wiping_malloc(size_t len)
 {
@@ -14,7 +15,7 @@ static void *wiping_malloc(size_t len)
 static void wiping_free(void *data)
 {
     if (data)
-        OPENSSL_cleanse(data, malloc_usable_size(data));
+        hpl_wipe(data, malloc_usable_size(data));
     free(data);
 }
 

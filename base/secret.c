@@ -11,7 +11,6 @@
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
-#include <openssl/crypto.h>
 #include <openssl/rand.h>
 
 #define MAGIC 0x48504c53u /* "HPLS" */
@@ -39,7 +38,7 @@ static _Atomic uint32_t *liveness; /* on a page of its own, which is zero in a c
 
 void hpl_wipe(void *data, size_t len)
 {
-    OPENSSL_cleanse(data, len);
+    explicit_bzero(data, len);
 }
 
 /* Memory that not even the kernel maps: locked, undumped, out of reach of /proc/PID/mem. False where there is none (Linux 5.14, secretmem.enable) or the limit
@@ -227,7 +226,7 @@ void hpl_secret_free(struct hpl_secret *secret)
     hpl_secret_check(secret);
     struct block *block = (struct block *)secret;
     uint32_t class = block->class;
-    OPENSSL_cleanse(block, sizeof *block + secret->len);
+    hpl_wipe(block, sizeof *block + secret->len);
     pthread_mutex_lock(&lock);
     block->next = free_lists[class];
     free_lists[class] = block;
@@ -297,7 +296,7 @@ bool hpl_random(void *out, size_t len)
     }
     uint8_t *from = stock.bytes->bytes + STOCK_LEN - stock.num_left;
     memcpy(out, from, len);
-    OPENSSL_cleanse(from, len);
+    hpl_wipe(from, len);
     stock.num_left -= len;
     return true;
 }

@@ -7,10 +7,10 @@
 #include <stdlib.h>
 #include <time.h>
 #include <curl/curl.h>
-#include <openssl/crypto.h>
 #include <openssl/ssl.h>
 
 #include "base/clock.h"
+#include "base/secret.h"
 
 #define MAX_CONNECTIONS 32u
 #define MAX_ANSWER (32u << 20) /* a listing of some hundred thousand names */
@@ -30,7 +30,7 @@ struct hpl_vault_http {
 static void wiping_free(void *data)
 {
     if (data)
-        OPENSSL_cleanse(data, malloc_usable_size(data));
+        hpl_wipe(data, malloc_usable_size(data));
     free(data);
 }
 
