@@ -123,6 +123,7 @@ static void resume(struct hpl_http_connection *connection)
     uint64_t now = hpl_clock_mono_ns();
     if (exchange->phase == HPL_PHASE_BODY && !exchange->is_reading) {
         exchange->is_reading = true;
+        hpl_link_set_bulk(&connection->link, !exchange->is_whole);
         connection->since_ns = now;
         connection->num_read = 0;
     } else {
@@ -421,6 +422,7 @@ static enum step step_over(struct hpl_http_connection *connection)
     hpl_http_exchange_free(connection->exchange);
     connection->exchange = NULL;
     hpl_http_output_wipe(connection);
+    hpl_link_set_bulk(&connection->link, false);
     connection->since_ns = hpl_clock_mono_ns();
     connection->state = HPL_STATE_HEAD;
     connection->is_answered = true;

@@ -9,6 +9,8 @@
 #include <openssl/err.h>
 #include <openssl/ssl.h>
 
+#define BULK_BUFFER (64u * 1024)
+
 static int plain_result(struct hpl_link *link, uint32_t wants)
 {
     link->wants = wants;
@@ -97,6 +99,18 @@ ssize_t hpl_link_write(struct hpl_link *link, const void *from, size_t len, bool
         n = send(link->fd, from, len, MSG_NOSIGNAL | (has_more ? MSG_MORE : 0));
     while (n < 0 && errno == EINTR);
     return n < 0 ? plain_result(link, EPOLLOUT) : n;
+}
+
+void hpl_link_set_bulk(struct hpl_link *link, bool is_bulk)
+{
+    if (!link->ssl || link->is_bulk == is_bulk)
+        return;
+    link->is_bulk = is_bulk;
+    SSL_set_default_read_buffer_len(link->ssl, is_bulk ? BULK_BUFFER : 0);
+    if (is_bulk)
+        SSL_clear_options(link->ssl, SSL_OP_CLEANSE_PLAINTEXT);
+    else
+        SSL_set_options(link->ssl, SSL_OP_CLEANSE_PLAINTEXT);
 }
 
 void hpl_link_end_writing(struct hpl_link *link)

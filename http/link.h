@@ -11,6 +11,7 @@ struct hpl_link {
     int fd;
     SSL *ssl;           /* NULL: plaintext */
     uint32_t wants;     /* after HPL_LINK_AGAIN: EPOLLIN or EPOLLOUT */
+    bool is_bulk;
 };
 
 /* Results besides a number of bytes. */
@@ -25,6 +26,9 @@ bool hpl_link_has_more(const struct hpl_link *link);
 ssize_t hpl_link_write(struct hpl_link *link, const void *from, size_t len, bool has_more);
 /* Nothing more will be written; reading goes on. */
 void hpl_link_end_writing(struct hpl_link *link);
+/* What is read from now on is an object's bytes, or no longer: OpenSSL then reads more at a time and does not wipe its buffers after each record, as it does
+ * for heads and whole bodies, which have keys in them. */
+void hpl_link_set_bulk(struct hpl_link *link, bool is_bulk);
 /* Closes the socket; reset: as a broken connection, so that the peer cannot take what it has for the whole. */
 void hpl_link_close(struct hpl_link *link, bool reset);
 
