@@ -50,7 +50,7 @@ static void delete_one(struct hpl_s3_request *request, const char *key, bool is_
     hpl_xml_close(xml, status == HPL_OK ? "Deleted" : "Error");
 }
 
-/* Content-MD5 or one of the checksums must protect the list, as S3 wants it. */
+/* The signature, Content-MD5 or one of the checksums must protect the list. */
 static enum hpl_status check_protection(struct hpl_s3_request *request, struct hpl_bytes body)
 {
     struct hpl_checksums sums;
@@ -69,7 +69,7 @@ static enum hpl_status check_protection(struct hpl_s3_request *request, struct h
             return HPL_INVALID_DIGEST;
         return memcmp(value, sums.value[kind], name->len) == 0 ? HPL_OK : HPL_BAD_DIGEST;
     }
-    return HPL_OK; /* the signature covers the body's hash */
+    return request->is_body_signed ? HPL_OK : hpl_fail(request->call, HPL_INVALID_REQUEST, "Content-MD5 or a checksum is needed, since the signature does not cover the body");
 }
 
 enum hpl_status hpl_s3_delete_objects(struct hpl_s3_request *request)

@@ -42,6 +42,7 @@ struct hpl_s3_request {
     struct hpl_call *call;
     const struct hpl_s3_operation *operation;
     struct hpl_identity identity;
+    bool is_body_signed;                          /* the signature covers every byte of it */
     char bucket[HPL_BUCKET_MAX + 1];
     char key[HPL_OBJECT_KEY_MAX + 1];
     struct hpl_s3_parameter parameters[HPL_S3_MAX_PARAMETERS];
