@@ -73,8 +73,10 @@ static enum hpl_status read_context(struct hpl_s3_request *request)
         return HPL_OK;
     if (text[0] == '{')
         hpl_buf_put_str(&decoded, text);
-    else if (!hpl_base64_decode(&decoded, text, strlen(text)))
+    else if (!hpl_base64_decode(&decoded, text, strlen(text))) {
+        hpl_buf_wipe(&decoded);
         return hpl_fail(request->call, HPL_INVALID_ARGUMENT, "the encryption context must be JSON, plain or in Base64");
+    }
     enum hpl_status status = hpl_json_object(request->call, &request->sse.context, hpl_buf_bytes(&decoded), MAX_CONTEXT, false);
     hpl_buf_wipe(&decoded);
     HPL_TRY(status == HPL_INVALID_REQUEST ? HPL_INVALID_ARGUMENT : status);
