@@ -82,6 +82,8 @@ void hpl_s3_send_empty(struct hpl_s3_request *request, int status);
 enum hpl_status hpl_sse_read(struct hpl_s3_request *request) HPL_MUST_USE;
 /* Only the customer key's three headers, for reads and parts. */
 enum hpl_status hpl_sse_read_customer(struct hpl_s3_request *request) HPL_MUST_USE;
+/* A copy of the customer key, which was read, as a data key. */
+enum hpl_status hpl_sse_data_key(struct hpl_s3_request *request, struct hpl_secret **out) HPL_MUST_USE;
 void hpl_sse_wipe(struct hpl_sse *sse);
 /* The answer's headers for an object of this mode; key_id "": none. The envelope tells whether a bucket key is behind it. */
 void hpl_sse_answer(struct hpl_s3_request *request, enum hpl_seal_mode mode, const char *key_id, struct hpl_bytes envelope);

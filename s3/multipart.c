@@ -109,7 +109,7 @@ static enum hpl_status create(struct hpl_s3_request *request, struct creation *c
     HPL_TRY(hpl_object_metadata(request, &creation->metadata));
     HPL_TRY(hpl_object_context(request->call, request->sse.context, request->bucket, request->key, &creation->context));
     if (request->sse.mode == HPL_MODE_SSE_C)
-        creation->data_key = hpl_secret_from(request->sse.customer_key->bytes, request->sse.customer_key->len);
+        HPL_TRY(hpl_sse_data_key(request, &creation->data_key));
     else if (request->sse.mode != HPL_MODE_PLAIN) {
         HPL_TRY(hpl_object_generate(request, creation->context, &creation->data_key, &creation->envelope, &upload->ref));
         upload->has_ref = true;

@@ -147,6 +147,21 @@ static enum hpl_status check_length(struct hpl_s3_request *request, int64_t *len
     return (uint64_t)*len > HPL_S3_MAX_PART ? HPL_TOO_LARGE : HPL_OK;
 }
 
+/* The part's own key out of the data key, and the buffers that its bytes are sealed in. */
+static enum hpl_status open_seal(struct hpl_s3_request *request, int64_t len)
+{
+    struct hpl_put *put = request->put;
+    const struct hpl_part_id id = {hpl_bytes_str(request->bucket), hpl_bytes_str(request->key), put->instance, put->part.number};
+    if (RAND_bytes(put->part.salt, sizeof put->part.salt) != 1)
+        return hpl_fail(request->call, HPL_INTERNAL, "no random numbers");
+    HPL_TRY(hpl_part_key_new(request->call, &put->part_key, put->data_key, put->part.salt, &id));
+    memcpy(put->part.commitment, hpl_part_key_commitment(put->part_key), sizeof put->part.commitment);
+    put->piece_cap = (uint64_t)len < HPL_S3_PIECE ? (size_t)len : HPL_S3_PIECE;
+    put->piece = malloc(put->piece_cap ? put->piece_cap : 1);
+    put->sealed = malloc(SEALED_PIECE < hpl_sealed_len((uint64_t)len) + 1 ? SEALED_PIECE : hpl_sealed_len((uint64_t)len) + 1);
+    return put->piece && put->sealed ? HPL_OK : hpl_fail(request->call, HPL_NO_MEMORY, "out of memory");
+}
+
 /* Buffers, checksums, keys of one part, and its file. */
 static enum hpl_status open_pipeline(struct hpl_s3_request *request, uint32_t part_number, int64_t len)
 {
@@ -162,18 +177,8 @@ static enum hpl_status open_pipeline(struct hpl_s3_request *request, uint32_t pa
     }
     HPL_TRY(hpl_checksums_init(&put->sums, wanted));
     put->part.number = part_number;
-    if (put->data_key) {
-        const struct hpl_part_id id = {hpl_bytes_str(request->bucket), hpl_bytes_str(request->key), put->instance, part_number};
-        if (RAND_bytes(put->part.salt, sizeof put->part.salt) != 1)
-            return hpl_fail(request->call, HPL_INTERNAL, "no random numbers");
-        HPL_TRY(hpl_part_key_new(request->call, &put->part_key, put->data_key, put->part.salt, &id));
-        memcpy(put->part.commitment, hpl_part_key_commitment(put->part_key), sizeof put->part.commitment);
-        put->piece_cap = (uint64_t)len < HPL_S3_PIECE ? (size_t)len : HPL_S3_PIECE;
-        put->piece = malloc(put->piece_cap ? put->piece_cap : 1);
-        put->sealed = malloc(SEALED_PIECE < hpl_sealed_len((uint64_t)len) + 1 ? SEALED_PIECE : hpl_sealed_len((uint64_t)len) + 1);
-        if (!put->piece || !put->sealed)
-            return hpl_fail(request->call, HPL_NO_MEMORY, "out of memory");
-    }
+    if (put->data_key)
+        HPL_TRY(open_seal(request, len));
     return hpl_store_create_file(request->call, request->s3->store, &put->file);
 }
 
@@ -262,7 +267,7 @@ enum hpl_status hpl_s3_put_begin(struct hpl_s3_request *request)
     HPL_TRY(hpl_object_metadata(request, &put->metadata));
     HPL_TRY(hpl_object_context(request->call, request->sse.context, request->bucket, request->key, &put->context));
     if (put->mode == HPL_MODE_SSE_C)
-        put->data_key = hpl_secret_from(request->sse.customer_key->bytes, request->sse.customer_key->len);
+        HPL_TRY(hpl_sse_data_key(request, &put->data_key));
     else if (put->mode != HPL_MODE_PLAIN)
         HPL_TRY(hpl_object_generate(request, put->context, &put->data_key, &put->object.envelope, &put->object.ref));
     put->object.has_ref = put->object.envelope.len > 0;
@@ -345,9 +350,7 @@ static enum hpl_status upload_data_key(struct hpl_s3_request *request)
     if (put->mode == HPL_MODE_PLAIN)
         return HPL_OK;
     if (put->mode == HPL_MODE_SSE_C) {
-        put->data_key = hpl_secret_from(request->sse.customer_key->bytes, request->sse.customer_key->len);
-        if (!put->data_key)
-            return hpl_fail(request->call, HPL_NO_MEMORY, "the secret region is full");
+        HPL_TRY(hpl_sse_data_key(request, &put->data_key));
     } else {
         HPL_TRY(hpl_object_pairs(json_object_get(put->upload_state.json, "context"), &manifest.context, &manifest.num_context));
         enum hpl_status status = hpl_object_decrypt(request, hpl_buf_bytes(&put->upload_state.envelope), &manifest, &put->data_key);

@@ -38,13 +38,19 @@ static enum hpl_status read_customer_key(struct hpl_s3_request *request, const c
     return HPL_OK;
 }
 
+enum hpl_status hpl_sse_data_key(struct hpl_s3_request *request, struct hpl_secret **out)
+{
+    *out = hpl_secret_from(request->sse.customer_key->bytes, request->sse.customer_key->len);
+    return *out ? HPL_OK : hpl_fail(request->call, HPL_NO_MEMORY, "the secret region is full");
+}
+
 enum hpl_status hpl_sse_read_customer(struct hpl_s3_request *request)
 {
     char algorithm[16], key[64], md5[25];
     bool has_algorithm, has_key, has_md5;
     HPL_TRY(hpl_s3_header(request, CUSTOMER "algorithm", algorithm, sizeof algorithm, &has_algorithm));
-    HPL_TRY(hpl_s3_header(request, CUSTOMER "key", key, sizeof key, &has_key));
     HPL_TRY(hpl_s3_header(request, CUSTOMER "key-MD5", md5, sizeof md5, &has_md5));
+    HPL_TRY(hpl_s3_header(request, CUSTOMER "key", key, sizeof key, &has_key)); /* last: it is wiped below, on every path from here */
     if (!has_algorithm && !has_key && !has_md5)
         return HPL_OK;
     enum hpl_status status = HPL_OK;

@@ -61,6 +61,8 @@ static const char *wrong_with_parts(const struct hpl_manifest *manifest)
             return "a part is too long";
         if (manifest->mode == HPL_MODE_PLAIN && !(is_zero(part->salt, sizeof part->salt) && is_zero(part->commitment, sizeof part->commitment)))
             return "a part of a plain object has a salt or a commitment";
+        if (manifest->mode != HPL_MODE_PLAIN && is_zero(part->commitment, sizeof part->commitment))
+            return "a part of a sealed object has no commitment";
         before = part->number;
         total += part->len; /* 10,000 parts under 2^48 bytes: no overflow */
     }

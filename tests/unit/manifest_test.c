@@ -240,6 +240,23 @@ HPL_TEST(a_plain_object_has_neither_salt_nor_commitment)
     hpl_buf_wipe(&bytes);
 }
 
+HPL_TEST(a_sealed_object_has_a_commitment_in_every_part)
+{
+    struct sample s;
+    fill(&s);
+    s.manifest.mode = HPL_MODE_PLAIN;
+    memset(s.parts, 0, sizeof s.parts);
+    s.parts[0].number = 1;
+    s.parts[0].len = s.manifest.size;
+    s.manifest.num_parts = 1;
+    struct hpl_buf bytes = encoded(&s.manifest);
+    bytes.data[4] = HPL_MODE_SSE_C;
+    EXPECT_STATUS(decode_copy(bytes.data, bytes.len, NULL), HPL_INTEGRITY);
+    s.manifest.mode = HPL_MODE_SSE_C;
+    expect_unwritable(&s.manifest);
+    hpl_buf_wipe(&bytes);
+}
+
 HPL_TEST(a_buffer_too_small_is_said)
 {
     struct sample s;
