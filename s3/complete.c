@@ -25,6 +25,7 @@ struct completion {
     const struct hpl_kept_part **chosen;
     struct hpl_object object;
     struct hpl_sums_text sums;
+    bool must_be_new;
 };
 
 static void completion_wipe(struct completion *completion)
@@ -234,6 +235,7 @@ static enum hpl_status check_customer_key(struct hpl_s3_request *request, const 
 static enum hpl_status complete(struct hpl_s3_request *request, struct completion *completion)
 {
     const char *id = hpl_s3_parameter(request, "uploadId");
+    HPL_TRY(hpl_s3_write_conditions(request, &completion->must_be_new));
     HPL_TRY(hpl_store_get_upload(request->call, request->s3->store, id, request->bucket, request->key, &completion->upload));
     HPL_TRY(hpl_upload_open(request, &completion->upload, &completion->state));
     HPL_TRY(check_customer_key(request, completion));
@@ -246,7 +248,8 @@ static enum hpl_status complete(struct hpl_s3_request *request, struct completio
     HPL_TRY(check_whole(request, completion));
     HPL_TRY(make_sums(completion));
     HPL_TRY(build_object(request, completion));
-    return hpl_store_put_object(request->call, request->s3->store, &completion->object, (const uint8_t (*)[HPL_FILE_ID_LEN])completion->files, completion->num_wanted, completion->upload.id);
+    return hpl_store_put_object(request->call, request->s3->store, &completion->object, (const uint8_t (*)[HPL_FILE_ID_LEN])completion->files, completion->num_wanted, completion->upload.id,
+                                completion->must_be_new);
 }
 
 static void answer_completion(struct hpl_s3_request *request, const struct completion *completion)

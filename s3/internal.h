@@ -121,6 +121,8 @@ enum hpl_status hpl_s3_put_body(struct hpl_s3_request *request, const uint8_t *d
 void hpl_put_free(struct hpl_s3_request *request);
 /* Which checksums the request sends or asks for, as bits; the one that it names most plainly in *main (HPL_NUM_SUMS: none). */
 enum hpl_status hpl_s3_wanted_sums(struct hpl_s3_request *request, unsigned *wanted, enum hpl_checksum_kind *main) HPL_MUST_USE;
+/* If-None-Match: * of a write; any other condition is HPL_NOT_IMPLEMENTED. */
+enum hpl_status hpl_s3_write_conditions(struct hpl_s3_request *request, bool *must_be_new) HPL_MUST_USE;
 void hpl_s3_sums_answer(struct hpl_s3_request *request, const struct hpl_sums_text *sums);
 
 /* --- object_get.c */

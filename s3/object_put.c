@@ -20,8 +20,8 @@ struct hpl_put {
     struct hpl_secret *data_key;       /* data or customer key; NULL: plain */
     struct hpl_part_key *part_key;
     struct hpl_checksums sums;
-    enum hpl_checksum_kind main_sum;
     struct hpl_object object;          /* PutObject */
+    bool must_be_new;                  /* If-None-Match: * */
     json_t *context, *metadata;
     struct hpl_upload upload;          /* UploadPart */
     struct hpl_upload_state upload_state;
@@ -167,7 +167,9 @@ static enum hpl_status open_pipeline(struct hpl_s3_request *request, uint32_t pa
 {
     struct hpl_put *put = request->put;
     unsigned wanted;
-    HPL_TRY(hpl_s3_wanted_sums(request, &wanted, &put->main_sum));
+    enum hpl_checksum_kind main;
+    HPL_CHECK((put->mode == HPL_MODE_PLAIN) == !put->data_key); /* only what nobody asked to be encrypted goes into the file as it comes */
+    HPL_TRY(hpl_s3_wanted_sums(request, &wanted, &main));
     if (put->mode == HPL_MODE_PLAIN || put->mode == HPL_MODE_SSE_S3)
         wanted |= 1u << HPL_SUM_MD5;
     if (put->upload_state.json) { /* the whole's checksum is made of the parts', whether the client sends them or not */
@@ -236,17 +238,21 @@ static enum hpl_status new_put(struct hpl_s3_request *request)
 
 /* --- PutObject ------------------------------------------------------------------------------------------------------------- */
 
-/* If-None-Match: * (only if it is not there) and If-Match (only over this ETag) of a write. */
-static enum hpl_status check_conditions(struct hpl_s3_request *request)
+enum hpl_status hpl_s3_write_conditions(struct hpl_s3_request *request, bool *must_be_new)
 {
     struct hpl_bytes none = hpl_http_header(request->http, "if-none-match");
-    struct hpl_object old;
+    *must_be_new = none.data != NULL;
     if (hpl_http_header(request->http, "if-match").data)
         return hpl_fail(request->call, HPL_NOT_IMPLEMENTED, "If-Match on a write is not implemented");
-    if (!none.data)
-        return HPL_OK;
-    if (!hpl_bytes_equal(none, hpl_bytes_str("*")))
+    if (none.data && !hpl_bytes_equal(none, hpl_bytes_str("*")))
         return hpl_fail(request->call, HPL_NOT_IMPLEMENTED, "If-None-Match on a write takes * only");
+    return HPL_OK;
+}
+
+/* Spares the body where the answer is known before it; the store decides when the object is put. */
+static enum hpl_status check_is_new(struct hpl_s3_request *request)
+{
+    struct hpl_object old;
     enum hpl_status status = hpl_store_get_object(request->call, request->s3->store, request->bucket, request->key, false, &old, NULL, NULL);
     hpl_object_wipe(&old);
     return status == HPL_NO_SUCH_OBJECT ? HPL_OK : status == HPL_OK ? HPL_PRECONDITION_FAILED : status;
@@ -258,10 +264,12 @@ enum hpl_status hpl_s3_put_begin(struct hpl_s3_request *request)
     HPL_TRY(check_length(request, &len));
     HPL_TRY(hpl_sse_read(request));
     HPL_TRY(hpl_store_find_bucket(request->call, request->s3->store, request->bucket));
-    HPL_TRY(check_conditions(request));
     HPL_TRY(new_put(request));
     struct hpl_put *put = request->put;
     put->mode = request->sse.mode;
+    HPL_TRY(hpl_s3_write_conditions(request, &put->must_be_new));
+    if (put->must_be_new)
+        HPL_TRY(check_is_new(request));
     if (RAND_bytes(put->instance, sizeof put->instance) != 1)
         return hpl_fail(request->call, HPL_INTERNAL, "no random numbers");
     HPL_TRY(hpl_object_metadata(request, &put->metadata));
@@ -313,7 +321,7 @@ static enum hpl_status make_visible(struct hpl_s3_request *request)
     if (put->object.has_ref)
         HPL_TRY(hpl_kms_begin_store(kms, request->call, &put->object.ref));
     enum hpl_status status =
-        hpl_store_put_object(request->call, request->s3->store, &put->object, (const uint8_t (*)[HPL_FILE_ID_LEN])&put->file.id, 1, NULL);
+        hpl_store_put_object(request->call, request->s3->store, &put->object, (const uint8_t (*)[HPL_FILE_ID_LEN])&put->file.id, 1, NULL, put->must_be_new);
     if (put->object.has_ref)
         hpl_kms_end_store(kms);
     put->is_done = status == HPL_OK;
@@ -327,7 +335,6 @@ enum hpl_status hpl_s3_put_end(struct hpl_s3_request *request)
     char key_id[HPL_KEY_ID_MAX + 1] = "";
     HPL_TRY(close_pipeline(request, &text));
     HPL_TRY(build_object(request, &text));
-    HPL_TRY(check_conditions(request)); /* again: the body may have taken long */
     HPL_TRY(make_visible(request));
     hpl_http_status(request->exchange, 200);
     hpl_http_add_header(request->exchange, "ETag", "\"%s\"", text.etag);

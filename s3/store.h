@@ -54,9 +54,10 @@ struct hpl_object {
 void hpl_object_wipe(struct hpl_object *object);
 
 /* Puts the object in place of what had its name, with its files (one a part, in order of part numbers); files are taken over only on success. Durable when it returns.
- * upload (may be NULL): the upload that this completes; it is removed in the same step, with its parts that files does not name. */
+ * upload (may be NULL): the upload that this completes; it is removed in the same step, with its parts that files does not name;
+ * HPL_INVALID_PART when one of files is not its part any more. must_be_new: HPL_PRECONDITION_FAILED where the name is taken. With any failure nothing is changed. */
 enum hpl_status hpl_store_put_object(struct hpl_call *call, struct hpl_store *store, const struct hpl_object *object, const uint8_t (*files)[HPL_FILE_ID_LEN],
-                                     size_t num_files, const char *upload) HPL_MUST_USE;
+                                     size_t num_files, const char *upload, bool must_be_new) HPL_MUST_USE;
 /* HPL_NO_SUCH_OBJECT, HPL_NO_SUCH_BUCKET. files (may be NULL) gets malloc'd ids in order. When pin, the files stay until hpl_store_unpin, whatever happens to the name. */
 enum hpl_status hpl_store_get_object(struct hpl_call *call, struct hpl_store *store, const char *bucket, const char *key, bool pin, struct hpl_object *object,
                                      uint8_t (**files)[HPL_FILE_ID_LEN], size_t *num_files) HPL_MUST_USE;

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Buckets and objects from outside, by boto3: plain, SSE-S3, SSE-KMS and SSE-C alike."""
 import base64
+import concurrent.futures
 import hashlib
 import http.client
 import os
@@ -266,6 +267,29 @@ class S3(unittest.TestCase):
         self.refused("304", 304, self.get, key="if", IfNoneMatch=etag)
         self.refused("PreconditionFailed", 412, self.s3.put_object, Bucket="main-bucket", Key="if", Body=b"y", IfNoneMatch="*")
         self.assertEqual(self.get("if")["Body"].read(), b"x")
+
+    def test_of_many_writers_of_a_new_key_one_wins(self):
+        def write(arguments):
+            try:
+                self.s3.put_object(Bucket="main-bucket", IfNoneMatch="*", **arguments)
+                return 200
+            except ClientError as error:
+                return error.response["ResponseMetadata"]["HTTPStatusCode"]
+
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            for turn in range(10):
+                answers = list(pool.map(write, [{"Key": f"once/{turn}", "Body": bytes([who])} for who in range(8)]))
+                self.assertEqual(sorted(answers), [200] + [412] * 7)
+                self.assertEqual(self.get(f"once/{turn}")["Body"].read()[0], answers.index(200))
+
+    def test_a_completion_replaces_nothing_where_it_must_be_new(self):
+        name, done = self.upload_of_two("taken", os.urandom(5 * (1 << 20) + 1))
+        self.s3.put_object(Bucket="main-bucket", Key="taken", Body=b"first")
+        complete = self.s3.complete_multipart_upload
+        self.refused("PreconditionFailed", 412, complete, IfNoneMatch="*", MultipartUpload=done, **name)
+        self.assertEqual(self.get("taken")["Body"].read(), b"first")
+        self.s3.delete_object(Bucket="main-bucket", Key="taken")
+        complete(IfNoneMatch="*", MultipartUpload=done, **name)
 
     def test_odd_keys_are_kept_as_they_are(self):
         for key in ("../../etc/passwd", "a//b", "/lead", "trail/", "sp ace", "pl+us", "%41", "ünï", "q?x=1&y", "#frag", "x" * 1024):

@@ -404,13 +404,17 @@ static enum hpl_status insert_file(struct hpl_call *call, struct hpl_store *stor
     return finish(call, store, statement);
 }
 
-/* What is left of an upload: its parts that no object took are garbage. */
-static enum hpl_status end_upload(struct hpl_call *call, struct hpl_store *store, const char *id)
+static enum hpl_status need_upload(struct hpl_call *call, struct hpl_store *store, const char *id)
 {
     bool is_there;
     HPL_TRY(has_row(call, store, "SELECT 1 FROM uploads WHERE id = ?", id, &is_there));
-    if (!is_there)
-        return HPL_NO_SUCH_UPLOAD;
+    return is_there ? HPL_OK : HPL_NO_SUCH_UPLOAD;
+}
+
+/* What is left of an upload: its parts that no object took are garbage. */
+static enum hpl_status end_upload(struct hpl_call *call, struct hpl_store *store, const char *id)
+{
+    HPL_TRY(need_upload(call, store, id));
     HPL_TRY(run_with(call, store, "INSERT OR IGNORE INTO garbage (file) SELECT file FROM upload_parts WHERE upload = ? AND file NOT IN (SELECT file FROM object_files)", id));
     HPL_TRY(run_with(call, store, "DELETE FROM upload_parts WHERE upload = ?", id));
     return run_with(call, store, "DELETE FROM uploads WHERE id = ?", id);
@@ -421,12 +425,47 @@ struct put {
     const uint8_t (*files)[HPL_FILE_ID_LEN];
     size_t num_files;
     const char *upload;
+    bool must_be_new;
 };
+
+/* The files are still the upload's parts: one that was replaced after they were listed is garbage by now. */
+static enum hpl_status check_parts(struct hpl_call *call, struct hpl_store *store, const struct put *put)
+{
+    sqlite3_stmt *statement;
+    int code = SQLITE_ROW;
+    HPL_TRY(need_upload(call, store, put->upload));
+    HPL_TRY(prepare(call, store, &statement, "SELECT 1 FROM upload_parts WHERE upload = ? AND file = ?"));
+    for (size_t i = 0; i < put->num_files && code == SQLITE_ROW; i++) {
+        sqlite3_reset(statement);
+        bind_text(statement, 1, put->upload);
+        bind_bytes(statement, 2, put->files[i], HPL_FILE_ID_LEN);
+        code = sqlite3_step(statement);
+    }
+    sqlite3_finalize(statement);
+    if (code == SQLITE_DONE)
+        return hpl_fail(call, HPL_INVALID_PART, "a part was replaced meanwhile");
+    return code == SQLITE_ROW ? HPL_OK : hpl_fs_db_error(call, store, code);
+}
+
+static enum hpl_status check_is_new(struct hpl_call *call, struct hpl_store *store, const struct hpl_object *object)
+{
+    sqlite3_stmt *statement;
+    HPL_TRY(prepare(call, store, &statement, "SELECT 1 FROM objects WHERE bucket = ? AND key = ?"));
+    bind_text(statement, 1, object->bucket);
+    bind_key(statement, 2, object->key);
+    int code = sqlite3_step(statement);
+    sqlite3_finalize(statement);
+    return code == SQLITE_DONE ? HPL_OK : code == SQLITE_ROW ? HPL_PRECONDITION_FAILED : hpl_fs_db_error(call, store, code);
+}
 
 static enum hpl_status put_object(struct hpl_call *call, struct hpl_store *store, const void *arg)
 {
     const struct put *put = arg;
     HPL_TRY(need_bucket(call, store, put->object->bucket));
+    if (put->upload)
+        HPL_TRY(check_parts(call, store, put));
+    if (put->must_be_new)
+        HPL_TRY(check_is_new(call, store, put->object));
     HPL_TRY(remove_object(call, store, put->object->bucket, put->object->key));
     HPL_TRY(insert_object(call, store, put->object));
     for (size_t i = 0; i < put->num_files; i++)
@@ -435,9 +474,9 @@ static enum hpl_status put_object(struct hpl_call *call, struct hpl_store *store
 }
 
 enum hpl_status hpl_store_put_object(struct hpl_call *call, struct hpl_store *store, const struct hpl_object *object, const uint8_t (*files)[HPL_FILE_ID_LEN],
-                                     size_t num_files, const char *upload)
+                                     size_t num_files, const char *upload, bool must_be_new)
 {
-    const struct put put = {object, files, num_files, upload};
+    const struct put put = {object, files, num_files, upload, must_be_new};
     return in_transaction(call, store, put_object, &put);
 }
 
@@ -691,10 +730,7 @@ static enum hpl_status put_part(struct hpl_call *call, struct hpl_store *store, 
 {
     const struct put_part *put = arg;
     sqlite3_stmt *statement;
-    bool is_there;
-    HPL_TRY(has_row(call, store, "SELECT 1 FROM uploads WHERE id = ?", put->id, &is_there));
-    if (!is_there)
-        return HPL_NO_SUCH_UPLOAD;
+    HPL_TRY(need_upload(call, store, put->id));
     HPL_TRY(prepare(call, store, &statement, "INSERT OR IGNORE INTO garbage (file) SELECT file FROM upload_parts WHERE upload = ? AND number = ?"));
     bind_text(statement, 1, put->id);
     sqlite3_bind_int64(statement, 2, put->part->number);
