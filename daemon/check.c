@@ -10,7 +10,6 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
-#include <openssl/pem.h>
 
 #include "backends/backends.h"
 #include "base/file.h"
@@ -18,6 +17,7 @@
 #include "daemon/passphrase.h"
 #include "daemon/root.h"
 #include "engine/aead.h"
+#include "engine/provider/builtin.h"
 
 struct check {
     const struct hpl_config *config;
@@ -98,10 +98,10 @@ static void check_passphrase(struct check *check)
     say(check, is_new ? HPL_OK : status, "root secret", &call, is_new ? "from a passphrase; root.kdf will be made in the state folder" : "from a passphrase");
 }
 
-/* Reads what is there; makes nothing. */
+/* Reads what is there; makes nothing: where a start would, only that is said. */
 static void check_root(struct check *check)
 {
-    char path[PATH_MAX];
+    char path[PATH_MAX], catalog[PATH_MAX];
     struct hpl_call call = {0};
     bool was_made;
     if (check->config->root && check->config->root->passphrase_file) {
@@ -110,7 +110,8 @@ static void check_root(struct check *check)
     }
     bool is_given = check->config->root && (check->config->root->file || check->config->root->credential || check->config->root->require_external);
     snprintf(path, sizeof path, "%s/root.key", check->config->state_dir);
-    if (!is_given && access(path, F_OK) != 0) {
+    snprintf(catalog, sizeof catalog, "%s/catalog.db", check->config->state_dir);
+    if (!is_given && access(path, F_OK) != 0 && access(catalog, F_OK) != 0) {
         printf("warn  %-14s %s\n", "root secret", "none given: one will be made in the state folder; root.file or root.credential keeps it elsewhere");
         return;
     }
@@ -166,18 +167,7 @@ static void check_tls(struct check *check)
         printf("warn  %-14s %s\n", "TLS", "none: SSE-C and data keys are refused except from this machine; set tls.certificate and tls.key");
         return;
     }
-    FILE *file = fopen(check->config->tls->certificate, "r");
-    X509 *certificate = file ? PEM_read_X509(file, NULL, NULL, NULL) : NULL;
-    enum hpl_status status = HPL_OK;
-    if (!certificate)
-        status = hpl_fail(&call, HPL_INVALID_CONFIGURATION, "%s cannot be read as a PEM certificate", check->config->tls->certificate);
-    else if (X509_cmp_current_time(X509_get0_notAfter(certificate)) < 0)
-        status = hpl_fail(&call, HPL_INVALID_CONFIGURATION, "the certificate in %s has expired", check->config->tls->certificate);
-    else if (access(check->config->tls->key, R_OK) != 0)
-        status = hpl_fail(&call, HPL_INVALID_CONFIGURATION, "%s cannot be read: %s", check->config->tls->key, strerror(errno));
-    X509_free(certificate);
-    if (file)
-        fclose(file);
+    enum hpl_status status = hpl_http_check_tls(&call, hpl_provider_libctx(), check->config->tls->certificate, check->config->tls->key);
     say(check, status, "TLS", &call, check->config->tls->certificate);
 }
 

@@ -89,14 +89,9 @@ static enum hpl_status write_kdf(struct hpl_call *call, const char *path, const 
 
 /* --- the two ways ------------------------------------------------------------------------------------------------------------ */
 
-static enum hpl_status make(struct hpl_call *call, const char *state_dir, const char *path, const struct hpl_secret *passphrase, struct hpl_secret **out)
+static enum hpl_status make(struct hpl_call *call, const char *path, const struct hpl_secret *passphrase, struct hpl_secret **out)
 {
-    char catalog[PATH_MAX];
     struct kdf kdf = {.log2_cost = LOG2_COST, .block = BLOCK, .parallel = PARALLEL};
-    snprintf(catalog, sizeof catalog, "%s/catalog.db", state_dir);
-    if (access(catalog, F_OK) == 0)
-        return hpl_fail(call, HPL_INVALID_CONFIGURATION, "%s is missing but a catalog is there: bring the file back; the passphrase with a new salt opens nothing",
-                        path);
     if (RAND_bytes(kdf.salt, sizeof kdf.salt) != 1)
         return hpl_fail(call, HPL_INTERNAL, "no random numbers");
     HPL_TRY(derive(call, passphrase, &kdf, out));
@@ -122,14 +117,18 @@ static enum hpl_status load(struct hpl_call *call, const char *path, const char 
 
 static enum hpl_status open_root(struct hpl_call *call, const char *state_dir, const char *from, bool may_make, struct hpl_secret **out)
 {
-    char path[PATH_MAX];
+    char path[PATH_MAX], catalog[PATH_MAX];
     struct hpl_secret *HPL_SECRET_AUTO passphrase = NULL;
     *out = NULL;
     snprintf(path, sizeof path, "%s/root.kdf", state_dir);
+    snprintf(catalog, sizeof catalog, "%s/catalog.db", state_dir);
     HPL_TRY(read_passphrase(call, from, &passphrase));
     if (access(path, F_OK) == 0)
         return load(call, path, from, passphrase, out);
-    return may_make ? make(call, state_dir, path, passphrase, out) : HPL_NOT_FOUND;
+    if (access(catalog, F_OK) == 0)
+        return hpl_fail(call, HPL_INVALID_CONFIGURATION, "%s is missing but a catalog is there: bring the file back; the passphrase with a new salt opens nothing",
+                        path);
+    return may_make ? make(call, path, passphrase, out) : HPL_NOT_FOUND;
 }
 
 enum hpl_status hpl_passphrase_root(struct hpl_call *call, const char *state_dir, const char *path, struct hpl_secret **out)

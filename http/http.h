@@ -109,6 +109,8 @@ struct hpl_http_options {
 struct hpl_http_server;
 /* Binds and serves. HPL_INVALID_CONFIGURATION with the mend when the port is taken or the certificate cannot be read. */
 enum hpl_status hpl_http_start(struct hpl_call *call, struct hpl_http_server **out, const struct hpl_http_options *options) HPL_MUST_USE;
+/* Reads a certificate and its key as a start does. HPL_INVALID_CONFIGURATION with the mend, also for a certificate that has expired. */
+enum hpl_status hpl_http_check_tls(struct hpl_call *call, void *libctx, const char *cert, const char *key) HPL_MUST_USE;
 /* "127.0.0.1:9000" as bound; lives as long as the server. */
 const char *hpl_http_address(const struct hpl_http_server *server);
 /* Reads the certificate again; the old one stays on failure. */

@@ -1,4 +1,5 @@
 /* The TLS context: built at start and at each reload, shared by the connections made while it was the current one. */
+#include "http/http.h"
 #include "http/link.h"
 
 #include <string.h>
@@ -66,4 +67,13 @@ enum hpl_status hpl_tls_context(struct hpl_call *call, SSL_CTX **out, void *libc
     else
         *out = ctx;
     return status;
+}
+
+enum hpl_status hpl_http_check_tls(struct hpl_call *call, void *libctx, const char *cert, const char *key)
+{
+    SSL_CTX *ctx;
+    HPL_TRY(hpl_tls_context(call, &ctx, libctx, cert, key));
+    bool is_over = X509_cmp_current_time(X509_get0_notAfter(SSL_CTX_get0_certificate(ctx))) < 0;
+    SSL_CTX_free(ctx);
+    return is_over ? hpl_fail(call, HPL_INVALID_CONFIGURATION, "the certificate in %s has expired", cert) : HPL_OK;
 }

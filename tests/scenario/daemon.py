@@ -187,6 +187,34 @@ class FirstErrors(unittest.TestCase):
         os.chmod(self.folder / "d/root.key", 0o600)
         self.one_line(["--dev", self.folder / "d", "--listen", "127.0.0.1:0"], "root secret")
 
+    def checked(self, configuration):
+        """What --check says FAIL to, and that a start says the same in one line."""
+        path = self.folder / "checked.yaml"
+        path.write_text(configuration)
+        code, out, err = run(BIN / "hardplated", "--config", path, "--listen", "127.0.0.1:0", "--check")
+        failed = [line for line in out.splitlines() if line.startswith("FAIL")]
+        self.assertEqual((code, len(failed)), (1, 1), out + err)
+        self.one_line(["--config", path, "--listen", "127.0.0.1:0"], failed[0].split("  ", 2)[2].split(maxsplit=2)[-1][-40:])
+        return failed[0]
+
+    def test_check_finds_a_lost_root_secret(self):
+        state = self.folder / "state"
+        state.mkdir(mode=0o700)
+        (state / "catalog.db").touch(mode=0o600)
+        self.assertIn("root.key is missing but a catalog is there", self.checked(f"state_dir: {state}\n"))
+        secret = self.folder / "passphrase"
+        secret.write_text("correct horse battery staple\n")
+        secret.chmod(0o400)
+        self.assertIn("root.kdf is missing but a catalog is there", self.checked(f"state_dir: {state}\nroot: {{passphrase_file: {secret}}}\n"))
+
+    def test_check_finds_a_tls_key_that_is_none_or_anothers(self):
+        for name in ("one", "two"):
+            run("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "1", "-subj", "/CN=localhost",
+                "-keyout", self.folder / f"{name}.key", "-out", self.folder / f"{name}.pem")
+        (self.folder / "no.key").write_text("this is no PEM\n")
+        for key in ("two.key", "no.key"):
+            self.assertIn("TLS", self.checked(f"state_dir: {self.folder}/state\ntls: {{certificate: {self.folder}/one.pem, key: {self.folder}/{key}}}\n"), key)
+
     def test_usage(self):
         for args in ([], ["--dev"], ["--dev", "x", "--config", "y"], ["--dev", "x", "--backend", "z"], ["--nonsense"], ["extra"]):
             code, out, err = run(BIN / "hardplated", *args)
