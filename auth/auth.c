@@ -4,7 +4,6 @@
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <openssl/rand.h>
 
 #include "base/clock.h"
 #include "base/codec.h"
@@ -234,29 +233,54 @@ enum hpl_status hpl_auth_put_credential(struct hpl_call *call, struct hpl_auth *
     return status;
 }
 
-/* count characters of a 64-letter alphabet. */
-static void random_text(char *out, size_t count, const char *alphabet)
+#define PAGE 64u
+
+struct page {
+    const char *const *kept;
+    size_t num_kept, count;
+    char last[HPL_ACCESS_KEY_MAX + 1];
+    struct {
+        char access_key[HPL_ACCESS_KEY_MAX + 1];
+        uint64_t revision;
+        bool is_kept;
+    } rows[PAGE];
+};
+
+static bool is_among(const char *name, const char *const *names, size_t num_names)
 {
-    HPL_CHECK(RAND_priv_bytes((unsigned char *)out, (int)count) == 1);
-    for (size_t i = 0; i < count; i++)
-        out[i] = alphabet[(uint8_t)out[i] % 64];
+    for (size_t i = 0; i < num_names; i++)
+        if (strcmp(names[i], name) == 0)
+            return true;
+    return false;
 }
 
-enum hpl_status hpl_auth_new_credential(struct hpl_call *call, struct hpl_auth *auth, enum hpl_role role,
-                                        char access_key[static HPL_ACCESS_KEY_MAX + 1], struct hpl_secret **secret_key)
+/* A damaged row is one like any other here: it is not kept for being damaged. */
+static bool note_row(void *arg, const char *name, uint64_t revision, enum hpl_status status, struct hpl_bytes content)
 {
-    *secret_key = hpl_secret_new(40);
-    if (!*secret_key)
-        return hpl_fail(call, HPL_NO_MEMORY, "the secret region is full");
-    random_text(access_key, 20, "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567ABCDEFGHIJKLMNOPQRSTUVWXYZ234567");
-    access_key[20] = '\0';
-    random_text((char *)(*secret_key)->bytes, 40, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/");
-    enum hpl_status status = hpl_auth_put_credential(call, auth, access_key, *secret_key, role);
-    if (status != HPL_OK) {
-        hpl_secret_free(*secret_key);
-        *secret_key = NULL;
-    }
-    return status;
+    struct page *page = arg;
+    (void)status, (void)content;
+    snprintf(page->last, sizeof page->last, "%s", name);
+    snprintf(page->rows[page->count].access_key, sizeof page->last, "%s", name);
+    page->rows[page->count].revision = revision;
+    page->rows[page->count].is_kept = is_among(name, page->kept, page->num_kept);
+    page->count++;
+    return true;
+}
+
+enum hpl_status hpl_auth_keep_only(struct hpl_call *call, struct hpl_auth *auth, const char *const *access_keys, size_t num_access_keys)
+{
+    struct page page = {.kept = access_keys, .num_kept = num_access_keys};
+    do {
+        page.count = 0;
+        HPL_TRY(hpl_catalog_list(call, auth->catalog, ROW_TYPE, page.last[0] ? page.last : NULL, PAGE, note_row, &page));
+        for (size_t i = 0; i < page.count; i++) {
+            if (page.rows[i].is_kept)
+                continue;
+            HPL_TRY(hpl_catalog_delete(call, auth->catalog, ROW_TYPE, page.rows[i].access_key, page.rows[i].revision));
+            forget(auth, page.rows[i].access_key);
+        }
+    } while (page.count == PAGE);
+    return HPL_OK;
 }
 
 static enum hpl_status load(struct hpl_call *call, struct hpl_auth *auth, const char *access_key, struct hpl_identity *identity,

@@ -26,10 +26,8 @@ void hpl_auth_close(struct hpl_auth *auth);
 /* Adds or replaces a credential: access key of 3 to 128 of [A-Za-z0-9._-], secret of 8 to 128 printable bytes. */
 enum hpl_status hpl_auth_put_credential(struct hpl_call *call, struct hpl_auth *auth, const char *access_key,
                                         const struct hpl_secret *secret_key, enum hpl_role role) HPL_MUST_USE;
-/* Random: access key of 20, secret of 40 characters. *secret_key is the caller's to free. */
-enum hpl_status hpl_auth_new_credential(struct hpl_call *call, struct hpl_auth *auth, enum hpl_role role,
-                                        char access_key[static HPL_ACCESS_KEY_MAX + 1],
-                                        struct hpl_secret **secret_key) HPL_MUST_USE;
+/* Removes every credential whose access key is not among these; nobody signs with it any more. A failure may leave some of them. */
+enum hpl_status hpl_auth_keep_only(struct hpl_call *call, struct hpl_auth *auth, const char *const *access_keys, size_t num_access_keys) HPL_MUST_USE;
 /* HPL_AUTH_UNKNOWN_KEY; HPL_INTEGRITY for a row that was changed. *secret_key is the caller's to free. A change is seen at once in
  * this process, within five seconds in others. Reads the catalog (a few microseconds, no waiting on writers) when not remembered, where the call may wait. */
 enum hpl_status hpl_auth_find(struct hpl_call *call, struct hpl_auth *auth, const char *access_key,

@@ -44,7 +44,7 @@ struct hpl_config_tokend {
     unsigned num_environment;
 };
 
-/* A credential that the file provides; written to the catalog at every start, so that the file is the truth for its access keys. */
+/* A credential that the file provides; written to the catalog at every start, where those that it lists no more are removed. */
 struct hpl_config_credential {
     char *access_key, *secret_file, *role; /* role: "admin" or "objects" */
 };

@@ -130,13 +130,29 @@ static enum hpl_status put_credentials(struct hpl_call *call, struct hpl_house *
     return HPL_OK;
 }
 
-static enum hpl_status open_catalog(struct hpl_call *call, struct hpl_house *house)
+/* What the file lists no more is revoked. */
+static enum hpl_status drop_credentials(struct hpl_call *call, struct hpl_house *house)
+{
+    const struct hpl_config *config = house->config;
+    const char **listed = calloc(config->num_credentials + 1, sizeof *listed);
+    if (!listed)
+        return hpl_fail(call, HPL_NO_MEMORY, "out of memory");
+    for (unsigned i = 0; i < config->num_credentials; i++)
+        listed[i] = config->credentials[i].access_key;
+    enum hpl_status status = hpl_auth_keep_only(call, house->auth, listed, config->num_credentials);
+    free(listed);
+    return status;
+}
+
+/* The dev mode has credentials of its own and no file. */
+static enum hpl_status open_catalog(struct hpl_call *call, struct hpl_house *house, bool is_dev)
 {
     char path[PATH_MAX];
     snprintf(path, sizeof path, "%s/catalog.db", house->config->state_dir);
     HPL_TRY(hpl_catalog_open(call, &house->catalog, path, house->root));
     HPL_TRY(hpl_auth_open(call, &house->auth, house->catalog));
-    return put_credentials(call, house);
+    HPL_TRY(put_credentials(call, house));
+    return is_dev ? HPL_OK : drop_credentials(call, house);
 }
 
 static enum hpl_status open_kms(struct hpl_call *call, struct hpl_house *house, bool is_dev)
@@ -167,7 +183,7 @@ enum hpl_status hpl_house_open(struct hpl_call *call, struct hpl_house *house, c
     HPL_TRY(hpl_house_lock_memory(call, config));
     HPL_TRY(lock_state(call, house));
     HPL_TRY(open_root(call, house));
-    HPL_TRY(open_catalog(call, house));
+    HPL_TRY(open_catalog(call, house, is_dev));
     HPL_TRY(hpl_work_start(call, &house->work, config->workers));
     HPL_TRY(open_kms(call, house, is_dev));
     return open_s3(call, house);

@@ -271,6 +271,34 @@ kms: {{backend_type: local, default_key_id: app-default}}
             process.stdout.close()
 
 
+    def test_a_credential_that_was_taken_out_of_the_file_is_refused(self):
+        folder = pathlib.Path(tempfile.mkdtemp(prefix="hpl-revoked-"))
+        self.addCleanup(shutil.rmtree, folder, ignore_errors=True)
+        for name in ("ops", "former"):
+            (folder / name).write_text(name[0] * 40)
+            os.chmod(folder / name, 0o400)
+
+        def statuses(*listed):
+            with socket.socket() as free:
+                free.bind(("127.0.0.1", 0))
+                port = free.getsockname()[1]
+            rows = "".join(f"  - {{access_key: {name}, secret_file: {folder}/{name}, role: admin}}\n" for name in listed)
+            (folder / "c.yaml").write_text(f"state_dir: {folder}/state\nlisten: 127.0.0.1:{port}\ncredentials:\n{rows}")
+            process = subprocess.Popen([str(BIN / "hardplated"), "--config", str(folder / "c.yaml")], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+            try:
+                self.assertIn(str(port).encode(), process.stdout.readline())
+                return [run(BIN / "hardplate", "status", env={"HARDPLATE_ENDPOINT": f"http://127.0.0.1:{port}", "HARDPLATE_ACCESS_KEY": name,
+                                                              "HARDPLATE_SECRET_KEY": name[0] * 40})[0] for name in ("ops", "former")]
+            finally:
+                process.terminate()
+                self.assertEqual(process.wait(30), 0)
+                process.stdout.close()
+
+        self.assertEqual(statuses("ops", "former"), [0, 0])
+        self.assertEqual(statuses("ops"), [0, 3])
+        self.assertEqual(statuses("ops", "former"), [0, 0])
+
+
 class CommandLine(unittest.TestCase):
     @classmethod
     def setUpClass(cls):

@@ -153,20 +153,26 @@ HPL_TEST(names_and_secrets_outside_the_rules_are_refused)
     leave(&house);
 }
 
-HPL_TEST(a_made_credential_is_random_and_works)
+HPL_TEST(only_the_kept_credentials_stay)
 {
     struct house house = fresh();
-    char first[HPL_ACCESS_KEY_MAX + 1], second[HPL_ACCESS_KEY_MAX + 1], text[41] = {0};
-    struct hpl_secret *one = NULL, *two = NULL;
-    EXPECT_OK(hpl_auth_new_credential(&call, house.auth, HPL_ROLE_OBJECTS, first, &one));
-    EXPECT_OK(hpl_auth_new_credential(&call, house.auth, HPL_ROLE_OBJECTS, second, &two));
-    EXPECT_NUM(strlen(first), 20);
-    EXPECT_NUM(one->len, 40);
-    EXPECT(strcmp(first, second) != 0 && memcmp(one->bytes, two->bytes, 40) != 0);
-    memcpy(text, one->bytes, 40);
-    EXPECT(has(&house, first, text, HPL_ROLE_OBJECTS));
-    hpl_secret_free(one);
-    hpl_secret_free(two);
+    char name[20];
+    for (unsigned i = 0; i < 150; i++) { /* more than one page of them */
+        snprintf(name, sizeof name, "gone-%03u", i);
+        EXPECT_OK(put(&house, name, "long-enough", HPL_ROLE_OBJECTS));
+    }
+    EXPECT_OK(put(&house, "alice", "alice's-secret", HPL_ROLE_OBJECTS));
+    EXPECT_OK(put(&house, "zoe", "zoe's-secret", HPL_ROLE_ADMIN));
+    EXPECT_OK(find(&house, "gone-000")); /* remembered from now on */
+    const char *const kept[] = {"zoe", "alice", "nobody"};
+    EXPECT_OK(hpl_auth_keep_only(&call, house.auth, kept, 3));
+    for (int i = 0; i < 2; i++) {
+        EXPECT(has(&house, "alice", "alice's-secret", HPL_ROLE_OBJECTS) && has(&house, "zoe", "zoe's-secret", HPL_ROLE_ADMIN));
+        EXPECT_STATUS(find(&house, "gone-000"), HPL_AUTH_UNKNOWN_KEY);
+        EXPECT_STATUS(find(&house, "gone-149"), HPL_AUTH_UNKNOWN_KEY);
+        close_files(&house);
+        open_again(&house);
+    }
     leave(&house);
 }
 
