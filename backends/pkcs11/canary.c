@@ -76,12 +76,22 @@ static bool ask_again(struct hpl_p11_direct *direct, uint64_t generation)
     return ask(direct, generation);
 }
 
-/* A hostile ciphertext costs at most five canaries a second, whatever their number. */
+static bool is_past(struct hpl_p11_direct *direct, uint64_t generation)
+{
+    return atomic_load(&direct->generation) != generation || hpl_p11_module_generation(direct->module) != generation;
+}
+
+/* Hostile ciphertexts cost at most five canaries a second, whatever their number. */
 bool hpl_p11_canary_is_well(struct hpl_p11_direct *direct, uint64_t generation)
 {
     pthread_mutex_lock(&direct->canary_lock);
-    if (hpl_clock_mono_ns() - direct->canary_at_ns >= FRESH_NS) {
+    if (is_past(direct, generation)) {
+        pthread_mutex_unlock(&direct->canary_lock);
+        return false;
+    }
+    if (direct->canary_generation != generation || hpl_clock_mono_ns() - direct->canary_at_ns >= FRESH_NS) {
         direct->canary_was_well = ask(direct, generation) || ask_again(direct, generation);
+        direct->canary_generation = generation;
         direct->canary_at_ns = hpl_clock_mono_ns();
     }
     bool is_well = direct->canary_was_well;

@@ -161,7 +161,7 @@ struct hpl_p11_direct {
     struct hpl_p11_key canary, meta_mac;
     struct hpl_wrapped canary_answer;
     pthread_mutex_t canary_lock;
-    uint64_t canary_at_ns;
+    uint64_t canary_at_ns, canary_generation; /* of the verdict below */
     bool canary_was_well;
 
     pthread_mutex_t keys_lock;
@@ -251,7 +251,8 @@ struct hpl_p11_settle {
 enum hpl_status hpl_p11_settle_op(struct hpl_p11_op *op, void *settle) HPL_MUST_USE;
 /* Decrypts the canary's known answer. */
 enum hpl_status hpl_p11_canary_op(struct hpl_p11_op *op, void *unused) HPL_MUST_USE;
-/* The verdict for op's generation, at most 200 ms old; one thread at a time asks the token. Outside enter and leave. */
+/* The verdict for this generation, at most 200 ms old; one thread at a time asks the token. False for a generation that is past,
+ * without asking. Outside enter and leave. */
 bool hpl_p11_canary_is_well(struct hpl_p11_direct *direct, uint64_t generation);
 
 #endif

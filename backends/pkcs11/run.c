@@ -183,14 +183,21 @@ static enum hpl_status log_in_again(struct hpl_p11_op *op)
     return status;
 }
 
+/* A trouble of an earlier generation says nothing of this one. */
+static void suspect(struct hpl_p11_op *op, enum hpl_status status)
+{
+    struct hpl_p11_direct *direct = op->direct;
+    uint64_t was = atomic_load(&direct->suspect);
+    if (was < op->generation && atomic_compare_exchange_strong(&direct->suspect, &was, op->generation))
+        hpl_log(HPL_LOG_ERROR, "pkcs11.suspect", HPL_S("token", direct->place->option->name), HPL_S("why", hpl_detail(op->call, status)));
+}
+
 /* Asks the canary whether it was the token. */
 static bool was_the_token(struct hpl_p11_op *op, enum hpl_status *status)
 {
-    struct hpl_p11_direct *direct = op->direct;
-    if (hpl_p11_canary_is_well(direct, op->generation))
+    if (hpl_p11_canary_is_well(op->direct, op->generation))
         return false;
-    atomic_store(&direct->suspect, op->generation);
-    hpl_log(HPL_LOG_ERROR, "pkcs11.suspect", HPL_S("token", direct->place->option->name), HPL_S("why", hpl_detail(op->call, *status)));
+    suspect(op, *status);
     *status = hpl_fail(op->call, HPL_KEY_UNAVAILABLE, "the token does not answer its canary");
     return true;
 }
@@ -224,13 +231,18 @@ static bool recover(struct hpl_p11_op *op, bool is_first, enum hpl_status *statu
         break;
     case HPL_P11_LOGIN:
         atomic_compare_exchange_strong(&op->direct->epoch, &epoch, epoch + 1);
+        if (is_first && (*status = log_in_again(op)) == HPL_OK)
+            return true;
+        if (*status == HPL_PIN_REJECTED)
+            return false;
+        break; /* the session that keeps the login may be gone too */
+    case HPL_P11_MISMATCH: /* once may be a moment's fault; a wrong key is wrong twice */
         if (is_first)
-            return (*status = log_in_again(op)) == HPL_OK;
+            return true;
         break;
     case HPL_P11_DEVICE:
     case HPL_P11_AMBIGUOUS:
     case HPL_P11_ABSENT:
-    case HPL_P11_MISMATCH:
         break;
     default:
         return false;

@@ -171,6 +171,8 @@ static CK_RV take_session(enum shim_where where, CK_SESSION_HANDLE *session, str
     }
     if (where != SHIM_CLOSE && is_lost(*session))
         return CKR_SESSION_HANDLE_INVALID;
+    if (shim_get(state->has_lost_anchor) && where != SHIM_CLOSE && (*session == first_session || has_steps(where)))
+        return *session == first_session ? CKR_SESSION_HANDLE_INVALID : CKR_USER_NOT_LOGGED_IN;
     judge_use(where, *session);
     if (fault->rv != CKR_OK && has_steps(where))
         taint(*session);
@@ -465,6 +467,7 @@ static CK_RV initialize(void *args)
     memset(tainted, 0, sizeof tainted);
     num_keys = 0;
     first_session = last_session = last_lost = 0;
+    shim_set(state->has_lost_anchor, 0);
     shim_set(state->num_open, 0);
     shim_set(state->is_dead, 0);
     pthread_mutex_unlock(&lock);

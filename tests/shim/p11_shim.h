@@ -52,6 +52,7 @@ struct shim {
 
     /* Ways of a token. */
     unsigned is_dead;            /* CKR_DEVICE_ERROR everywhere until the next C_Initialize that works */
+    unsigned has_lost_anchor;    /* until the next C_Initialize the session that was opened first is invalid and nobody is logged in */
     unsigned loses_sessions;     /* at the next call in a session: all that are open now, but the one opened first, are invalid; then 0 again */
     unsigned has_no_session_objects, has_other_serial;
     unsigned session_limit;      /* 0: none; more are CKR_SESSION_COUNT */

@@ -464,6 +464,94 @@ HPL_TEST(a_token_that_answers_with_another_key_is_caught_and_not_used_again)
     softhsm_wipe(&hsm);
 }
 
+struct hostile {
+    struct hpl_keystore *keystore;
+    const uint8_t *uid;
+    const struct hpl_wrapped *bad;
+};
+
+static void *hostile_work(void *arg)
+{
+    const struct hostile *hostile = arg;
+    for (int i = 0; i < 200; i++, usleep(1000))
+        EXPECT(try_unwrap(hostile->keystore, hostile->uid, hostile->bad) != HPL_OK);
+    return NULL;
+}
+
+/* SoftHSM tells a bad tag as it tells trouble of its own, so each bad blob asks for the canary's verdict. */
+HPL_TEST(bad_blobs_after_one_real_trouble_start_no_module_again)
+{
+    struct softhsm hsm;
+    uint8_t uid[HPL_KEY_UID_LEN];
+    struct hpl_wrapped good, bad;
+    pthread_t threads[8];
+    shim_init(&hsm, SHIM_AS_IS);
+    struct hpl_keystore *keystore = must_open(&hsm);
+    new_key(keystore, uid);
+    EXPECT_OK(try_wrap(keystore, uid, &good));
+    bad = good;
+    bad.ct[0] ^= 1;
+    shim_set(shim->is_dead, 1);
+    EXPECT_STATUS(try_unwrap(keystore, uid, &bad), HPL_KEY_UNAVAILABLE);
+    EXPECT_STATUS(try_unwrap(keystore, uid, &bad), HPL_INVALID_CIPHERTEXT);
+    EXPECT_OK(try_unwrap(keystore, uid, &good));
+    EXPECT_NUM(shim->num_initialised, 2);
+
+    struct hostile hostile = {keystore, uid, &bad};
+    for (size_t i = 0; i < HPL_COUNT(threads); i++)
+        EXPECT_NUM(pthread_create(&threads[i], NULL, hostile_work, &hostile), 0);
+    usleep(50000);
+    shim_set(shim->is_dead, 1);
+    for (size_t i = 0; i < HPL_COUNT(threads); i++)
+        pthread_join(threads[i], NULL);
+    EXPECT_NUM(shim->num_initialised, 3);
+    EXPECT_OK(try_unwrap(keystore, uid, &good));
+    keystore->ops->close(keystore);
+    softhsm_wipe(&hsm);
+}
+
+HPL_TEST(a_check_blob_that_fails_for_a_moment_takes_nothing_down)
+{
+    static const unsigned long moments[] = {CKR_FUNCTION_FAILED, CKR_GENERAL_ERROR};
+    for (size_t i = 0; i < HPL_COUNT(moments); i++) {
+        struct softhsm hsm;
+        uint8_t uid[HPL_KEY_UID_LEN];
+        struct hpl_wrapped wrapped;
+        shim_init(&hsm, SHIM_AS_IS);
+        struct hpl_keystore *keystore = must_open(&hsm);
+        new_key(keystore, uid);
+        keystore->ops->close(keystore);
+        keystore = must_open(&hsm);
+        shim->rv = moments[i];
+        shim->times = 1;
+        shim->where = SHIM_DECRYPT;
+        EXPECT_OK(try_wrap(keystore, uid, &wrapped));
+        EXPECT_NUM(shim->times, 0);
+        json_t *HPL_JSON_AUTO facts = keystore->ops->describe(keystore);
+        EXPECT(json_is_false(json_object_get(facts, "has_failed")));
+        keystore->ops->close(keystore);
+        softhsm_wipe(&hsm);
+    }
+}
+
+HPL_TEST(a_login_that_is_lost_with_the_session_that_kept_it_comes_back)
+{
+    struct softhsm hsm;
+    uint8_t uid[HPL_KEY_UID_LEN];
+    struct hpl_wrapped good;
+    shim_init(&hsm, SHIM_AS_IS);
+    struct hpl_keystore *keystore = must_open(&hsm);
+    new_key(keystore, uid);
+    EXPECT_OK(try_wrap(keystore, uid, &good));
+    shim_set(shim->has_lost_anchor, 1);
+    EXPECT(try_unwrap(keystore, uid, &good) != HPL_OK);
+    EXPECT_OK(wait_until_unwrapped(keystore, uid, &good));
+    EXPECT_NUM(shim->num_initialised, 2);
+    EXPECT_NUM(shim->num_logins, 2);
+    keystore->ops->close(keystore);
+    softhsm_wipe(&hsm);
+}
+
 HPL_TEST(a_check_blob_is_opened_once_after_each_search)
 {
     struct softhsm hsm;
