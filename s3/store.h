@@ -65,7 +65,8 @@ void hpl_store_unpin(struct hpl_store *store, const uint8_t instance[static HPL_
 /* HPL_OK also when it is not there. HPL_NO_SUCH_BUCKET. */
 enum hpl_status hpl_store_delete_object(struct hpl_call *call, struct hpl_store *store, const char *bucket, const char *key) HPL_MUST_USE;
 /* Objects of the bucket with keys of the prefix, after (NULL: from the first), in byte order; fn returns false to stop, and may ask to go on behind a key by
- * writing it to skip_to (HPL_OBJECT_KEY_MAX + 2 bytes; "" otherwise). */
+ * writing it to skip_to (HPL_OBJECT_KEY_MAX + 2 bytes; "" otherwise). Rows are read page by page and fn is called between pages: it may take its time, ask the
+ * store, and change what is behind. So are parts. */
 typedef bool (*hpl_object_fn)(void *arg, const struct hpl_object *object, char *skip_to);
 enum hpl_status hpl_store_list_objects(struct hpl_call *call, struct hpl_store *store, const char *bucket, const char *prefix, const char *after, hpl_object_fn fn,
                                        void *arg) HPL_MUST_USE;

@@ -5,7 +5,9 @@
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <time.h>
 #include <unistd.h>
+#include <sqlite3.h>
 
 #include "s3/store.h"
 
@@ -170,6 +172,40 @@ HPL_TEST(what_was_deleted_is_gone_and_stays_so_when_opened_again)
     hpl_store_close(store);
 }
 
+static int num_garbage(const char *path)
+{
+    char index[420];
+    sqlite3 *db;
+    sqlite3_stmt *statement;
+    snprintf(index, sizeof index, "%s/index.db", path);
+    EXPECT(sqlite3_open(index, &db) == SQLITE_OK && sqlite3_prepare_v2(db, "SELECT count(*) FROM garbage", -1, &statement, NULL) == SQLITE_OK);
+    EXPECT(sqlite3_step(statement) == SQLITE_ROW);
+    int count = sqlite3_column_int(statement, 0);
+    sqlite3_finalize(statement);
+    sqlite3_close(db);
+    return count;
+}
+
+HPL_TEST(what_is_unlinked_leaves_the_index_with_the_next_change_or_after_the_next_opening)
+{
+    char path[400];
+    struct hpl_store *store = opened("forgotten", path);
+    struct hpl_store_file first = written(store, "one"), second = written(store, "two");
+    EXPECT_OK(put(store, "k", 1, first.id, NULL, false));
+    EXPECT_OK(put(store, "k", 2, second.id, NULL, false));
+    EXPECT(!can_open(store, first.id));
+    EXPECT_NUM(num_garbage(path), 1); /* no sync of its own */
+    EXPECT_OK(hpl_store_delete_object(NULL, store, "bucket", "nothing"));
+    EXPECT_NUM(num_garbage(path), 0);
+    EXPECT_OK(hpl_store_delete_object(NULL, store, "bucket", "k"));
+    hpl_store_close(store);
+    EXPECT_OK(hpl_store_open(NULL, &store, path));
+    EXPECT_OK(hpl_store_delete_object(NULL, store, "bucket", "nothing"));
+    EXPECT_NUM(num_garbage(path), 0);
+    EXPECT_NUM(num_files(path), 0);
+    hpl_store_close(store);
+}
+
 static void *overwrite(void *arg)
 {
     struct hpl_store *store = arg;
@@ -199,5 +235,88 @@ HPL_TEST(writers_and_readers_of_one_name_never_miss_a_file_and_leave_one)
     for (size_t i = 0; i < 4; i++)
         pthread_join(threads[i], NULL);
     EXPECT_NUM(num_files(path), 1);
+    hpl_store_close(store);
+}
+
+/* --- listings -------------------------------------------------------------------------------------------------------------- */
+
+struct seen {
+    struct hpl_store *store;
+    size_t count;
+    bool was_held; /* the store let nobody in while the callback ran */
+};
+
+static void *look(void *arg)
+{
+    EXPECT_OK(hpl_store_find_bucket(NULL, arg, "bucket"));
+    return NULL;
+}
+
+/* Another thread asks the store; when it has to wait for this one, it is let go on afterwards. */
+static void ask_meanwhile(struct seen *seen)
+{
+    static pthread_t thread;
+    struct timespec until;
+    if (seen->count++ || seen->was_held)
+        return;
+    EXPECT(pthread_create(&thread, NULL, look, seen->store) == 0);
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_sec += 3;
+    seen->was_held = pthread_timedjoin_np(thread, NULL, &until) != 0;
+    if (seen->was_held)
+        pthread_detach(thread);
+}
+
+static bool see_object(void *arg, const struct hpl_object *object, char *skip_to)
+{
+    struct seen *seen = arg;
+    ask_meanwhile(seen);
+    if (strncmp(object->key, "group/", 6) == 0)
+        snprintf(skip_to, HPL_OBJECT_KEY_MAX + 2, "group/\xff");
+    return true;
+}
+
+static bool see_part(void *arg, const struct hpl_upload_part *part)
+{
+    struct seen *seen = arg;
+    ask_meanwhile(seen);
+    return part->number == seen->count;
+}
+
+HPL_TEST(a_listing_gives_every_object_once_and_holds_nobody_up)
+{
+    char path[400], key[40];
+    struct hpl_store *store = opened("listed", path);
+    for (unsigned i = 0; i < 300; i++) {
+        struct hpl_object object = object_of("", 1);
+        object.instance[1] = (uint8_t)i;
+        object.instance[2] = (uint8_t)(i >> 8);
+        snprintf(key, sizeof key, i % 2 ? "group/%u" : "k/%04u", i);
+        snprintf(object.key, sizeof object.key, "%s", key);
+        EXPECT_OK(hpl_store_put_object(NULL, store, &object, NULL, 0, NULL, false));
+    }
+    struct seen seen = {.store = store};
+    EXPECT_OK(hpl_store_list_objects(NULL, store, "bucket", "", NULL, see_object, &seen));
+    EXPECT_NUM(seen.count, 150 + 1);
+    EXPECT(!seen.was_held);
+    seen = (struct seen){.store = store};
+    EXPECT_OK(hpl_store_list_objects(NULL, store, "bucket", "k/01", "k/0150", see_object, &seen));
+    EXPECT_NUM(seen.count, 24);
+    hpl_store_close(store);
+}
+
+HPL_TEST(a_listing_of_parts_gives_each_in_order_and_holds_nobody_up)
+{
+    char path[400];
+    struct hpl_store *store = opened("parts", path);
+    create_upload(store);
+    for (uint32_t i = 1; i <= 300; i++) {
+        struct hpl_store_file file = {.id = {1, (uint8_t)i, (uint8_t)(i >> 8)}};
+        put_part(store, i, &file);
+    }
+    struct seen seen = {.store = store};
+    EXPECT_OK(hpl_store_list_parts(NULL, store, UPLOAD, 0, see_part, &seen));
+    EXPECT_NUM(seen.count, 300);
+    EXPECT(!seen.was_held);
     hpl_store_close(store);
 }

@@ -26,7 +26,8 @@ enum hpl_status hpl_fs_make_folders(struct hpl_call *call, struct hpl_store *sto
 /* SQLite's codes end here. */
 enum hpl_status hpl_fs_db_error(struct hpl_call *call, const struct hpl_store *store, int code);
 
-/* Unlinks what stands in garbage and is not pinned. Under the lock. */
+/* Unlinks what stands in garbage and is not pinned. Takes the lock, but not while it unlinks; the rows go with the next change: ids are never used again, so a
+ * crash before that only repeats the unlinking. */
 void hpl_fs_collect_garbage(struct hpl_store *store);
 
 /* Removes files in objects/ that no row names. */

@@ -24,7 +24,8 @@ static const char schema[] =
     "CREATE TABLE IF NOT EXISTS upload_parts (upload TEXT NOT NULL, number INTEGER NOT NULL, file BLOB NOT NULL, modified_ms INTEGER NOT NULL, state BLOB NOT NULL,"
     " PRIMARY KEY (upload, number)) WITHOUT ROWID;"
     "CREATE UNIQUE INDEX IF NOT EXISTS upload_parts_by_file ON upload_parts (file);"
-    "CREATE TABLE IF NOT EXISTS garbage (file BLOB PRIMARY KEY, instance BLOB) WITHOUT ROWID;";
+    "CREATE TABLE IF NOT EXISTS garbage (file BLOB PRIMARY KEY, instance BLOB) WITHOUT ROWID;"
+    "CREATE TEMP TABLE taken (file BLOB PRIMARY KEY, is_gone INTEGER NOT NULL) WITHOUT ROWID;"; /* of the garbage, in memory: a crash only unlinks again */
 
 enum hpl_status hpl_fs_db_error(struct hpl_call *call, const struct hpl_store *store, int code)
 {
@@ -126,20 +127,25 @@ static enum hpl_status damaged(struct hpl_call *call)
 
 typedef enum hpl_status change_fn(struct hpl_call *call, struct hpl_store *store, const void *arg);
 
+/* What of the garbage is unlinked by now leaves the index with the next change, which is synced anyway. */
+static const char forget_garbage[] = "DELETE FROM garbage WHERE file IN (SELECT file FROM taken WHERE is_gone); DELETE FROM taken WHERE is_gone;";
+
 static enum hpl_status in_transaction(struct hpl_call *call, struct hpl_store *store, change_fn *change, const void *arg)
 {
     pthread_mutex_lock(&store->lock);
     enum hpl_status status = run(call, store, "BEGIN IMMEDIATE");
     if (status == HPL_OK) {
-        status = change(call, store, arg);
+        status = run(call, store, forget_garbage);
+        if (status == HPL_OK)
+            status = change(call, store, arg);
         if (status == HPL_OK)
             status = run(call, store, "COMMIT");
         if (status != HPL_OK)
             sqlite3_exec(store->db, "ROLLBACK", NULL, NULL, NULL);
-        else
-            hpl_fs_collect_garbage(store);
     }
     pthread_mutex_unlock(&store->lock);
+    if (status == HPL_OK)
+        hpl_fs_collect_garbage(store);
     return status;
 }
 
@@ -175,28 +181,80 @@ static bool is_pinned(const struct hpl_store *store, struct hpl_bytes instance)
     return json_object_get(store->pins, hex) != NULL;
 }
 
-void hpl_fs_collect_garbage(struct hpl_store *store)
+/* Files that wait to be unlinked: taken out of garbage, so that no other thread takes them too. */
+struct taken {
+    uint8_t (*files)[HPL_FILE_ID_LEN];
+    size_t count, cap;
+};
+
+/* Under the lock. False when memory is out: what is left waits for the next time. */
+static bool take(struct taken *taken, sqlite3_stmt *mark, const uint8_t id[static HPL_FILE_ID_LEN])
 {
-    sqlite3_stmt *rows, *forget;
-    char path[HPL_STORE_PATH_MAX];
-    if (prepare(NULL, store, &rows, "SELECT file, instance FROM garbage") != HPL_OK)
-        return;
-    if (prepare(NULL, store, &forget, "DELETE FROM garbage WHERE file = ?") != HPL_OK) {
-        sqlite3_finalize(rows);
-        return;
+    if (taken->count == taken->cap) {
+        size_t cap = taken->cap ? 2 * taken->cap : 16;
+        void *grown = realloc(taken->files, cap * sizeof *taken->files);
+        if (!grown)
+            return false;
+        taken->files = grown;
+        taken->cap = cap;
     }
-    while (sqlite3_step(rows) == SQLITE_ROW) {
-        uint8_t id[HPL_FILE_ID_LEN];
+    sqlite3_reset(mark);
+    bind_bytes(mark, 1, id, HPL_FILE_ID_LEN);
+    if (sqlite3_step(mark) != SQLITE_DONE)
+        return false;
+    memcpy(taken->files[taken->count++], id, HPL_FILE_ID_LEN);
+    return true;
+}
+
+/* Under the lock: what stands in garbage, is not pinned and nobody took. */
+static void take_garbage(struct hpl_store *store, struct taken *taken)
+{
+    sqlite3_stmt *rows, *mark = NULL;
+    uint8_t id[HPL_FILE_ID_LEN];
+    bool has_room = true;
+    if (prepare(NULL, store, &rows, "SELECT file, instance FROM garbage WHERE file NOT IN (SELECT file FROM taken)") != HPL_OK)
+        return;
+    while (has_room && sqlite3_step(rows) == SQLITE_ROW) {
         if (is_pinned(store, column_bytes(rows, 1)) || !copy_exact(id, sizeof id, column_bytes(rows, 0)))
             continue;
-        hpl_fs_path(store, id, false, path);
-        unlink(path);
-        sqlite3_reset(forget);
-        bind_bytes(forget, 1, id, sizeof id);
-        sqlite3_step(forget);
+        has_room = mark || prepare(NULL, store, &mark, "INSERT INTO taken (file, is_gone) VALUES (?, 0)") == HPL_OK;
+        has_room = has_room && take(taken, mark, id);
     }
-    sqlite3_finalize(forget);
+    sqlite3_finalize(mark);
     sqlite3_finalize(rows);
+}
+
+/* Under the lock. */
+static void mark_gone(struct hpl_store *store, const struct taken *taken)
+{
+    sqlite3_stmt *mark;
+    if (prepare(NULL, store, &mark, "UPDATE taken SET is_gone = 1 WHERE file = ?") != HPL_OK)
+        return;
+    for (size_t i = 0; i < taken->count; i++) {
+        sqlite3_reset(mark);
+        bind_bytes(mark, 1, taken->files[i], HPL_FILE_ID_LEN);
+        sqlite3_step(mark);
+    }
+    sqlite3_finalize(mark);
+}
+
+void hpl_fs_collect_garbage(struct hpl_store *store)
+{
+    struct taken taken = {0};
+    char path[HPL_STORE_PATH_MAX];
+    pthread_mutex_lock(&store->lock);
+    take_garbage(store, &taken);
+    pthread_mutex_unlock(&store->lock);
+    if (taken.count == 0)
+        return;
+    for (size_t i = 0; i < taken.count; i++) {
+        hpl_fs_path(store, taken.files[i], false, path);
+        unlink(path);
+    }
+    pthread_mutex_lock(&store->lock);
+    mark_gone(store, &taken);
+    pthread_mutex_unlock(&store->lock);
+    free(taken.files);
 }
 
 /* Under the lock. */
@@ -213,12 +271,10 @@ static void pin_instance(struct hpl_store *store, const uint8_t instance[static 
 
 void hpl_store_unpin(struct hpl_store *store, const uint8_t instance[static HPL_INSTANCE_LEN])
 {
-    bool has_garbage = false;
     pthread_mutex_lock(&store->lock);
     pin_instance(store, instance, -1);
-    if (has_row(NULL, store, "SELECT 1 FROM garbage WHERE ?1 IS NOT NULL LIMIT 1", "", &has_garbage) == HPL_OK && has_garbage)
-        hpl_fs_collect_garbage(store);
     pthread_mutex_unlock(&store->lock);
+    hpl_fs_collect_garbage(store);
 }
 
 /* --- opening --------------------------------------------------------------------------------------------------------------- */
@@ -235,7 +291,7 @@ static enum hpl_status open_index(struct hpl_call *call, struct hpl_store *store
     if (code != SQLITE_OK)
         return hpl_fs_db_error(call, store, code);
     sqlite3_busy_timeout(store->db, 10000);
-    HPL_TRY(run(call, store, "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;"));
+    HPL_TRY(run(call, store, "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA temp_store=MEMORY;"));
     HPL_TRY(run(call, store, schema));
     hpl_fs_collect_garbage(store);
     return hpl_fs_sweep(call, store);
@@ -563,57 +619,87 @@ enum hpl_status hpl_store_delete_object(struct hpl_call *call, struct hpl_store 
     return in_transaction(call, store, delete_object, &name);
 }
 
-#define LIST_PAGE 1000
+#define LIST_PAGE 128u
+#define LIST_PAGE_START 8u          /* and after each skip, which makes the rest of a page useless */
+#define LIST_PAGE_BYTES (4u << 20)  /* of manifests, past which a page ends early */
 
-/* A page of rows from after on; the last key seen goes to after. Returns how many in *count. */
-static enum hpl_status list_page(struct hpl_call *call, struct hpl_store *store, const char *bucket, const char *prefix, char *after, bool is_first, hpl_object_fn fn,
-                                 void *arg, size_t *count, bool *is_more)
+/* Rows on their way to a callback, which is called without the lock. */
+struct object_page {
+    struct hpl_object rows[LIST_PAGE];
+    size_t count;
+    bool is_last;
+};
+
+static enum hpl_status read_page(struct hpl_call *call, struct hpl_store *store, sqlite3_stmt *statement, size_t max, struct object_page *page)
+{
+    size_t bytes = 0;
+    int code = SQLITE_DONE;
+    enum hpl_status status = HPL_OK;
+    while (status == HPL_OK && page->count < max && bytes < LIST_PAGE_BYTES && (code = sqlite3_step(statement)) == SQLITE_ROW) {
+        status = read_object(call, statement, &page->rows[page->count]);
+        bytes += page->rows[page->count++].manifest.len;
+    }
+    page->is_last = code == SQLITE_DONE;
+    return status == HPL_OK && code != SQLITE_DONE && code != SQLITE_ROW ? hpl_fs_db_error(call, store, code) : status;
+}
+
+/* Up to max rows from after on. */
+static enum hpl_status load_page(struct hpl_call *call, struct hpl_store *store, const char *bucket, const char *after, bool is_first, size_t max, struct object_page *page)
 {
     sqlite3_stmt *statement;
-    size_t prefix_len = strlen(prefix);
-    char skip_to[HPL_OBJECT_KEY_MAX + 2];
-    int code = SQLITE_DONE;
-    *count = 0;
-    HPL_TRY(prepare(call, store, &statement, is_first ? "SELECT " OBJECT_COLUMNS " FROM objects WHERE bucket = ? AND key >= ? ORDER BY key LIMIT 1000"
-                                                      : "SELECT " OBJECT_COLUMNS " FROM objects WHERE bucket = ? AND key > ? ORDER BY key LIMIT 1000"));
-    bind_text(statement, 1, bucket);
-    sqlite3_bind_blob64(statement, 2, after, strlen(after), SQLITE_TRANSIENT);
-    enum hpl_status status = HPL_OK;
-    while (status == HPL_OK && *is_more && (code = sqlite3_step(statement)) == SQLITE_ROW) {
-        struct hpl_object object;
-        skip_to[0] = '\0';
-        (*count)++;
-        status = read_object(call, statement, &object);
-        *is_more = status == HPL_OK && strncmp(object.key, prefix, prefix_len) == 0 && fn(arg, &object, skip_to);
-        if (status == HPL_OK)
-            memcpy(after, object.key, strlen(object.key) + 1);
-        hpl_object_wipe(&object);
-        if (skip_to[0]) {
-            memcpy(after, skip_to, strlen(skip_to) + 1);
-            *count = LIST_PAGE;
-            code = SQLITE_DONE;
-            break;
-        }
+    page->count = 0;
+    pthread_mutex_lock(&store->lock);
+    enum hpl_status status = prepare(call, store, &statement, is_first ? "SELECT " OBJECT_COLUMNS " FROM objects WHERE bucket = ? AND key >= ? ORDER BY key"
+                                                                       : "SELECT " OBJECT_COLUMNS " FROM objects WHERE bucket = ? AND key > ? ORDER BY key");
+    if (status == HPL_OK) {
+        bind_text(statement, 1, bucket);
+        bind_key(statement, 2, after);
+        status = read_page(call, store, statement, max, page);
+        sqlite3_finalize(statement);
     }
-    if (status == HPL_OK && *is_more && code != SQLITE_DONE && code != SQLITE_ROW)
-        status = hpl_fs_db_error(call, store, code);
-    sqlite3_finalize(statement);
+    pthread_mutex_unlock(&store->lock);
     return status;
+}
+
+/* Gives the rows to fn; where to go on from is written to after. False when it is enough; *has_skipped when the rest of the page is to be passed over. */
+static bool give_page(const struct object_page *page, const char *prefix, hpl_object_fn fn, void *arg, char after[static HPL_OBJECT_KEY_MAX + 2], bool *has_skipped)
+{
+    char skip_to[HPL_OBJECT_KEY_MAX + 2];
+    *has_skipped = false;
+    for (size_t i = 0; i < page->count && !*has_skipped; i++) {
+        const struct hpl_object *object = &page->rows[i];
+        skip_to[0] = '\0';
+        if (strncmp(object->key, prefix, strlen(prefix)) != 0 || !fn(arg, object, skip_to))
+            return false;
+        *has_skipped = skip_to[0] != '\0';
+        snprintf(after, HPL_OBJECT_KEY_MAX + 2, "%s", *has_skipped ? skip_to : object->key);
+    }
+    return *has_skipped || !page->is_last;
+}
+
+static void page_wipe(struct object_page *page)
+{
+    for (size_t i = 0; i < page->count; i++)
+        hpl_object_wipe(&page->rows[i]);
 }
 
 enum hpl_status hpl_store_list_objects(struct hpl_call *call, struct hpl_store *store, const char *bucket, const char *prefix, const char *after, hpl_object_fn fn, void *arg)
 {
     char from[HPL_OBJECT_KEY_MAX + 2];
-    bool is_more = true, is_first = !after || strcmp(after, prefix) < 0;
-    size_t count = LIST_PAGE;
+    bool is_more = true, has_skipped = false, is_first = !after || strcmp(after, prefix) < 0;
+    HPL_TRY(hpl_store_find_bucket(call, store, bucket));
+    struct object_page *page = malloc(sizeof *page);
+    if (!page)
+        return hpl_fail(call, HPL_NO_MEMORY, "out of memory");
     snprintf(from, sizeof from, "%s", is_first ? prefix : after);
-    enum hpl_status status = hpl_store_find_bucket(call, store, bucket);
-    while (status == HPL_OK && is_more && count == LIST_PAGE) {
-        pthread_mutex_lock(&store->lock);
-        status = list_page(call, store, bucket, prefix, from, is_first, fn, arg, &count, &is_more);
-        pthread_mutex_unlock(&store->lock);
-        is_first = false;
+    enum hpl_status status = HPL_OK;
+    for (size_t max = LIST_PAGE_START; status == HPL_OK && is_more; is_first = false) {
+        status = load_page(call, store, bucket, from, is_first, max, page);
+        is_more = status == HPL_OK && give_page(page, prefix, fn, arg, from, &has_skipped);
+        page_wipe(page);
+        max = has_skipped ? LIST_PAGE_START : max < LIST_PAGE ? 2 * max : LIST_PAGE;
     }
+    free(page);
     return status;
 }
 
@@ -750,28 +836,57 @@ enum hpl_status hpl_store_put_part(struct hpl_call *call, struct hpl_store *stor
     return in_transaction(call, store, put_part, &put);
 }
 
-enum hpl_status hpl_store_list_parts(struct hpl_call *call, struct hpl_store *store, const char *id, uint32_t after, hpl_part_fn fn, void *arg)
+#define PART_PAGE 128u
+
+struct part_page {
+    struct hpl_upload_part rows[PART_PAGE];
+    size_t count;
+};
+
+static enum hpl_status read_parts(struct hpl_call *call, struct hpl_store *store, sqlite3_stmt *statement, struct part_page *page)
+{
+    int code;
+    while ((code = sqlite3_step(statement)) == SQLITE_ROW) {
+        struct hpl_upload_part *part = &page->rows[page->count++];
+        *part = (struct hpl_upload_part){.number = (uint32_t)sqlite3_column_int64(statement, 0), .modified_ms = sqlite3_column_int64(statement, 2)};
+        if (!copy_exact(part->file, sizeof part->file, column_bytes(statement, 1)))
+            return damaged(call);
+        hpl_buf_put_bytes(&part->state, column_bytes(statement, 3));
+        HPL_TRY(hpl_buf_check(&part->state));
+    }
+    return code == SQLITE_DONE ? HPL_OK : hpl_fs_db_error(call, store, code);
+}
+
+static enum hpl_status load_parts(struct hpl_call *call, struct hpl_store *store, const char *id, uint32_t after, struct part_page *page)
 {
     sqlite3_stmt *statement;
-    int code = SQLITE_DONE;
-    bool is_more = true;
+    page->count = 0;
     pthread_mutex_lock(&store->lock);
-    enum hpl_status status = prepare(call, store, &statement, "SELECT number, file, modified_ms, state FROM upload_parts WHERE upload = ? AND number > ? ORDER BY number");
+    enum hpl_status status = prepare(call, store, &statement, "SELECT number, file, modified_ms, state FROM upload_parts WHERE upload = ? AND number > ? ORDER BY number LIMIT ?");
     if (status == HPL_OK) {
         bind_text(statement, 1, id);
         sqlite3_bind_int64(statement, 2, after);
-        while (status == HPL_OK && is_more && (code = sqlite3_step(statement)) == SQLITE_ROW) {
-            struct hpl_upload_part part = {.number = (uint32_t)sqlite3_column_int64(statement, 0), .modified_ms = sqlite3_column_int64(statement, 2)};
-            status = copy_exact(part.file, sizeof part.file, column_bytes(statement, 1)) ? HPL_OK : damaged(call);
-            hpl_buf_put_bytes(&part.state, column_bytes(statement, 3));
-            is_more = status == HPL_OK && fn(arg, &part);
-            hpl_buf_wipe(&part.state);
-        }
-        if (status == HPL_OK && is_more && code != SQLITE_DONE)
-            status = hpl_fs_db_error(call, store, code);
+        sqlite3_bind_int64(statement, 3, PART_PAGE);
+        status = read_parts(call, store, statement, page);
         sqlite3_finalize(statement);
     }
     pthread_mutex_unlock(&store->lock);
+    return status;
+}
+
+enum hpl_status hpl_store_list_parts(struct hpl_call *call, struct hpl_store *store, const char *id, uint32_t after, hpl_part_fn fn, void *arg)
+{
+    struct part_page page = {.count = PART_PAGE};
+    enum hpl_status status = HPL_OK;
+    bool is_more = true;
+    while (status == HPL_OK && is_more && page.count == PART_PAGE) {
+        status = load_parts(call, store, id, after, &page);
+        for (size_t i = 0; i < page.count; i++) {
+            after = page.rows[i].number;
+            is_more = status == HPL_OK && is_more && fn(arg, &page.rows[i]);
+            hpl_buf_wipe(&page.rows[i].state);
+        }
+    }
     return status;
 }
 
