@@ -184,6 +184,12 @@ struct framing {
     bool is_close;
 };
 
+/* White space around a value may be tabs (RFC 9110 section 5.5), but others read past those or stop at them: not where a body's end is said. */
+static bool is_doubtful(struct hpl_bytes line, struct hpl_bytes name)
+{
+    return (hpl_http_is_word(name, "content-length") || hpl_http_is_word(name, "transfer-encoding")) && memchr(line.data, '\t', line.len);
+}
+
 /* The headers that decide where this request ends and who it is for. */
 static int note_field(struct hpl_http_head *head, struct framing *seen, const struct hpl_sigv4_header *field)
 {
@@ -235,8 +241,11 @@ static int parse_fields(struct hpl_http_head *head, const uint8_t *at, const uin
         struct hpl_sigv4_header *field = &head->headers[head->num_headers];
         if (*at == ' ' || *at == '\t')
             return refuse(head, 400, "a header is folded over two lines");
-        if (!hpl_http_parse_field(hpl_bytes(at, (size_t)(cr - at)), field))
+        struct hpl_bytes line = hpl_bytes(at, (size_t)(cr - at));
+        if (!hpl_http_parse_field(line, field))
             return refuse(head, 400, "a header line is malformed");
+        if (is_doubtful(line, field->name))
+            return refuse(head, 400, "there is a tab in a header that says where the body ends");
         head->num_headers++;
         int verdict = note_field(head, &seen, field);
         if (verdict != HPL_HTTP_HEAD_WHOLE)

@@ -112,6 +112,9 @@ HPL_TEST(what_is_refused_is_refused_with_its_status)
         {501, "PUT / HTTP/1.1\r\n" H "Transfer-Encoding: xchunked\r\n\r\n"},
         {501, "PUT / HTTP/1.1\r\n" H "Transfer-Encoding: \"chunked\"\r\n\r\n"},
         {501, "PUT / HTTP/1.1\r\n" H "Transfer-Encoding:\r\n\r\n"},
+        {400, "PUT / HTTP/1.1\r\n" H "Transfer-Encoding:\tchunked\r\n\r\n"},
+        {400, "PUT / HTTP/1.1\r\n" H "Transfer-Encoding: chunked\t\r\n\r\n"},
+        {400, "PUT / HTTP/1.1\r\n" H "Content-Length: \t1\r\n\r\n"},
         {417, "PUT / HTTP/1.1\r\n" H "Expect: a-pony\r\n\r\n"},
     };
     for (size_t i = 0; i < HPL_COUNT(cases); i++)
