@@ -176,7 +176,7 @@ static int num_garbage(const char *path)
 {
     char index[420];
     sqlite3 *db;
-    sqlite3_stmt *statement;
+    sqlite3_stmt *statement = NULL;
     snprintf(index, sizeof index, "%s/index.db", path);
     EXPECT(sqlite3_open(index, &db) == SQLITE_OK && sqlite3_prepare_v2(db, "SELECT count(*) FROM garbage", -1, &statement, NULL) == SQLITE_OK);
     EXPECT(sqlite3_step(statement) == SQLITE_ROW);
