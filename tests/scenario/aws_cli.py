@@ -83,6 +83,14 @@ class AwsCli(unittest.TestCase):
         self.aws("s3", "rm", "s3://shelf/tree", "--recursive", "--quiet")
         self.assertNotIn("tree/", self.aws("s3", "ls", "s3://shelf/"))
 
+    def test_a_list_of_keys_is_deleted(self):
+        for name in ("gone/1", "gone/2", "kept"):
+            self.aws("s3api", "put-object", "--bucket", "shelf", "--key", name)
+        answer = self.aws("s3api", "delete-objects", "--bucket", "shelf", "--delete", "Objects=[{Key=gone/1},{Key=gone/2}]")
+        self.assertEqual(sorted(row["Key"] for row in json.loads(answer)["Deleted"]), ["gone/1", "gone/2"])
+        self.head("kept")
+        self.assertIn("404", self.aws("s3api", "head-object", "--bucket", "shelf", "--key", "gone/1", fails=True))
+
     def test_a_presigned_link_serves_and_a_changed_one_does_not(self):
         self.aws("s3api", "put-object", "--bucket", "shelf", "--key", "linked", "--body", self.key, "--server-side-encryption", "aws:kms")
         link = self.aws("s3", "presign", "s3://shelf/linked", "--expires-in", "60").strip()

@@ -262,6 +262,7 @@ kms: {{backend_type: local, default_key_id: app-default}}
             key = {"SSECustomerAlgorithm": "AES256", "SSECustomerKey": "k" * 32}
             s3.put_object(Bucket="tls", Key="c", Body=body, **key)
             self.assertEqual(s3.get_object(Bucket="tls", Key="c", **key)["Body"].read(), body)
+            self.assertEqual([row["Key"] for row in s3.delete_objects(Bucket="tls", Delete={"Objects": [{"Key": "c"}]})["Deleted"]], ["c"])
             with socket.create_connection(("127.0.0.1", port)) as idle: # says nothing: its second is soon over
                 idle.settimeout(8)
                 self.assertEqual(idle.recv(1), b"")
