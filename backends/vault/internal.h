@@ -176,6 +176,7 @@ struct hpl_vault_place {
     uint32_t base;                 /* our version v is its version v + base - 1 */
     bool is_ours;                  /* we made it, so we may delete it */
     bool is_derived;               /* each wrap has a key of its own, derived from a salt: no bound on their number */
+    uint32_t made;                 /* the highest of our versions that was asked for; 0: not known (a document from before it was kept) */
     json_t *destroyed;             /* owned: array of our versions */
     bool is_gone;                  /* all were, and the transit key was deleted: a key of that name is another one */
     char key_id[HPL_KEY_ID_MAX + 1]; /* whose record named it first; "": none did yet */

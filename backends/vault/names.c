@@ -80,24 +80,24 @@ static void own_place(const uint8_t uid[static HPL_KEY_UID_LEN], struct hpl_vaul
 {
     char hex[2 * HPL_KEY_UID_LEN + 1];
     hex_uid(hex, uid);
-    *out = (struct hpl_vault_place){.base = 1, .is_ours = true, .is_derived = true, .destroyed = json_array()};
+    *out = (struct hpl_vault_place){.base = 1, .made = 1, .is_ours = true, .is_derived = true, .destroyed = json_array()};
     snprintf(out->name, sizeof out->name, OWN_PREFIX "%s", hex);
 }
 
 static json_t *place_json(const struct hpl_vault_place *place)
 {
-    return json_pack("{s:s, s:I, s:b, s:b, s:O, s:b, s:s}", "name", place->name, "base", (json_int_t)place->base, "ours", place->is_ours, "derived", place->is_derived, "destroyed", place->destroyed,
+    return json_pack("{s:s, s:I, s:I, s:b, s:b, s:O, s:b, s:s}", "name", place->name, "base", (json_int_t)place->base, "made", (json_int_t)place->made, "ours", place->is_ours, "derived", place->is_derived, "destroyed", place->destroyed,
                      "gone", place->is_gone, "key_id", place->key_id);
 }
 
 static bool read_place(const json_t *json, uint64_t revision, struct hpl_vault_place *out)
 {
     const char *name = json_string_value(json_object_get(json, "name")), *key_id = json_string_value(json_object_get(json, "key_id"));
-    json_int_t base = json_integer_value(json_object_get(json, "base"));
+    json_int_t base = json_integer_value(json_object_get(json, "base")), made = json_integer_value(json_object_get(json, "made"));
     json_t *destroyed = json_object_get(json, "destroyed");
-    if (!name || strlen(name) > HPL_KEY_ID_MAX || base < 1 || base > UINT32_MAX || !json_is_array(destroyed) || !key_id || strlen(key_id) > HPL_KEY_ID_MAX)
+    if (!name || strlen(name) > HPL_KEY_ID_MAX || base < 1 || base > UINT32_MAX || made < 0 || made > UINT32_MAX || !json_is_array(destroyed) || !key_id || strlen(key_id) > HPL_KEY_ID_MAX)
         return false;
-    *out = (struct hpl_vault_place){.base = (uint32_t)base, .is_ours = json_is_true(json_object_get(json, "ours")), .destroyed = json_deep_copy(destroyed), .revision = revision};
+    *out = (struct hpl_vault_place){.base = (uint32_t)base, .made = (uint32_t)made, .is_ours = json_is_true(json_object_get(json, "ours")), .destroyed = json_deep_copy(destroyed), .revision = revision};
     out->is_derived = json_is_true(json_object_get(json, "derived"));
     out->is_gone = json_is_true(json_object_get(json, "gone"));
     memcpy(out->name, name, strlen(name) + 1);

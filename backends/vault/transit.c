@@ -14,6 +14,7 @@
 #define KEY_TYPE "aes256-gcm96"
 #define NO_TYPE "never-made-by-encrypting" /* encrypt makes a missing key of this type: refused. An existing key ignores it */
 #define NONCE_AND_TAG 28u
+#define MAX_RACES 4u
 #define MAX_BODY 2048u
 #define MAX_ITEM 320u   /* of a batch: base64 of 64 bytes, of an AAD and of a salt, and their names */
 
@@ -100,6 +101,29 @@ static enum hpl_status gone(struct hpl_call *call, const struct hpl_vault *vault
                     place->name, vault->settings.mount);
 }
 
+/* Vault may make versions by itself (auto_rotate_period), which nobody will ever ask to destroy: the highest that was asked for is written down. */
+static enum hpl_status note_made(struct hpl_call *call, struct hpl_vault *vault, const uint8_t *uid, uint32_t version, struct hpl_vault_place *place)
+{
+    enum hpl_status status = HPL_OK;
+    for (unsigned i = 0; version > place->made && i < MAX_RACES; i++) {
+        place->made = version;
+        status = hpl_vault_place_put(call, vault, uid, place);
+        if (status != HPL_STALE)
+            return status;
+        hpl_vault_place_wipe(place);
+        HPL_TRY(hpl_vault_place_get(call, vault, uid, false, place));
+    }
+    return version > place->made ? status : HPL_OK;
+}
+
+static bool are_all_destroyed(const struct hpl_vault_place *place, uint32_t last)
+{
+    for (uint32_t version = 1; version <= last; version++)
+        if (!is_destroyed(place, version))
+            return false;
+    return true;
+}
+
 enum hpl_status hpl_vault_create_version(struct hpl_keystore *keystore, struct hpl_call *call, const uint8_t uid[static HPL_KEY_UID_LEN], uint32_t version)
 {
     struct hpl_vault *vault = hpl_vault_of(keystore);
@@ -117,6 +141,7 @@ enum hpl_status hpl_vault_create_version(struct hpl_keystore *keystore, struct h
         HPL_TRY(post(call, vault, place.name, "", "{\"type\":\"" KEY_TYPE "\",\"derived\":true}", "making a transit key"));
     for (uint32_t have = facts.latest ? facts.latest : 1; have < version + place.base - 1; have++)
         HPL_TRY(post(call, vault, place.name, "/rotate", "{}", "rotating a transit key"));
+    HPL_TRY(note_made(call, vault, uid, version, &place));
     if (!place.revision)
         hpl_vault_place_remember(vault, uid, &place);
     return HPL_OK;
@@ -145,7 +170,8 @@ static enum hpl_status delete_place(struct hpl_call *call, struct hpl_vault *vau
     return hpl_vault_place_put(call, vault, uid, place);
 }
 
-/* Transit deletes whole keys only: a version is written down as destroyed, and the key goes with the last of them when we made it. */
+/* Transit deletes whole keys only: a version is written down as destroyed, and the key goes with the last of those that were made of it,
+ * when we made it. */
 enum hpl_status hpl_vault_destroy_version(struct hpl_keystore *keystore, struct hpl_call *call, const uint8_t uid[static HPL_KEY_UID_LEN], uint32_t version)
 {
     struct hpl_vault *vault = hpl_vault_of(keystore);
@@ -162,7 +188,8 @@ enum hpl_status hpl_vault_destroy_version(struct hpl_keystore *keystore, struct 
         json_array_append_new(place.destroyed, json_integer(version));
         HPL_TRY(hpl_vault_place_put(call, vault, uid, &place));
     }
-    return json_array_size(place.destroyed) < count || !place.is_ours ? HPL_OK : delete_place(call, vault, uid, &place);
+    bool is_last = place.is_ours && are_all_destroyed(&place, place.made ? place.made : count);
+    return is_last ? delete_place(call, vault, uid, &place) : HPL_OK;
 }
 
 /* --- wrap ------------------------------------------------------------------------------------------------------------------ */

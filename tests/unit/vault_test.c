@@ -2,6 +2,7 @@
 #include "backends/vault/internal.h"
 #include <stdio.h>
 
+#include "tests/contract/open_openbao.h"
 #include "tests/test.h"
 
 #include "backends/backends.h"
@@ -377,4 +378,41 @@ HPL_TEST(a_document_is_taken_whole_or_not_at_all)
     EXPECT_STATUS(read_document(&vault, "record", parse("{\"data\":{\"data\":{\"x\":1},\"metadata\":{\"version\":1}}}")), HPL_INTEGRITY);
     EXPECT_STATUS(read_document(&vault, "record", parse("{\"data\":{\"data\":{\"x\":1}}}")), HPL_BACKEND); /* KV of version 1 */
     hpl_secret_free(vault.mac_key);
+}
+
+/* --- destroying, in a real OpenBao -------------------------------------------------------------------------------------------- */
+
+static int ask_bao(const char *verb, const uint8_t uid[static HPL_KEY_UID_LEN], const char *tail)
+{
+    char hex[2 * HPL_KEY_UID_LEN + 1], arguments[128];
+    hpl_hex_encode(hex, uid, HPL_KEY_UID_LEN);
+    snprintf(arguments, sizeof arguments, "%s transit/keys/hpl-%s%s", verb, hex, tail);
+    return openbao_run(arguments);
+}
+
+HPL_TEST(a_key_that_vault_rotated_by_itself_goes_with_the_last_version_that_was_made_of_it)
+{
+    struct hpl_call call = {0};
+    uint8_t uid[HPL_KEY_UID_LEN];
+    struct hpl_keystore *keystore = open_openbao();
+    if (!keystore)
+        return;
+    for (uint32_t made = 1; made <= 2; made++) {
+        struct hpl_wrapped wrapped;
+        struct hpl_secret *HPL_SECRET_AUTO secret = hpl_secret_random(32), *HPL_SECRET_AUTO opened = NULL;
+        static const uint8_t aad[HPL_WRAP_AAD_LEN];
+        hpl_uuid_new(uid);
+        for (uint32_t version = 1; version <= made; version++)
+            EXPECT_OK(keystore->ops->create_version(keystore, &call, uid, version));
+        EXPECT_OK(keystore->ops->wrap(keystore, &call, uid, 1, aad, secret, &wrapped));
+        for (int i = 0; i < 3; i++) /* as its auto_rotate_period does */
+            EXPECT_NUM(ask_bao("write -f", uid, "/rotate"), 0);
+        for (uint32_t version = made + 1; version > 1; version--)
+            EXPECT_OK(keystore->ops->destroy_version(keystore, &call, uid, version));
+        EXPECT_OK(keystore->ops->unwrap(keystore, &call, uid, 1, aad, &wrapped, &opened));
+        EXPECT_NUM(ask_bao("read", uid, ""), 0);
+        EXPECT_OK(keystore->ops->destroy_version(keystore, &call, uid, 1));
+        EXPECT(ask_bao("read", uid, "") != 0);
+    }
+    keystore->ops->close(keystore);
 }
