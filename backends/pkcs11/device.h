@@ -131,6 +131,10 @@ struct hpl_p11_device { /* first member of every implementation */
 struct hpl_p11_place {
     const struct hpl_token_option *option;
     const char *known_id;               /* facts->id of the one token that may answer to the URI, asked before its PIN is sent; NULL: any */
+    const char (*member_ids)[40];       /* of a group: a known_id for each member, "": any; else NULL */
+    /* Of a group: a member proved to hold its keys, and id is what it is from now on. Any thread. */
+    void (*met_member)(void *keeper, const struct hpl_token_option *member, const char *id);
+    void *keeper;
     const char *latch_dir;              /* a folder, 0700, where refused PINs are written down */
     const char *latch_shown;            /* how messages call it; NULL: latch_dir */
     const struct hpl_secret *latch_key; /* keys their digests */

@@ -139,6 +139,13 @@ static enum hpl_status has_our_keys(struct group *group, struct hpl_call *call, 
     return HPL_OK;
 }
 
+/* It has our keys. Another token of that name will not be sent the PIN. */
+static void welcome(struct group *group, struct member *member)
+{
+    member->is_joined = true;
+    group->place->met_member(group->place->keeper, member->place.option, member->device->facts.id);
+}
+
 static enum hpl_status join(struct group *group, struct hpl_call *call, struct member *member)
 {
     if (member->is_joined)
@@ -147,7 +154,7 @@ static enum hpl_status join(struct group *group, struct hpl_call *call, struct m
         HPL_TRY(hpl_p11_member_open(call, &member->place, group->tokend, &member->device));
     HPL_TRY(may_join(group, call, member));
     HPL_TRY(has_our_keys(group, call, member));
-    member->is_joined = true;
+    welcome(group, member);
     return HPL_OK;
 }
 
@@ -530,8 +537,8 @@ static enum hpl_status settle_first(struct group *group, struct hpl_call *call, 
             status = member->device->ops->settle(member->device, call, is_known, pinned);
         if (status == HPL_OK)
             status = member->device->ops->mac(member->device, call, hpl_bytes_str(reference), group->mac);
-        member->is_joined = status == HPL_OK;
-        if (member->is_joined) {
+        if (status == HPL_OK) {
+            welcome(group, member);
             set_up(group, member);
             break;
         }
@@ -624,6 +631,7 @@ static struct group *make(const struct hpl_p11_place *place, const struct hpl_to
     for (unsigned i = 0; i < group->num_members; i++) {
         group->members[i].place = *place;
         group->members[i].place.option = &option->members[i];
+        group->members[i].place.known_id = *place->member_ids[i] ? place->member_ids[i] : NULL;
     }
     return group;
 }

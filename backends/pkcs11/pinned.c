@@ -3,6 +3,8 @@
 #include "backends/pkcs11/store.h"
 #include "backends/pkcs11/uri.h"
 
+#include <stdio.h>
+
 #include "base/codec.h"
 #include "base/json.h"
 #include "base/log.h"
@@ -10,6 +12,7 @@
 #define ROW_TYPE "p11"
 #define NAME_TYPE "p11token"
 #define ROW_MAX 4096u
+#define NAME_MAX_LEN 160u
 #define FORMAT 1
 
 static json_t *names_of(uint32_t mechanisms)
@@ -132,11 +135,20 @@ static enum hpl_status take_in(struct hpl_p11_keystore *keystore, struct hpl_cal
 
 /* --- which token a name is for ------------------------------------------------------------------------------------------------------- */
 
-static enum hpl_status read_noted(struct hpl_p11_keystore *keystore, struct hpl_call *call, char id[static 40], uint64_t *revision)
+/* A token's name in the local file; a member's is below its group's. */
+static void name_of(const struct hpl_p11_keystore *keystore, const struct hpl_token_option *option, char name[static NAME_MAX_LEN])
+{
+    if (option == keystore->option)
+        snprintf(name, NAME_MAX_LEN, "%s", option->name);
+    else
+        snprintf(name, NAME_MAX_LEN, "%s/%s", keystore->option->name, option->name);
+}
+
+static enum hpl_status read_noted(struct hpl_p11_keystore *keystore, struct hpl_call *call, const char *name, char id[static 40], uint64_t *revision)
 {
     struct hpl_buf text = {0};
     *revision = 0;
-    enum hpl_status status = hpl_catalog_get(call, keystore->env->catalog, NAME_TYPE, keystore->option->name, &text, revision);
+    enum hpl_status status = hpl_catalog_get(call, keystore->env->catalog, NAME_TYPE, name, &text, revision);
     if (status == HPL_OK && text.len < 40)
         memcpy(id, text.data, text.len);
     else if (status == HPL_OK)
@@ -148,24 +160,41 @@ static enum hpl_status read_noted(struct hpl_p11_keystore *keystore, struct hpl_
     return HPL_OK;
 }
 
+static enum hpl_status recall(struct hpl_p11_keystore *keystore, struct hpl_call *call, const struct hpl_token_option *option, char id[static 40])
+{
+    char name[NAME_MAX_LEN];
+    uint64_t revision;
+    name_of(keystore, option, name);
+    return !option->uri || hpl_p11_uri_has_serial(option->uri) ? HPL_OK : read_noted(keystore, call, name, id, &revision);
+}
+
 enum hpl_status hpl_p11_recall(struct hpl_p11_keystore *keystore, struct hpl_call *call)
 {
-    uint64_t revision;
-    const char *uri = keystore->option->uri;
-    return !uri || hpl_p11_uri_has_serial(uri) ? HPL_OK : read_noted(keystore, call, keystore->known_id, &revision);
+    const struct hpl_token_option *option = keystore->option;
+    for (size_t i = 0; i < option->num_members; i++)
+        HPL_TRY(recall(keystore, call, &option->members[i], keystore->member_ids[i]));
+    return recall(keystore, call, option, keystore->known_id);
 }
 
 /* Whoever was faster saw the same token, or was refused it. */
-static enum hpl_status note_token(struct hpl_p11_keystore *keystore, struct hpl_call *call)
+static enum hpl_status note_token(struct hpl_p11_keystore *keystore, struct hpl_call *call, const struct hpl_token_option *option, const char *id)
 {
-    const char *id = keystore->device->facts.id;
-    char noted[40] = "";
+    char name[NAME_MAX_LEN], noted[40] = "";
     uint64_t revision;
-    HPL_TRY(read_noted(keystore, call, noted, &revision));
+    name_of(keystore, option, name);
+    HPL_TRY(read_noted(keystore, call, name, noted, &revision));
     if (strcmp(noted, id) == 0)
         return HPL_OK;
-    enum hpl_status status = hpl_catalog_put(call, keystore->env->catalog, NAME_TYPE, keystore->option->name, revision, hpl_bytes_str(id), NULL);
+    enum hpl_status status = hpl_catalog_put(call, keystore->env->catalog, NAME_TYPE, name, revision, hpl_bytes_str(id), NULL);
     return status == HPL_STALE ? HPL_OK : status;
+}
+
+void hpl_p11_met_member(void *keystore, const struct hpl_token_option *member, const char *id)
+{
+    struct hpl_call call = {0};
+    enum hpl_status status = note_token(keystore, &call, member, id);
+    if (status != HPL_OK)
+        hpl_log(HPL_LOG_WARN, "pkcs11.member_not_noted", HPL_S("token", member->name), HPL_S("why", hpl_detail(&call, status)));
 }
 
 static enum hpl_status pin_mode(struct hpl_p11_keystore *keystore, struct hpl_call *call)
@@ -189,5 +218,5 @@ static enum hpl_status pin_mode(struct hpl_p11_keystore *keystore, struct hpl_ca
 enum hpl_status hpl_p11_pin_down(struct hpl_p11_keystore *keystore, struct hpl_call *call)
 {
     HPL_TRY(pin_mode(keystore, call));
-    return note_token(keystore, call);
+    return note_token(keystore, call, keystore->option, keystore->device->facts.id);
 }

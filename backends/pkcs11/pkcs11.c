@@ -315,6 +315,9 @@ static enum hpl_status open_device(struct hpl_p11_keystore *keystore, struct hpl
     HPL_TRY(hpl_file_make_dir(call, keystore->latch_dir));
     HPL_TRY(hpl_p11_recall(keystore, call));
     keystore->place.known_id = keystore->known_id[0] ? keystore->known_id : NULL;
+    keystore->place.member_ids = (const char (*)[40])keystore->member_ids;
+    keystore->place.met_member = hpl_p11_met_member;
+    keystore->place.keeper = keystore;
     if (keystore->option->num_members)
         return hpl_p11_group_open(call, &keystore->place, keystore->env->tokend, &keystore->device);
     return hpl_p11_member_open(call, &keystore->place, keystore->env->tokend, &keystore->device);

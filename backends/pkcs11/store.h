@@ -4,7 +4,7 @@
 
 #include <pthread.h>
 
-#include "backends/pkcs11/device.h"
+#include "backends/pkcs11/group.h"
 #include "catalog/catalog.h"
 
 #define HPL_P11_NUM_BUCKETS 4096u
@@ -31,7 +31,8 @@ struct hpl_p11_keystore {
     const struct hpl_backend_env *env;
     struct hpl_p11_place place;
     char *latch_dir;
-    char known_id[40]; /* which token answered to this name last time; "": any may */
+    char known_id[40];                        /* which token answered to this name last time; "": any may */
+    char member_ids[HPL_P11_MAX_MEMBERS][40]; /* the same of a group's members */
     struct hpl_secret *latch_key;
     struct hpl_p11_device *device;
     struct hpl_p11_leases leases;
@@ -46,8 +47,10 @@ struct hpl_p11_keystore {
     uint8_t (*digests)[32]; /* of records that verified */
 };
 
-/* pinned.c: which token answered to the option's name before, unless its URI names one by serial. */
+/* pinned.c: which token answered to the option's name before, or which to its members' names, unless their URIs name one by serial. */
 enum hpl_status hpl_p11_recall(struct hpl_p11_keystore *keystore, struct hpl_call *call) HPL_MUST_USE;
+/* For struct hpl_p11_place. What goes wrong is logged: the member was met, and is as good as before. */
+void hpl_p11_met_member(void *keystore, const struct hpl_token_option *member, const char *id);
 /* Settles the device, new or known, by the catalog's row, and notes the token. */
 enum hpl_status hpl_p11_pin_down(struct hpl_p11_keystore *keystore, struct hpl_call *call) HPL_MUST_USE;
 

@@ -305,6 +305,58 @@ HPL_TEST(a_token_that_is_no_clone_stays_out)
     pair_wipe(&pair);
 }
 
+/* A refusal would be told as one of the PIN: what is told is that the token is another, so none was sent. */
+HPL_TEST(another_token_of_a_member_s_name_gets_no_pin)
+{
+    static const struct hpl_tokend_option workers;
+    for (unsigned has_workers = 0; has_workers <= 1; has_workers++) {
+        struct pair pair;
+        uint8_t uid[HPL_KEY_UID_LEN];
+        struct hpl_call call;
+        pair_init(&pair);
+        pair.token.env.tokend = has_workers ? &workers : NULL;
+        struct hpl_keystore *keystore = soft_open(&pair.token.env, "pair");
+        new_key(keystore, uid);
+        copy_over(&pair);
+        wait_up(keystore, 1, true);
+        keystore->ops->close(keystore);
+        hide(&pair, 1);
+        run("mkdir %s/tokens; SOFTHSM2_CONF=%s softhsm2-util --init-token --free --label 'hpl test' --so-pin so-pin-1 --pin another-pin >/dev/null 2>&1",
+            pair.at[1].dir, pair.at[1].conf);
+        keystore = soft_open(&pair.token.env, "pair");
+        EXPECT_OK(round_trip(keystore, uid, &call));
+        EXPECT(!is_up(keystore, 1));
+        EXPECT(says_why(keystore, 1, "is not the one that was used so far"));
+        EXPECT(says_why(keystore, 1, "serial="));
+        keystore->ops->close(keystore);
+        pair_wipe(&pair);
+    }
+}
+
+HPL_TEST(what_was_wrapped_before_an_accepted_change_opens_in_workers_too)
+{
+    static const struct hpl_tokend_option workers;
+    struct pair pair;
+    struct hpl_call call;
+    struct hpl_wrapped before;
+    struct hpl_secret *HPL_SECRET_AUTO secret = hpl_secret_random(32), *HPL_SECRET_AUTO opened = NULL;
+    uint8_t uid[HPL_KEY_UID_LEN];
+    pair_init(&pair);
+    pair.token.env.tokend = &workers;
+    struct hpl_keystore *keystore = soft_open(&pair.token.env, "pair");
+    new_key(keystore, uid);
+    hpl_call_init(&call, 20000);
+    EXPECT_OK(keystore->ops->wrap(keystore, &call, uid, 1, aad, secret, &before));
+    keystore->ops->close(keystore);
+    pair.members[0].mechanism = pair.members[1].mechanism = "aes-cbc-hmac";
+    pair.token.option.accept_mode_change = true;
+    keystore = soft_open(&pair.token.env, "pair");
+    hpl_call_init(&call, 20000);
+    EXPECT_OK(keystore->ops->unwrap(keystore, &call, uid, 1, aad, &before, &opened));
+    keystore->ops->close(keystore);
+    pair_wipe(&pair);
+}
+
 HPL_TEST(a_group_is_described_in_the_local_file_or_not_at_all)
 {
     struct pair pair;

@@ -15,6 +15,7 @@
 #include <time.h>
 
 #include "backends/pkcs11/cryptoki.h"
+#include "backends/pkcs11/store.h"
 #include "backends/pkcs11/tokend/channel.h"
 #include "backends/pkcs11/tokend/spawn.h"
 #include "base/clock.h"
@@ -531,6 +532,64 @@ HPL_TEST(a_call_that_hangs_is_answered_in_time_and_ends_the_worker)
     ms_until_ready(&bench);
     EXPECT_OK(round_trip_in(&bench, PATIENCE_MS));
     EXPECT(worker_of(&bench) != pid);
+    wipe(&bench);
+}
+
+static void *hang(void *arg)
+{
+    struct hpl_call call;
+    struct hpl_wrapped wrapped;
+    hpl_call_init(&call, 2500);
+    (void)!try_wrap(arg, &call, &wrapped);
+    return NULL;
+}
+
+static bool is_connected(struct bench *bench)
+{
+    json_t *HPL_JSON_AUTO facts = bench->keystore->ops->describe(bench->keystore);
+    return json_is_true(json_object_get(facts, "is_connected"));
+}
+
+HPL_TEST(a_worker_that_is_busy_is_not_taken_for_a_dead_one)
+{
+    struct bench bench;
+    pthread_t threads[16];
+    init(&bench, true);
+    bench.hsm.option.max_sessions = 2;
+    open_with_key(&bench);
+    EXPECT_OK(round_trip_in(&bench, PATIENCE_MS));
+    bench.shim->delay_ms = 2000;
+    bench.shim->times = SHIM_ALWAYS;
+    shim_set(bench.shim->where, SHIM_ENCRYPT);
+    for (size_t i = 0; i < HPL_COUNT(threads); i++)
+        EXPECT_NUM(pthread_create(&threads[i], NULL, hang, &bench), 0);
+    sleep_ms(300);
+    EXPECT(is_connected(&bench));
+    EXPECT(kill(worker_of(&bench), SIGSTOP) == 0);
+    EXPECT(is_connected(&bench)); /* as it was told last */
+    EXPECT(kill(worker_of(&bench), SIGKILL) == 0);
+    sleep_ms(100);
+    shim_set(bench.shim->where, SHIM_NOWHERE);
+    for (size_t i = 0; i < HPL_COUNT(threads); i++)
+        pthread_join(threads[i], NULL);
+    wipe(&bench);
+}
+
+HPL_TEST(a_blob_of_another_mechanism_than_the_one_in_use_is_not_taken_from_a_worker)
+{
+    struct bench bench;
+    struct hpl_call call;
+    struct hpl_wrapped wrapped;
+    init(&bench, false);
+    open_with_key(&bench);
+    struct hpl_p11_facts *facts = &((struct hpl_p11_keystore *)bench.keystore)->device->facts;
+    facts->opens |= 1u << HPL_MECH_P11_CBC_HMAC; /* as after a change that was accepted: both open, and one is in use */
+    facts->mechanism = HPL_MECH_P11_CBC_HMAC;
+    hpl_call_init(&call, PATIENCE_MS);
+    EXPECT_STATUS(try_wrap(&bench, &call, &wrapped), HPL_BACKEND);
+    EXPECT_NUM(wrapped.ct_len, 0);
+    facts->mechanism = HPL_MECH_P11_GCM;
+    EXPECT_OK(try_wrap(&bench, &call, &wrapped));
     wipe(&bench);
 }
 

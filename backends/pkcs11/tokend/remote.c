@@ -165,6 +165,7 @@ static enum hpl_status keep_pinned(struct hpl_p11_remote *remote, struct hpl_cal
     bool is_same = remote->connection == connection;
     if (is_same) {
         remote->pinned = *pinned;
+        remote->base.facts.opens |= pinned->opens;
         remote->is_settled = true;
     }
     pthread_mutex_unlock(&remote->lock);
@@ -235,7 +236,7 @@ static enum hpl_status wrap(struct hpl_p11_device *device, struct hpl_call *call
     HPL_TRY(ask_of_key(device, call, HPL_TOKEND_WRAP, ref, &body, hpl_bytes(secret->bytes, secret->len), &answer));
     struct hpl_reader reader = {.rest = hpl_bytes(answer.body, answer.len)};
     hpl_tokend_read_wrapped(&reader, out);
-    if (hpl_read_is_done(&reader) && hpl_p11_screen(&device->facts, out) == HPL_OK)
+    if (hpl_read_is_done(&reader) && out->mechanism == device->facts.mechanism && hpl_p11_screen(&device->facts, out) == HPL_OK)
         return HPL_OK;
     memset(out, 0, sizeof *out);
     return garbled(call);
@@ -286,7 +287,7 @@ static enum hpl_status survey(struct hpl_p11_device *device, struct hpl_call *ca
     return hpl_tokend_read_orphans(hpl_bytes(answer.body, answer.len), out) ? HPL_OK : hpl_fail(call, HPL_BACKEND, "the token's worker answered what cannot be");
 }
 
-/* What the worker says, or, when it does not answer at once, what it said last. */
+/* What the worker says, or, when it does not answer at once, what it said last: a busy one is as connected as it was. */
 static void stat_device(struct hpl_p11_device *device, struct hpl_p11_stat *out)
 {
     struct hpl_p11_remote *remote = of(device);
@@ -299,7 +300,7 @@ static void stat_device(struct hpl_p11_device *device, struct hpl_p11_stat *out)
     if (is_told)
         remote->last_stat = *out;
     *out = remote->last_stat;
-    out->is_connected = is_told && out->is_connected;
+    out->is_connected &= remote->state == HPL_REMOTE_UP;
     out->is_latched |= remote->is_latched;
     out->has_failed |= remote->has_failed;
     out->worker_pid = remote->child.pid;

@@ -300,6 +300,7 @@ static void announce(struct hpl_p11_remote *remote)
     pthread_mutex_lock(&remote->lock);
     remote->restarts += remote->state == HPL_REMOTE_AWAY;
     remote->state = HPL_REMOTE_UP;
+    remote->last_stat.is_connected = true;
     remote->detail[0] = '\0';
     remote->next_start_ns = 0;
     long pid = (long)remote->child.pid;
