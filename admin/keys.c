@@ -48,26 +48,6 @@ enum hpl_status hpl_admin_key_id(const struct hpl_admin_request *request, char k
     return HPL_OK;
 }
 
-/* Every value of the tags must be text; the tag "name" asks for an id. */
-static enum hpl_status check_tags(const struct hpl_admin_request *request, const json_t *tags, const char **name)
-{
-    const char *tag;
-    json_t *value;
-    json_object_foreach((json_t *)tags, tag, value)
-        if (!json_is_string(value))
-            return hpl_fail(request->call, HPL_INVALID_REQUEST, "the tag '%.64s' must be a string", tag);
-    if (tags)
-        HPL_TRY(hpl_json_str(request->call, tags, "name", name));
-    return HPL_OK;
-}
-
-static enum hpl_status check_usage(const struct hpl_admin_request *request, const char *usage)
-{
-    if (!usage || strcmp(usage, "ENCRYPT_DECRYPT") == 0 || strcmp(usage, "EncryptDecrypt") == 0)
-        return HPL_OK;
-    return hpl_fail(request->call, HPL_INVALID_REQUEST, "'KeyUsage' must be ENCRYPT_DECRYPT: these keys encrypt and decrypt, nothing else");
-}
-
 /* An optional query parameter: "" where it is missing. */
 static enum hpl_status option_of(const struct hpl_admin_request *request, const char *name, char *value, size_t size)
 {
@@ -81,16 +61,16 @@ enum hpl_status hpl_admin_create_key(const struct hpl_admin_request *request, js
     static const char *const usages[] = {"KeyUsage", "key_usage", NULL};
     static const char *const descriptions[] = {"Description", "description", NULL};
     static const char *const tag_names[] = {"Tags", "tags", NULL};
-    const char *usage = NULL, *name = NULL;
+    const char *name = NULL;
     const json_t *tags = NULL;
     char in_query[HPL_KEY_ID_MAX + 1];
-    struct hpl_key_create create = {.usage = "ENCRYPT_DECRYPT", .created_by = request->access_key};
-    HPL_TRY(text_of(request, usages, &usage));
-    HPL_TRY(check_usage(request, usage));
+    struct hpl_key_create create = {.created_by = request->access_key};
+    HPL_TRY(text_of(request, usages, &create.usage));
     HPL_TRY(text_of(request, descriptions, &create.description));
     for (size_t i = 0; tag_names[i] && !tags; i++)
         HPL_TRY(hpl_json_member(request->call, request->body, tag_names[i], &tags));
-    HPL_TRY(check_tags(request, tags, &name));
+    if (tags) /* the tag "name" asks for an id */
+        HPL_TRY(hpl_json_str(request->call, tags, "name", &name));
     HPL_TRY(option_of(request, "key-id", in_query, sizeof in_query));
     create.key_id = name ? name : in_query[0] ? in_query : NULL;
     create.tags = tags;

@@ -1,5 +1,5 @@
 /* Attachments. Any thread; the maps under the attachment's lock, the keystore outside of it. */
-#include "kms/attachment.h"
+#include "kms/internal.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -88,7 +88,7 @@ static enum hpl_status learn_again(struct hpl_call *call, struct hpl_attachment 
 static enum hpl_status ask_key_id(struct hpl_call *call, struct hpl_attachment *attachment, const uint8_t uid[static HPL_KEY_UID_LEN], const char *hex,
                                   char key_id[static HPL_KEY_ID_MAX + 1])
 {
-    enum hpl_status status = attachment->keystore->ops->key_id_of(attachment->keystore, call, uid, key_id);
+    enum hpl_status status = hpl_kms_ask_key_id(call, attachment, uid, key_id);
     if (status == HPL_NOT_FOUND)
         return hpl_fail_over(call, HPL_INVALID_CIPHERTEXT, "%s", hpl_status_row(HPL_INVALID_CIPHERTEXT)->text);
     if (status == HPL_OK) {
@@ -137,7 +137,7 @@ static enum hpl_status read_record(struct hpl_call *call, struct hpl_attachment 
 {
     struct hpl_buf content = {0};
     uint64_t found = 0, began = hpl_clock_mono_ns(), epoch = hpl_record_cache_epoch(&attachment->records);
-    enum hpl_status status = attachment->keystore->ops->record_get(attachment->keystore, call, key_id, &content, &found);
+    enum hpl_status status = hpl_kms_read_record(call, attachment, key_id, &content, &found);
     if (status == HPL_OK)
         status = hpl_record_decode(call, hpl_buf_bytes(&content), record);
     if (status == HPL_OK) {
@@ -176,7 +176,16 @@ static enum hpl_status read_once(struct hpl_call *call, struct hpl_attachment *a
     struct hpl_call sub = call ? *call : (struct hpl_call){0};
     enum hpl_status status = read_record(&sub, attachment, key_id, record, revision);
     hpl_flight_end(&attachment->reads, flight, status, sub.detail, NULL);
-    return status == HPL_OK ? HPL_OK : hpl_fail(call, status, "%s", hpl_detail(&sub, status));
+    return hpl_kms_pass_on(call, &sub, status);
+}
+
+/* One that the cache has not got. */
+static enum hpl_status fetch(struct hpl_call *call, struct hpl_attachment *attachment, const char *key_id, bool is_cached, struct hpl_key_record *record,
+                             uint64_t *revision)
+{
+    if (call && call->must_not_wait)
+        return HPL_WOULD_WAIT;
+    return is_cached ? read_once(call, attachment, key_id, record, revision) : read_record(call, attachment, key_id, record, revision);
 }
 
 enum hpl_status hpl_attachment_kept_record(struct hpl_call *call, struct hpl_attachment *attachment, const char *key_id, bool may_be_cached,
@@ -186,9 +195,7 @@ enum hpl_status hpl_attachment_kept_record(struct hpl_call *call, struct hpl_att
     *record = (struct hpl_key_record){0};
     if (is_cached && recall(attachment, key_id, record, revision))
         return HPL_OK;
-    if (call && call->must_not_wait)
-        return HPL_WOULD_WAIT;
-    return is_cached ? read_once(call, attachment, key_id, record, revision) : read_record(call, attachment, key_id, record, revision);
+    return fetch(call, attachment, key_id, is_cached, record, revision);
 }
 
 enum hpl_status hpl_attachment_record_to_open(struct hpl_call *call, struct hpl_attachment *attachment, const char *key_id, struct hpl_key_record *record,
@@ -201,21 +208,23 @@ enum hpl_status hpl_attachment_record_to_open(struct hpl_call *call, struct hpl_
         return HPL_OK;
     if (hpl_clock_mono_ns() < atomic_load(&attachment->unreadable_until_ns) && (*is_stale = hpl_record_cache_find_stale(&attachment->records, key_id, record)))
         return HPL_OK;
-    enum hpl_status status = hpl_attachment_record(&sub, attachment, key_id, true, record, NULL);
+    /* It had a record: what it lost is not taken over as something new. */
+    enum hpl_status status = fetch(&sub, attachment, key_id, attachment->settings.enable_cache, record, NULL);
     if (!hpl_breaker_is_outage(status))
-        return status == HPL_OK ? HPL_OK : hpl_fail(call, status, "%s", hpl_detail(&sub, status));
+        return hpl_kms_pass_on(call, &sub, status);
     atomic_store(&attachment->unreadable_until_ns, hpl_clock_mono_ns() + READ_AGAIN_NS);
     *is_stale = hpl_record_cache_find_stale(&attachment->records, key_id, record);
-    return *is_stale ? HPL_OK : hpl_fail(call, status, "%s", hpl_detail(&sub, status));
+    return *is_stale ? HPL_OK : hpl_kms_pass_on(call, &sub, status);
 }
 
 enum hpl_status hpl_attachment_put(struct hpl_call *call, struct hpl_attachment *attachment, const struct hpl_key_record *record, uint64_t expected)
 {
     struct hpl_buf content = {0};
     uint64_t revision;
+    struct hpl_call sub = hpl_kms_attempt_of(call, &attachment->settings);
     enum hpl_status status = hpl_record_encode(record, &content);
     if (status == HPL_OK)
-        status = attachment->keystore->ops->record_put(attachment->keystore, call, record->key_id, record->uid, expected, hpl_buf_bytes(&content), &revision);
+        status = attachment->keystore->ops->record_put(attachment->keystore, &sub, record->key_id, record->uid, expected, hpl_buf_bytes(&content), &revision);
     if (status == HPL_OK) {
         pthread_mutex_lock(&attachment->lock);
         learn(attachment, record);
@@ -227,7 +236,7 @@ enum hpl_status hpl_attachment_put(struct hpl_call *call, struct hpl_attachment 
         hpl_record_cache_forget(&attachment->records, record->key_id);
     hpl_kms_shared_flush_key(attachment->shared, record->uid);
     hpl_buf_wipe(&content);
-    return status;
+    return hpl_kms_pass_on(call, &sub, status);
 }
 
 /* A key that somebody made in the backend itself gets its record when it is first asked for. */
@@ -237,7 +246,7 @@ static enum hpl_status take_over(struct hpl_call *call, struct hpl_attachment *a
     struct hpl_call sub = call ? *call : (struct hpl_call){0};
     bool is_there = false;
     uint64_t max_wraps = 0;
-    HPL_TRY(attachment->keystore->ops->has_material(attachment->keystore, call, key_id, &is_there, &max_wraps));
+    HPL_TRY(hpl_kms_ask_material(call, attachment, key_id, &is_there, &max_wraps));
     if (!is_there || hpl_record_init(record, &create, key_id) != HPL_OK)
         return hpl_fail(call, HPL_NO_SUCH_KEY, "no key '%.80s'", key_id);
     record->state = HPL_STATE_ENABLED;
@@ -252,7 +261,7 @@ static enum hpl_status take_over(struct hpl_call *call, struct hpl_attachment *a
     hpl_record_wipe(record);
     if (status == HPL_STALE) /* another node was faster */
         return hpl_attachment_kept_record(call, attachment, key_id, false, record, revision);
-    return hpl_fail(call, status, "%s", hpl_detail(&sub, status));
+    return hpl_kms_pass_on(call, &sub, status);
 }
 
 enum hpl_status hpl_attachment_record(struct hpl_call *call, struct hpl_attachment *attachment, const char *key_id, bool may_be_cached,
@@ -262,7 +271,7 @@ enum hpl_status hpl_attachment_record(struct hpl_call *call, struct hpl_attachme
     enum hpl_status status = hpl_attachment_kept_record(&sub, attachment, key_id, may_be_cached, record, revision);
     if (status == HPL_NO_SUCH_KEY && attachment->keystore->ops->has_material)
         return take_over(call, attachment, key_id, record, revision);
-    return status == HPL_OK ? HPL_OK : hpl_fail_over(call, status, "%s", hpl_detail(&sub, status));
+    return hpl_kms_pass_on(call, &sub, status);
 }
 
 /* --- opening and closing ------------------------------------------------------------------------------------------------- */

@@ -48,7 +48,8 @@ struct attempt {
     enum hpl_status (*run)(struct hpl_call *call, struct hpl_keystore *keystore, const void *work);
     const void *work;
     struct hpl_meter *meter; /* may be NULL */
-    bool is_decrypt;
+    bool is_decrypt;         /* the gate has room for it when others are turned away */
+    bool is_reading;         /* of what is known of keys, not a use of one: its success says nothing of those */
 };
 
 /* Runs it, and again up to retry_attempts times where its status says that a repetition may help. */
@@ -90,7 +91,7 @@ static enum hpl_status pass(struct hpl_call *call, struct hpl_attachment *attach
     enum hpl_status status = must_probe ? probe(call, attachment) : HPL_OK;
     if (status == HPL_OK)
         status = repeat(call, attachment, attempt);
-    if (hpl_breaker_leave(attachment->breaker, attempt->is_decrypt, status) && probe(NULL, attachment) == HPL_OK)
+    if (hpl_breaker_leave(attachment->breaker, attempt->is_decrypt, attempt->is_reading, status) && probe(NULL, attachment) == HPL_OK)
         hpl_log(HPL_LOG_DEBUG, "kms.breaker.kept_closed", HPL_S("backend", attachment->backend->name));
     return status;
 }
@@ -106,6 +107,63 @@ static enum hpl_status create_version(struct hpl_call *call, struct hpl_keystore
 enum hpl_status hpl_kms_create_version(struct hpl_call *call, struct hpl_attachment *attachment, const struct hpl_key_record *record)
 {
     return pass(call, attachment, &(struct attempt){.run = create_version, .work = record});
+}
+
+struct reading_work {
+    const char *key_id;
+    const uint8_t *uid;
+    struct hpl_buf *content;
+    char *found_id;
+    bool *is_there;
+    uint64_t *number; /* revision or bound */
+};
+
+static enum hpl_status read_once(struct hpl_call *call, struct hpl_keystore *keystore, const void *arg)
+{
+    const struct reading_work *work = arg;
+    work->content->len = 0;
+    return keystore->ops->record_get(keystore, call, work->key_id, work->content, work->number);
+}
+
+static enum hpl_status ask_key_id_once(struct hpl_call *call, struct hpl_keystore *keystore, const void *arg)
+{
+    const struct reading_work *work = arg;
+    return keystore->ops->key_id_of(keystore, call, work->uid, work->found_id);
+}
+
+static enum hpl_status ask_material_once(struct hpl_call *call, struct hpl_keystore *keystore, const void *arg)
+{
+    const struct reading_work *work = arg;
+    return keystore->ops->has_material(keystore, call, work->key_id, work->is_there, work->number);
+}
+
+/* Records at home (a folder, the catalog) are read whatever the keys' backend does. */
+static enum hpl_status run_reading(struct hpl_call *call, struct hpl_attachment *attachment, const struct attempt *attempt)
+{
+    return attachment->keystore->ops->has_far_records ? pass(call, attachment, attempt) : attempt->run(call, attachment->keystore, attempt->work);
+}
+
+enum hpl_status hpl_kms_read_record(struct hpl_call *call, struct hpl_attachment *attachment, const char *key_id, struct hpl_buf *content, uint64_t *revision)
+{
+    const struct reading_work work = {.key_id = key_id, .content = content, .number = revision};
+    return run_reading(call, attachment, &(struct attempt){.run = read_once, .work = &work, .is_decrypt = true, .is_reading = true});
+}
+
+enum hpl_status hpl_kms_ask_key_id(struct hpl_call *call, struct hpl_attachment *attachment, const uint8_t uid[static HPL_KEY_UID_LEN],
+                                   char key_id[static HPL_KEY_ID_MAX + 1])
+{
+    const struct reading_work work = {.uid = uid, .found_id = key_id};
+    return run_reading(call, attachment, &(struct attempt){.run = ask_key_id_once, .work = &work, .is_decrypt = true, .is_reading = true});
+}
+
+enum hpl_status hpl_kms_ask_material(struct hpl_call *call, struct hpl_attachment *attachment, const char *key_id, bool *is_there, uint64_t *max_wraps)
+{
+    const struct reading_work work = {.key_id = key_id, .is_there = is_there, .number = max_wraps};
+    *is_there = false;
+    *max_wraps = 0;
+    if (!attachment->keystore->ops->has_material)
+        return HPL_OK;
+    return run_reading(call, attachment, &(struct attempt){.run = ask_material_once, .work = &work, .is_decrypt = true, .is_reading = true});
 }
 
 struct random_work {

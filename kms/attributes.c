@@ -141,7 +141,7 @@ enum hpl_status hpl_kms_policy(struct hpl_kms *kms, struct hpl_call *call, const
     struct hpl_attachment *HPL_ATTACHMENT_AUTO attachment = NULL;
     struct hpl_key_record HPL_RECORD_AUTO record = {0};
     HPL_TRY(hpl_kms_acquire(kms, call, &attachment));
-    HPL_TRY(hpl_attachment_record(call, attachment, key_id, false, &record, NULL));
+    HPL_TRY(hpl_attachment_kept_record(call, attachment, key_id, false, &record, NULL));
     *policy = json_incref(record.policy);
     return HPL_OK;
 }
@@ -152,17 +152,27 @@ struct rotation {
     int64_t period_days, max_wraps;
 };
 
+/* What the backend's material can bear is nobody's to choose. */
+static enum hpl_status bound_wraps(struct hpl_call *call, struct hpl_attachment *attachment, const char *key_id, int64_t *max_wraps)
+{
+    uint64_t bound;
+    bool is_there;
+    HPL_TRY(hpl_kms_ask_material(call, attachment, key_id, &is_there, &bound));
+    if (bound && (!*max_wraps || *max_wraps > (int64_t)bound))
+        *max_wraps = (int64_t)bound;
+    return HPL_OK;
+}
+
 static enum hpl_status set_rotation(struct hpl_call *call, struct hpl_attachment *attachment, struct hpl_key_record *record, const void *argument)
 {
-    const struct rotation *rotation = argument;
-    (void)attachment;
+    struct rotation rotation = *(const struct rotation *)argument;
     HPL_TRY(check_alive(call, record));
-    bool is_wanted = rotation->period_days || rotation->max_wraps;
-    if (is_wanted && record->is_imported)
+    if ((rotation.period_days || rotation.max_wraps) && record->is_imported)
         return hpl_fail(call, HPL_CONFLICT, "the material of '%.80s' was imported and does not rotate by itself", record->key_id);
-    return replace(&record->rotation, is_wanted ? json_pack("{s:I, s:I}", "period_days", (json_int_t)rotation->period_days, "max_wraps",
-                                                            (json_int_t)rotation->max_wraps)
-                                                : json_null());
+    HPL_TRY(bound_wraps(call, attachment, record->key_id, &rotation.max_wraps));
+    if (!rotation.period_days && !rotation.max_wraps)
+        return replace(&record->rotation, json_null());
+    return replace(&record->rotation, json_pack("{s:I, s:I}", "period_days", (json_int_t)rotation.period_days, "max_wraps", (json_int_t)rotation.max_wraps));
 }
 
 enum hpl_status hpl_kms_set_rotation(struct hpl_kms *kms, struct hpl_call *call, const char *key_id, int64_t period_days, int64_t max_wraps, json_t **metadata)

@@ -142,7 +142,8 @@ static bool is_detached(struct hpl_kms *kms, const uint8_t instance[static 8])
     return state && strcmp(state, "detached") == 0;
 }
 
-enum hpl_status hpl_kms_may_store(struct hpl_kms *kms, struct hpl_call *call, const struct hpl_key_ref *ref)
+/* Whether what was sealed under ref a while ago may be stored now; HPL_OK where that cannot be told. */
+static enum hpl_status may_store(struct hpl_kms *kms, struct hpl_call *call, const struct hpl_key_ref *ref)
 {
     bool is_active;
     struct hpl_call quiet = {.deadline_ns = call ? call->deadline_ns : 0};
@@ -150,7 +151,7 @@ enum hpl_status hpl_kms_may_store(struct hpl_kms *kms, struct hpl_call *call, co
     struct hpl_attachment *HPL_ATTACHMENT_AUTO attachment = find_open(kms, ref->instance, &is_active);
     if (!attachment && is_detached(kms, ref->instance))
         return hpl_fail(call, HPL_KEY_UNAVAILABLE, "the keystore under this was detached meanwhile; send it again");
-    if (!attachment || hpl_attachment_record(&quiet, attachment, ref->key_id, true, &record, NULL) != HPL_OK)
+    if (!attachment || hpl_attachment_kept_record(&quiet, attachment, ref->key_id, true, &record, NULL) != HPL_OK)
         return HPL_OK; /* nothing here destroys what it cannot read */
     if (memcmp(record.uid, ref->uid, sizeof record.uid) != 0)
         return hpl_fail(call, HPL_KEY_DESTROYED, "the key '%.80s' was destroyed meanwhile; send it again", ref->key_id);
@@ -160,7 +161,7 @@ enum hpl_status hpl_kms_may_store(struct hpl_kms *kms, struct hpl_call *call, co
 enum hpl_status hpl_kms_begin_store(struct hpl_kms *kms, struct hpl_call *call, const struct hpl_key_ref *ref)
 {
     pthread_rwlock_rdlock(&kms->storing);
-    enum hpl_status status = hpl_kms_may_store(kms, call, ref);
+    enum hpl_status status = may_store(kms, call, ref);
     if (status != HPL_OK)
         pthread_rwlock_unlock(&kms->storing);
     return status;

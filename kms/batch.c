@@ -9,6 +9,7 @@
 
 struct batch {
     struct hpl_call *call;
+    struct hpl_call origin;    /* what it was before any wrote to it */
     struct hpl_attachment *attachment;
     enum hpl_purpose purpose;
     const struct hpl_key_record *record;
@@ -34,13 +35,9 @@ static void make_one(void *arg, size_t index)
 {
     struct batch *batch = arg;
     struct hpl_data_key *key = &batch->keys[index];
-    struct hpl_call sub = {0};
+    struct hpl_call sub = batch->origin;
     if (atomic_load(&batch->failure) != HPL_OK)
         return;
-    if (batch->call) {
-        sub = *batch->call;
-        sub.detail[0] = '\0';
-    }
     enum hpl_status status =
         hpl_bucket_key_is_wanted(batch->record, batch->purpose, batch->context, batch->len)
             ? hpl_bucket_key_generate(&sub, batch->attachment, batch->record, batch->context, &key->secret, &key->envelope)
@@ -110,6 +107,9 @@ enum hpl_status hpl_kms_generate_many(struct hpl_kms *kms, struct hpl_call *call
     memset(keys, 0, count * sizeof *keys);
     HPL_TRY(hpl_kms_find_wrapper(kms, call, purpose, key_id, context, &attachment, &record));
     struct batch batch = {.call = call, .attachment = attachment, .purpose = purpose, .record = &record, .context = context, .len = len, .keys = keys};
+    if (call)
+        batch.origin = *call;
+    batch.origin.detail[0] = '\0';
     enum hpl_status status = is_one_call(&batch, count) ? make_at_once(&batch, count) : make_each(kms, &batch, count);
     if (status != HPL_OK)
         hpl_data_keys_wipe(keys, count);

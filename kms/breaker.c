@@ -84,13 +84,13 @@ enum hpl_status hpl_breaker_enter(struct hpl_breaker *breaker, struct hpl_call *
     return status;
 }
 
-bool hpl_breaker_leave(struct hpl_breaker *breaker, bool is_decrypt, enum hpl_status status)
+bool hpl_breaker_leave(struct hpl_breaker *breaker, bool is_decrypt, bool is_reading, enum hpl_status status)
 {
     bool must_probe = false;
     pthread_mutex_lock(&breaker->lock);
     breaker->inside--;
     breaker->wrapping -= !is_decrypt;
-    breaker->failures = hpl_breaker_is_outage(status) ? breaker->failures + 1 : 0;
+    breaker->failures = hpl_breaker_is_outage(status) ? breaker->failures + 1 : is_reading ? breaker->failures : 0;
     if (breaker->failures >= FAILURES && breaker->state == HPL_BREAKER_CLOSED && !breaker->is_probing)
         breaker->is_probing = must_probe = true;
     pthread_mutex_unlock(&breaker->lock);

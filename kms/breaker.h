@@ -29,8 +29,9 @@ bool hpl_breaker_is_outage(enum hpl_status status);
 /* Lets the caller in, who then leaves with what came of it. HPL_SLOW_DOWN when limit callers are inside; a quarter of them is kept for decrypts.
  * HPL_KEY_UNAVAILABLE while it is open, with call->retry_after_s. *must_probe: the pause is over, the caller is the one to probe first. */
 enum hpl_status hpl_breaker_enter(struct hpl_breaker *breaker, struct hpl_call *call, unsigned limit, bool is_decrypt, bool *must_probe) HPL_MUST_USE;
-/* True: so many failed in a row that the caller is to probe now whether it is the backend. */
-bool hpl_breaker_leave(struct hpl_breaker *breaker, bool is_decrypt, enum hpl_status status) HPL_MUST_USE;
+/* True: so many failed in a row that the caller is to probe now whether it is the backend. is_reading: of records, whose success does not end the row:
+ * they may be read while keys cannot be used. */
+bool hpl_breaker_leave(struct hpl_breaker *breaker, bool is_decrypt, bool is_reading, enum hpl_status status) HPL_MUST_USE;
 
 /* True: the caller is to probe now; false: it is known to be open, or somebody is about to find out. */
 bool hpl_breaker_suspect(struct hpl_breaker *breaker);

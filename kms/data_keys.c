@@ -130,13 +130,13 @@ void hpl_kms_fill_ref(struct hpl_key_ref *ref, const struct hpl_attachment *atta
 static enum hpl_status find_default(struct hpl_call *call, struct hpl_attachment *attachment, const char *key_id, bool may_be_cached,
                                     struct hpl_key_record *record)
 {
-    struct hpl_call quiet = {.must_not_wait = call && call->must_not_wait};
+    struct hpl_call quiet = hpl_kms_attempt_of(call, &attachment->settings);
     enum hpl_status status = hpl_attachment_record(&quiet, attachment, key_id, may_be_cached, record, NULL);
     if (status == HPL_OK && record->state == HPL_STATE_CREATING) {
         hpl_record_wipe(record);
         return HPL_NO_SUCH_KEY;
     }
-    return status == HPL_OK || status == HPL_NO_SUCH_KEY ? status : hpl_fail(call, status, "%s", hpl_detail(&quiet, status));
+    return status == HPL_NO_SUCH_KEY ? status : hpl_kms_pass_on(call, &quiet, status);
 }
 
 /* Makes the default key, once in this process; another node that is making it too is waited for. */

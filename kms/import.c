@@ -79,11 +79,19 @@ static void end_in_time(struct wrapping_key *key, int64_t now_ms)
     *key = (struct wrapping_key){0};
 }
 
+/* Under the lock. */
 static void end_outdated(struct hpl_importer *importer)
 {
     int64_t now_ms = hpl_clock_unix_ms();
     end_in_time(&importer->newest, now_ms);
     end_in_time(&importer->former, now_ms);
+}
+
+void hpl_importer_sweep(struct hpl_importer *importer)
+{
+    pthread_mutex_lock(&importer->lock);
+    end_outdated(importer);
+    pthread_mutex_unlock(&importer->lock);
 }
 
 /* A new one unless the newest has half its hour left. Under the lock. */

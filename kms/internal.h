@@ -74,6 +74,13 @@ void hpl_kms_revive(struct hpl_kms *kms);
 /* A sub-call for the backend: the deadline that the configuration gives a backend within the caller's own, and a detail that a later success leaves
  * behind. */
 struct hpl_call hpl_kms_attempt_of(const struct hpl_call *call, const struct hpl_kms_settings *settings);
+/* What became of a sub-call, told to its caller. */
+static inline enum hpl_status hpl_kms_pass_on(struct hpl_call *call, const struct hpl_call *sub, enum hpl_status status)
+{
+    if (status != HPL_OK && call)
+        call->retry_after_s = sub->retry_after_s;
+    return status == HPL_OK ? HPL_OK : hpl_fail_over(call, status, "%s", hpl_detail(sub, status));
+}
 /* The backend's calls within that deadline, again up to retry_attempts times where the failure may pass. */
 enum hpl_status hpl_kms_create_version(struct hpl_call *call, struct hpl_attachment *attachment, const struct hpl_key_record *record) HPL_MUST_USE;
 enum hpl_status hpl_kms_wrap(struct hpl_call *call, struct hpl_attachment *attachment, const struct hpl_key_record *record,
@@ -87,6 +94,13 @@ enum hpl_status hpl_kms_unwrap(struct hpl_call *call, struct hpl_attachment *att
 
 /* Fills it from the backend's own generator; only where it has one. */
 enum hpl_status hpl_kms_random(struct hpl_call *call, struct hpl_attachment *attachment, uint8_t *out, size_t len) HPL_MUST_USE;
+/* record_get, key_id_of and has_material; in front of a keystore whose records are as far as its keys the gate counts them as decrypts. *max_wraps is 0 where there is no
+ * has_material. */
+enum hpl_status hpl_kms_read_record(struct hpl_call *call, struct hpl_attachment *attachment, const char *key_id, struct hpl_buf *content,
+                                    uint64_t *revision) HPL_MUST_USE;
+enum hpl_status hpl_kms_ask_key_id(struct hpl_call *call, struct hpl_attachment *attachment, const uint8_t uid[static HPL_KEY_UID_LEN],
+                                   char key_id[static HPL_KEY_ID_MAX + 1]) HPL_MUST_USE;
+enum hpl_status hpl_kms_ask_material(struct hpl_call *call, struct hpl_attachment *attachment, const char *key_id, bool *is_there, uint64_t *max_wraps) HPL_MUST_USE;
 /* Whether the backend cannot be reached: as the breaker has it, or by a probe now. */
 bool hpl_kms_is_lost(struct hpl_attachment *attachment);
 
@@ -99,6 +113,8 @@ enum hpl_status hpl_kms_import_version(struct hpl_call *call, struct hpl_attachm
 /* NULL when memory is out. */
 struct hpl_importer *hpl_importer_new(void);
 void hpl_importer_free(struct hpl_importer *importer);
+/* Ends what is past its hour. */
+void hpl_importer_sweep(struct hpl_importer *importer);
 
 enum hpl_status hpl_key_check_description(struct hpl_call *call, const char *description) HPL_MUST_USE;
 enum hpl_status hpl_key_check_tags(struct hpl_call *call, const json_t *tags) HPL_MUST_USE;

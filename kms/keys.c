@@ -26,7 +26,7 @@ static enum hpl_status check_create(struct hpl_call *call, const struct hpl_key_
 {
     const char *usage = create->usage;
     if (usage && strcmp(usage, "ENCRYPT_DECRYPT") != 0 && strcmp(usage, "EncryptDecrypt") != 0)
-        return hpl_fail(call, HPL_INVALID_REQUEST, "the key usage '%.40s' is not served here; use ENCRYPT_DECRYPT", usage);
+        return hpl_fail(call, HPL_INVALID_REQUEST, "the key usage '%.40s' is not served here: these keys encrypt and decrypt, ENCRYPT_DECRYPT", usage);
     if (create->description)
         HPL_TRY(hpl_key_check_description(call, create->description));
     return hpl_key_check_tags(call, create->tags);
@@ -51,10 +51,9 @@ static enum hpl_status try_key(struct hpl_call *call, struct hpl_attachment *att
 /* A new record may take over material that is there already, with its bound. */
 static enum hpl_status bound_wraps(struct hpl_call *call, struct hpl_attachment *attachment, struct hpl_key_record *record)
 {
-    uint64_t max_wraps = 0;
+    uint64_t max_wraps;
     bool is_there;
-    if (attachment->keystore->ops->has_material)
-        HPL_TRY(attachment->keystore->ops->has_material(attachment->keystore, call, record->key_id, &is_there, &max_wraps));
+    HPL_TRY(hpl_kms_ask_material(call, attachment, record->key_id, &is_there, &max_wraps));
     return hpl_record_bound_wraps(record, max_wraps);
 }
 
@@ -63,21 +62,23 @@ static enum hpl_status claim_record(struct hpl_call *call, struct hpl_attachment
                                     struct hpl_key_record *record, uint64_t *revision)
 {
     struct hpl_key_record HPL_RECORD_AUTO old = {0};
-    struct hpl_call quiet = {0};
+    struct hpl_call quiet = hpl_kms_attempt_of(call, &attachment->settings);
     char former[2 * HPL_KEY_UID_LEN + 1];
     *revision = 0;
     enum hpl_status status = hpl_attachment_kept_record(&quiet, attachment, key_id, false, &old, revision);
-    if (status != HPL_OK && status != HPL_NO_SUCH_KEY)
-        return hpl_fail(call, status, "%s", hpl_detail(&quiet, status));
+    if (status != HPL_NO_SUCH_KEY)
+        HPL_TRY(hpl_kms_pass_on(call, &quiet, status));
     if (status == HPL_OK && old.state != HPL_STATE_CREATING && old.state != HPL_STATE_GONE)
         return hpl_fail(call, HPL_KEY_EXISTS, "a key '%.80s' exists", key_id);
     if (hpl_record_init(record, create, key_id) != HPL_OK)
         return hpl_fail(call, HPL_INVALID_REQUEST, "the description, tags or creator are not valid UTF-8");
-    if (status == HPL_OK && old.state == HPL_STATE_CREATING && old.is_imported == record->is_imported)
+    /* An import has material of its own: under a uid of its own it replaces nobody's. */
+    if (status == HPL_OK && old.state == HPL_STATE_CREATING && !old.is_imported && !record->is_imported)
         memcpy(record->uid, old.uid, sizeof record->uid);
+    if (status == HPL_OK)
+        json_array_extend(record->former_uids, old.former_uids);
     if (status == HPL_OK && old.state == HPL_STATE_GONE) {
         hpl_hex_encode(former, old.uid, sizeof old.uid);
-        json_array_extend(record->former_uids, old.former_uids);
         json_array_append_new(record->former_uids, json_string(former));
     }
     HPL_TRY(bound_wraps(call, attachment, record));
@@ -101,6 +102,7 @@ enum hpl_status hpl_kms_make_key(struct hpl_call *call, struct hpl_attachment *a
     HPL_TRY(check_create(call, create));
     HPL_TRY(claim_record(call, attachment, create, key_id, record, &revision));
     HPL_TRY(create->material ? hpl_kms_import_version(call, attachment, record, create->material) : hpl_kms_create_version(call, attachment, record));
+    HPL_TRY(hpl_wraps_take(call, attachment->wraps, record));
     HPL_TRY(try_key(call, attachment, record));
     record->state = HPL_STATE_ENABLED;
     HPL_TRY(hpl_attachment_put(call, attachment, record, revision));

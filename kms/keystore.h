@@ -92,7 +92,7 @@ struct hpl_keystore_ops {
     /* Whether material that somebody else made waits under this key id, to be taken over by the first record_put for it, and how many wraps a version
      * of it may do (0: no bound). NULL: never. */
     enum hpl_status (*has_material)(struct hpl_keystore *keystore, struct hpl_call *call, const char *key_id, bool *out, uint64_t *max_wraps);
-    /* Takes material from outside (32 bytes) as a key version, in place of what an import that died left there. NULL: it takes none. */
+    /* Takes material from outside (32 bytes) as a key version; HPL_CONFLICT where that is there. NULL: it takes none. */
     enum hpl_status (*import_version)(struct hpl_keystore *keystore, struct hpl_call *call, const uint8_t uid[static HPL_KEY_UID_LEN], uint32_t version,
                                       const struct hpl_secret *material);
     /* Which key id this uid has or had, for a keystore that can tell without reading all records; HPL_NOT_FOUND. NULL: the records are read. */
@@ -100,6 +100,8 @@ struct hpl_keystore_ops {
                                  char key_id[static HPL_KEY_ID_MAX + 1]);
     /* Keys here cannot be disabled (HPL_NOT_IMPLEMENTED); enabling one makes sure that it is there. */
     bool cannot_disable;
+    /* Records are where the keys are, over the same line: a call for one that fails tells as much of the keystore as a wrap. */
+    bool has_far_records;
 };
 
 struct hpl_keystore {

@@ -117,6 +117,8 @@ enum hpl_status hpl_kms_destroy_key(struct hpl_kms *kms, struct hpl_call *call, 
 enum hpl_status hpl_kms_impact(struct hpl_kms *kms, struct hpl_call *call, const char *key_id, json_t **impact) HPL_MUST_USE;
 /* What may be kept in plaintext of the key's data keys: the members of docs/caching.md in body; those that are not there go back to their defaults. */
 enum hpl_status hpl_kms_set_caching(struct hpl_kms *kms, struct hpl_call *call, const char *key_id, const json_t *body, json_t **metadata) HPL_MUST_USE;
+/* Wipes keys that are kept in memory and past their time; asks no backend. reap begins with it. */
+void hpl_kms_sweep(struct hpl_kms *kms);
 /* Destroys what is past its date and rotates what is due; called every minute by the daemon. */
 enum hpl_status hpl_kms_reap(struct hpl_kms *kms, struct hpl_call *call) HPL_MUST_USE;
 
@@ -153,10 +155,8 @@ enum hpl_status hpl_kms_explain(struct hpl_kms *kms, struct hpl_call *call, stru
 /* Every keystore that was ever attached, with what depends on it: {"backends": [{instance, backend, state, open, keys, objects, …}]}. */
 enum hpl_status hpl_kms_backends(struct hpl_kms *kms, struct hpl_call *call, json_t **answer) HPL_MUST_USE;
 /* Whether what was sealed under ref a while ago may be stored now: HPL_KEY_UNAVAILABLE when its keystore was detached meanwhile, and what its state means
- * when the key is to be destroyed or was; HPL_OK where that cannot be told now. Asked right before something becomes visible that the census then counts. */
-enum hpl_status hpl_kms_may_store(struct hpl_kms *kms, struct hpl_call *call, const struct hpl_key_ref *ref) HPL_MUST_USE;
-/* The same, and until hpl_kms_end_store nobody takes the last count before a destruction or a detachment: between the two what was sealed is made visible.
- * After a failure there is nothing to end. Quickly: others wait. */
+ * when the key is to be destroyed or was; HPL_OK where that cannot be told now. Asked right before something becomes visible that the census then counts:
+ * until hpl_kms_end_store nobody takes the last count before a destruction or a detachment. After a failure there is nothing to end. Quickly: others wait. */
 enum hpl_status hpl_kms_begin_store(struct hpl_kms *kms, struct hpl_call *call, const struct hpl_key_ref *ref) HPL_MUST_USE;
 void hpl_kms_end_store(struct hpl_kms *kms);
 /* Forgets how to open a keystore that was active before (its keys stay where they are; configuring it again attaches it again). instance: 16 hex digits.

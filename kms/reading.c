@@ -42,7 +42,8 @@ static void put_availability(const struct hpl_call *call, struct hpl_attachment 
     sub.deadline_ns = sub.deadline_ns < patience ? sub.deadline_ns : patience;
     if (!nothing || hpl_breaker_is_open(attachment->breaker) || (record->state != HPL_STATE_ENABLED && record->state != HPL_STATE_DISABLED))
         return;
-    if (attachment->keystore->ops->wrap(attachment->keystore, &sub, record->uid, record->version, aad, nothing, &wrapped) != HPL_KEY_UNAVAILABLE)
+    if (hpl_wraps_take(&sub, attachment->wraps, record) != HPL_OK ||
+        hpl_kms_wrap(&sub, attachment, record, aad, nothing, &wrapped) != HPL_KEY_UNAVAILABLE || hpl_breaker_is_open(attachment->breaker))
         return;
     json_object_set_new(metadata, "key_state", json_string("Unavailable"));
     json_object_set_new(metadata, "unavailable_reason", json_string(hpl_detail(&sub, HPL_KEY_UNAVAILABLE)));
@@ -67,7 +68,7 @@ enum hpl_status hpl_kms_describe_key(struct hpl_kms *kms, struct hpl_call *call,
     struct hpl_attachment *HPL_ATTACHMENT_AUTO attachment = NULL;
     struct hpl_key_record HPL_RECORD_AUTO record = {0};
     HPL_TRY(hpl_kms_acquire(kms, call, &attachment));
-    HPL_TRY(hpl_attachment_record(call, attachment, key_id, false, &record, NULL));
+    HPL_TRY(hpl_attachment_kept_record(call, attachment, key_id, false, &record, NULL));
     HPL_TRY(hpl_kms_metadata(kms, &record, metadata));
     put_wraps(attachment, &record, *metadata);
     put_availability(call, attachment, &record, *metadata);
@@ -108,7 +109,7 @@ enum hpl_status hpl_kms_impact(struct hpl_kms *kms, struct hpl_call *call, const
     struct hpl_attachment *HPL_ATTACHMENT_AUTO attachment = NULL;
     struct hpl_key_record HPL_RECORD_AUTO record = {0};
     HPL_TRY(hpl_kms_acquire(kms, call, &attachment));
-    HPL_TRY(hpl_attachment_record(call, attachment, key_id, false, &record, NULL));
+    HPL_TRY(hpl_attachment_kept_record(call, attachment, key_id, false, &record, NULL));
     *impact = impact_of(kms, &record);
     return *impact ? HPL_OK : HPL_NO_MEMORY;
 }

@@ -19,6 +19,12 @@ static enum hpl_status start_destroying(struct hpl_call *call, struct hpl_attach
     return HPL_OK;
 }
 
+static enum hpl_status destroy_version(struct hpl_call *call, struct hpl_attachment *attachment, const uint8_t *uid, uint32_t version)
+{
+    struct hpl_call sub = hpl_kms_attempt_of(call, &attachment->settings);
+    return hpl_kms_pass_on(call, &sub, attachment->keystore->ops->destroy_version(attachment->keystore, &sub, uid, version));
+}
+
 static enum hpl_status finish_destroying(struct hpl_call *call, struct hpl_attachment *attachment, struct hpl_key_record *record, const void *unused)
 {
     (void)unused;
@@ -26,7 +32,7 @@ static enum hpl_status finish_destroying(struct hpl_call *call, struct hpl_attac
         return hpl_fail(call, HPL_STALE, "the key '%.80s' changed while it was destroyed", record->key_id);
     /* The newest first, and one more: what a rotation that died before its record was written made. */
     for (uint32_t version = record->version == UINT32_MAX ? record->version : record->version + 1; version >= 1; version--)
-        HPL_TRY(attachment->keystore->ops->destroy_version(attachment->keystore, call, record->uid, version));
+        HPL_TRY(destroy_version(call, attachment, record->uid, version));
     record->state = HPL_STATE_GONE;
     return HPL_OK;
 }
@@ -91,14 +97,15 @@ static enum hpl_status rotate_if_due(struct hpl_call *call, struct hpl_attachmen
     return hpl_key_rotate(call, attachment, record, NULL);
 }
 
-static enum hpl_status rotate_one(struct hpl_call *call, struct hpl_attachment *attachment, const char *key_id, int64_t now)
+static enum hpl_status rotate_one(struct hpl_kms *kms, struct hpl_call *call, struct hpl_attachment *attachment, const char *key_id, int64_t now)
 {
     struct hpl_key_record HPL_RECORD_AUTO record = {0};
     struct hpl_call sub = hpl_kms_attempt_of(call, &attachment->settings);
     enum hpl_status status = hpl_kms_change_record(&sub, attachment, key_id, rotate_if_due, &now, &record);
-    if (status == HPL_OK)
+    if (status == HPL_OK) {
+        hpl_kms_forget_elsewhere(kms, attachment, key_id);
         hpl_kms_log_key(call, "kms.key.rotated_by_itself", &record);
-    else if (status != HPL_STALE)
+    } else if (status != HPL_STALE)
         hpl_log(HPL_LOG_WARN, "kms.key.rotation_failed", HPL_S("key_id", key_id), HPL_S("failure", hpl_detail(&sub, status)));
     return status == HPL_STALE ? HPL_OK : status;
 }
@@ -118,16 +125,22 @@ static enum hpl_status reap_attachment(struct hpl_kms *kms, struct hpl_call *cal
             first = status;
     if (is_active)
         json_array_foreach(to_rotate, i, key_id)
-            if ((status = rotate_one(call, attachment, json_string_value(key_id), due.now)) != HPL_OK && first == HPL_OK)
+            if ((status = rotate_one(kms, call, attachment, json_string_value(key_id), due.now)) != HPL_OK && first == HPL_OK)
                 first = status;
     return first;
+}
+
+void hpl_kms_sweep(struct hpl_kms *kms)
+{
+    hpl_kms_shared_sweep(&kms->shared);
+    hpl_importer_sweep(kms->importer);
 }
 
 enum hpl_status hpl_kms_reap(struct hpl_kms *kms, struct hpl_call *call)
 {
     struct hpl_attachment *attached[HPL_MAX_FORMER + 1];
+    hpl_kms_sweep(kms); /* first: what follows may wait for a backend */
     hpl_kms_revive(kms);
-    hpl_kms_shared_sweep(&kms->shared);
     enum hpl_status first = hpl_kms_ready(kms, call);
     size_t count = first == HPL_OK ? hpl_kms_acquire_all(kms, attached) : 0;
     for (size_t i = 0; i < count; i++) {

@@ -30,13 +30,14 @@ struct hpl_key_record {
     struct hpl_record_holder *holder; /* whose the JSON in it is; NULL: its own */
 };
 
-/* A new record in state creating; takes nothing over. HPL_NO_MEMORY. */
+/* A new record in state creating; takes nothing over. HPL_INVALID_REQUEST when a text of it is not UTF-8. */
 enum hpl_status hpl_record_init(struct hpl_key_record *record, const struct hpl_key_create *create, const char *key_id) HPL_MUST_USE;
 /* Rotation by wraps for a key that nobody gave a rotation, where its backend has a bound (0: none). */
 enum hpl_status hpl_record_bound_wraps(struct hpl_key_record *record, uint64_t max_wraps) HPL_MUST_USE;
 void hpl_record_wipe(struct hpl_key_record *record);
-/* A record that many threads read at once, counted by itself: jansson's own counts are for one thread at a time. hold takes the record over (NULL when
- * memory is out, and then it is wiped); what share gives is wiped like any other, and nothing in it is ever changed. */
+/* A record that many threads read at once, with one count for all of it: to share its JSON by jansson's counts, which are atomic too, would be a count up and
+ * down for each member and every reader. hold takes the record over (NULL when memory is out, and then it is wiped); what share gives is wiped like any
+ * other, and nothing in it is ever changed. */
 struct hpl_record_holder;
 struct hpl_record_holder *hpl_record_hold(struct hpl_key_record *record);
 const struct hpl_key_record *hpl_record_held(const struct hpl_record_holder *holder);

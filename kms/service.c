@@ -681,10 +681,10 @@ enum hpl_status hpl_kms_open(struct hpl_call *call, struct hpl_kms **out, const 
     status = hpl_kms_read_settings(&start_call, &kms->options, kms->config, &kms->settings);
     if (status == HPL_OK && was_running)
         status = start(kms, &start_call);
-    if (status != HPL_OK) {
+    if (status != HPL_OK && was_running)
         set_error(kms, hpl_detail(&start_call, status));
-        hpl_log(HPL_LOG_ERROR, "kms.start", HPL_S("failure", kms->error));
-    }
+    if (status != HPL_OK)
+        hpl_log(HPL_LOG_ERROR, "kms.start", HPL_S("failure", hpl_detail(&start_call, status)));
     return HPL_OK;
 }
 

@@ -412,6 +412,14 @@ static enum hpl_status file_of(struct hpl_call *call, struct local *local, const
     return HPL_OK;
 }
 
+static bool has_version(const struct hpl_key_file *file, uint32_t version)
+{
+    for (size_t i = 0; i < file->num_versions; i++)
+        if (file->versions[i].number == version)
+            return true;
+    return false;
+}
+
 /* given: NULL makes new material where the version is not there yet. Under changing. */
 static enum hpl_status add_version(struct hpl_keystore *keystore, struct hpl_call *call, const uint8_t *uid, uint32_t version, const struct hpl_secret *given)
 {
@@ -419,11 +427,11 @@ static enum hpl_status add_version(struct hpl_keystore *keystore, struct hpl_cal
     char name[NAME_LEN + 5];
     struct hpl_key_file file;
     enum hpl_status status = file_of(call, local, uid, name, &file);
-    if (status == HPL_OK && given) {
-        forget_material(local, uid, version);
-        hpl_key_file_remove(&file, version);
+    if (status == HPL_OK && given && has_version(&file, version))
+        status = hpl_fail(call, HPL_CONFLICT, "version %u of this key has its material", version);
+    else if (status == HPL_OK && given)
         status = hpl_key_file_add_given(call, &file, local->root, version, given);
-    } else if (status == HPL_OK)
+    else if (status == HPL_OK)
         status = hpl_key_file_add(call, &file, local->root, version);
     if (status == HPL_OK)
         status = write_file(call, local, name, &file);

@@ -198,7 +198,7 @@ static const struct hpl_keystore_ops ops = {
     .size = sizeof(struct hpl_keystore_ops), .name = "vault", .close = close_vault, .probe = hpl_vault_probe, .create_version = hpl_vault_create_version,
     .destroy_version = hpl_vault_destroy_version, .mechanism = mechanism, .wrap = hpl_vault_wrap, .wrap_many = hpl_vault_wrap_many, .unwrap = hpl_vault_unwrap,
     .record_get = hpl_vault_record_get, .record_put = hpl_vault_record_put, .record_list = hpl_vault_record_list, .describe = describe,
-    .has_material = has_material, .key_id_of = key_id_of, .cannot_disable = true,
+    .has_material = has_material, .key_id_of = key_id_of, .cannot_disable = true, .has_far_records = true,
 };
 
 static enum hpl_status open_vault(struct hpl_call *call, const json_t *config, const struct hpl_backend_env *env, struct hpl_keystore **out)

@@ -9,6 +9,7 @@
 #include <time.h>
 #include <openssl/rand.h>
 
+#include "base/clock.h"
 #include "base/hash.h"
 #include "kms/keystore.h"
 
@@ -21,6 +22,9 @@ static struct {
     _Atomic int inside, most_inside;                   /* callers in wrap and unwrap now, and at most */
     _Atomic bool is_down, is_unreadable, is_keyless;   /* nothing works; records cannot be read; wraps and unwraps alone fail */
     _Atomic int slow_us;
+    _Atomic bool holds_reads;                          /* a record is not given before the caller's deadline, or ten seconds */
+    _Atomic bool has_material;                         /* whatever is asked for waits to be taken over */
+    _Atomic int max_wraps;                             /* which may wrap so often */
     _Atomic bool holds_wraps;                          /* they wait inside until it is taken back */
     _Atomic int wraps_left;                            /* so many wraps work, then they fail; 0: all work */
     void (*_Atomic before_put)(void *arg), (*_Atomic before_wrap)(void *arg); /* called once, before the next record is written, the next key wrapped */
@@ -213,10 +217,22 @@ static inline struct fake_record **fake_row(const char *key_id)
     return at;
 }
 
+static inline enum hpl_status fake_hang(struct hpl_call *call)
+{
+    uint64_t until = hpl_clock_mono_ns() + 10000000000u;
+    if (call && call->deadline_ns && call->deadline_ns < until)
+        until = call->deadline_ns;
+    while (fake.holds_reads && hpl_clock_mono_ns() < until)
+        nanosleep(&(struct timespec){.tv_nsec = 5000000}, NULL);
+    return hpl_fail(call, HPL_TIMEOUT, "the fake did not answer in time");
+}
+
 static inline enum hpl_status fake_get(struct hpl_keystore *keystore, struct hpl_call *call, const char *key_id, struct hpl_buf *content, uint64_t *revision)
 {
     (void)keystore;
     atomic_fetch_add(&fake.reads, 1);
+    if (fake.holds_reads)
+        return fake_hang(call);
     if (fake.is_unreadable)
         return hpl_fail(call, HPL_BACKEND, "the fake is told not to give its records");
     pthread_mutex_lock(&fake_place.lock);
@@ -270,6 +286,35 @@ static inline enum hpl_status fake_list(struct hpl_keystore *keystore, struct hp
     return HPL_OK;
 }
 
+/* As a record does whose own history somebody purged: the material stays. */
+static inline void fake_lose_record(const char *key_id)
+{
+    pthread_mutex_lock(&fake_place.lock);
+    struct fake_record **at = fake_row(key_id), *gone = *at;
+    HPL_CHECK(gone && strcmp(gone->key_id, key_id) == 0);
+    *at = gone->next;
+    hpl_buf_wipe(&gone->content);
+    free(gone);
+    pthread_mutex_unlock(&fake_place.lock);
+}
+
+static inline bool fake_has_record(const char *key_id)
+{
+    pthread_mutex_lock(&fake_place.lock);
+    const struct fake_record *row = *fake_row(key_id);
+    bool is_there = row && strcmp(row->key_id, key_id) == 0;
+    pthread_mutex_unlock(&fake_place.lock);
+    return is_there;
+}
+
+static inline enum hpl_status fake_has_material(struct hpl_keystore *keystore, struct hpl_call *call, const char *key_id, bool *out, uint64_t *max_wraps)
+{
+    (void)keystore, (void)call, (void)key_id;
+    *out = fake.has_material;
+    *max_wraps = fake.has_material ? (uint64_t)fake.max_wraps : 0;
+    return HPL_OK;
+}
+
 static inline json_t *fake_describe(struct hpl_keystore *keystore)
 {
     (void)keystore;
@@ -284,7 +329,8 @@ static inline void fake_close(struct hpl_keystore *keystore)
 static const struct hpl_keystore_ops fake_ops = {
     .size = sizeof(struct hpl_keystore_ops), .name = "fake", .close = fake_close, .probe = fake_probe, .create_version = fake_create,
     .destroy_version = fake_destroy, .mechanism = fake_mechanism, .wrap = fake_wrap, .unwrap = fake_unwrap, .record_get = fake_get,
-    .record_put = fake_put, .record_list = fake_list, .describe = fake_describe,
+    .record_put = fake_put, .record_list = fake_list, .describe = fake_describe, .has_material = fake_has_material,
+    .has_far_records = true,
 };
 
 static inline struct hpl_keystore *open_fake(void)

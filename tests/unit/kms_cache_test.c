@@ -292,6 +292,31 @@ HPL_TEST(what_a_keystore_read_while_it_was_proven_is_read_again_once_it_is_activ
     close_house(&house);
 }
 
+static void reconfigure_and_generate(void *arg)
+{
+    EXPECT_OK(send(arg, hpl_kms_reconfigure, "{\"cache_ttl_seconds\":79}"));
+    generate(arg);
+}
+
+HPL_TEST(a_key_that_rotates_by_itself_while_the_service_is_reconfigured_wraps_under_its_new_version)
+{
+    struct house house;
+    json_t *HPL_JSON_AUTO metadata = NULL;
+    struct hpl_call call = {0};
+    struct hpl_key_ref ref;
+    struct hpl_secret *HPL_SECRET_AUTO secret = NULL;
+    open_house(&house);
+    EXPECT_OK(hpl_kms_set_rotation(house.kms, &call, "k", 0, 1, &metadata));
+    generate(&house);
+    fake.arg = &house;
+    fake.before_put = reconfigure_and_generate;
+    EXPECT_OK(hpl_kms_reap(house.kms, &call));
+    EXPECT(!fake.before_put);
+    EXPECT_OK(hpl_kms_generate(house.kms, &call, HPL_PURPOSE_OBJECT, NULL, &one, 32, &secret, &house.envelope, &ref));
+    EXPECT_NUM(ref.version, 2);
+    close_house(&house);
+}
+
 /* Of the one keystore that there is, as its kept configuration has it. */
 static void kept_place(struct house *house, char out[static 8])
 {
@@ -725,6 +750,56 @@ HPL_TEST(an_open_breaker_gives_up_what_was_kept)
     close_house(&house);
 }
 
+HPL_TEST(records_that_cannot_be_read_open_the_breaker_too)
+{
+    struct house house;
+    open_house(&house);
+    generate(&house);
+    EXPECT_OK(send(&house, hpl_kms_reconfigure, "{\"enable_cache\":false}"));
+    fake.is_unreadable = fake.is_down = true;
+    for (int i = 0; i < 5; i++)
+        EXPECT_STATUS(decrypt(&house), HPL_BACKEND);
+    EXPECT_TEXT(breaker_of(&house), "open");
+    int before = fake.reads;
+    for (int i = 0; i < 3; i++)
+        EXPECT_STATUS(decrypt(&house), HPL_KEY_UNAVAILABLE);
+    EXPECT_NUM(fake.reads - before, 0);
+    fake.is_unreadable = fake.is_down = false;
+    for (int i = 0; i < 50 && decrypt(&house) != HPL_OK; i++)
+        sleep_ms(100);
+    EXPECT_OK(decrypt(&house));
+    EXPECT_TEXT(breaker_of(&house), "closed");
+    close_house(&house);
+}
+
+HPL_TEST(a_record_is_waited_for_no_longer_than_the_configuration_says)
+{
+    struct house house;
+    open_house(&house);
+    generate(&house);
+    EXPECT_OK(send(&house, hpl_kms_reconfigure, "{\"enable_cache\":false,\"timeout_seconds\":1}"));
+    fake.holds_reads = true;
+    uint64_t began = hpl_clock_mono_ns();
+    EXPECT_STATUS(decrypt(&house), HPL_TIMEOUT);
+    EXPECT(hpl_clock_mono_ns() - began < 5000000000u);
+    fake.holds_reads = false;
+    EXPECT_OK(decrypt(&house));
+    close_house(&house);
+}
+
+HPL_TEST(keys_that_are_not_there_are_no_failure_of_the_backend)
+{
+    struct house house;
+    struct hpl_call call = {0};
+    struct hpl_secret *HPL_SECRET_AUTO secret = NULL;
+    open_house(&house);
+    int probes = fake.probes;
+    for (int i = 0; i < 20; i++)
+        EXPECT_STATUS(hpl_kms_generate(house.kms, &call, HPL_PURPOSE_API, "none", NULL, 32, &secret, &house.envelope, NULL), HPL_NO_SUCH_KEY);
+    EXPECT_NUM(fake.probes - probes, 0);
+    close_house(&house);
+}
+
 /* --- the outage choice --------------------------------------------------------------------------------------------------- */
 
 HPL_TEST(an_outage_choice_serves_what_was_opened_before_and_nothing_else)
@@ -933,6 +1008,86 @@ HPL_TEST(the_record_cache_counts_and_forgets_the_oldest)
     EXPECT(number(&house, "cache_stats", "eviction_count") >= 2);
     EXPECT_NUM(number(&house, "cache_stats", "entry_count"), 4);
     EXPECT(number(&house, "cache_stats", "hit_count") >= 6);
+    close_house(&house);
+}
+
+HPL_TEST(a_record_that_a_decrypt_does_not_find_in_the_cache_is_one_miss)
+{
+    struct house house;
+    struct hpl_call call = {0};
+    open_house(&house);
+    generate(&house);
+    long long before = number(&house, "cache_stats", "miss_count");
+    EXPECT_OK(hpl_kms_clear_cache(house.kms, &call));
+    EXPECT_OK(decrypt(&house));
+    EXPECT_NUM(number(&house, "cache_stats", "miss_count") - before, 1);
+    close_house(&house);
+}
+
+/* --- material that is there already --------------------------------------------------------------------------------------- */
+
+HPL_TEST(a_decrypt_writes_no_new_record_over_one_that_was_lost)
+{
+    struct house house;
+    struct hpl_call call = {0};
+    json_t *answer = NULL;
+    open_house(&house);
+    EXPECT_OK(send(&house, hpl_kms_reconfigure, "{\"default_key_id\":\"d\"}"));
+    hpl_buf_wipe(&house.envelope);
+    struct hpl_key_ref ref;
+    struct hpl_secret *HPL_SECRET_AUTO secret = NULL;
+    EXPECT_OK(hpl_kms_generate(house.kms, &call, HPL_PURPOSE_OBJECT, "k", &one, 32, &secret, &house.envelope, &ref));
+    fake_lose_record("k");
+    fake.has_material = true;
+    EXPECT_OK(hpl_kms_clear_cache(house.kms, &call));
+    EXPECT_STATUS(decrypt(&house), HPL_KEY_UNAVAILABLE);
+    EXPECT_OK(hpl_kms_begin_store(house.kms, &call, &ref)); /* nothing here destroys what it cannot read */
+    hpl_kms_end_store(house.kms);
+    EXPECT_STATUS(hpl_kms_impact(house.kms, &call, "k", &answer), HPL_NO_SUCH_KEY);
+    EXPECT_STATUS(hpl_kms_policy(house.kms, &call, "k", &answer), HPL_NO_SUCH_KEY);
+    EXPECT_STATUS(hpl_kms_describe_key(house.kms, &call, "k", &answer), HPL_NO_SUCH_KEY);
+    EXPECT(!fake_has_record("k"));
+    close_house(&house);
+}
+
+static long long most_wraps(struct house *house, int64_t days, int64_t wraps)
+{
+    json_t *HPL_JSON_AUTO metadata = NULL;
+    struct hpl_call call = {0};
+    EXPECT_OK(hpl_kms_set_rotation(house->kms, &call, "t", days, wraps, &metadata));
+    return json_integer_value(json_object_get(metadata, "rotation_max_wraps"));
+}
+
+HPL_TEST(a_rotation_that_is_set_keeps_the_bound_of_the_backend)
+{
+    struct house house;
+    open_house(&house);
+    fake.has_material = true;
+    fake.max_wraps = 1000;
+    create(&house, "t");
+    EXPECT_NUM(most_wraps(&house, 365, 0), 1000);
+    EXPECT_NUM(most_wraps(&house, 0, 0), 1000);
+    EXPECT_NUM(most_wraps(&house, 0, 1001), 1000);
+    EXPECT_NUM(most_wraps(&house, 0, 999), 999);
+    fake.max_wraps = 0;
+    EXPECT_NUM(most_wraps(&house, 365, 0), 0);
+    close_house(&house);
+}
+
+HPL_TEST(every_wrap_of_a_bound_key_is_counted)
+{
+    struct house house;
+    json_t *HPL_JSON_AUTO metadata = NULL;
+    struct hpl_call call = {0};
+    open_house(&house);
+    fake.has_material = true;
+    fake.max_wraps = 16; /* counted one by one */
+    create(&house, "t"); /* tried once */
+    EXPECT_OK(hpl_kms_describe_key(house.kms, &call, "t", &metadata));
+    EXPECT_NUM(json_integer_value(json_object_get(metadata, "wraps")), 1);
+    json_decref(metadata);
+    EXPECT_OK(hpl_kms_describe_key(house.kms, &call, "t", &metadata)); /* as was the look at it before this */
+    EXPECT_NUM(json_integer_value(json_object_get(metadata, "wraps")), 2);
     close_house(&house);
 }
 

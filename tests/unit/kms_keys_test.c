@@ -818,7 +818,10 @@ HPL_TEST(a_keystore_is_let_go_only_when_nothing_depends_on_it_and_comes_back)
 static enum hpl_status may_store(struct house *house, const struct hpl_key_ref *ref)
 {
     struct hpl_call call = {0};
-    return hpl_kms_may_store(house->kms, &call, ref);
+    enum hpl_status status = hpl_kms_begin_store(house->kms, &call, ref);
+    if (status == HPL_OK)
+        hpl_kms_end_store(house->kms);
+    return status;
 }
 
 HPL_TEST(what_a_running_upload_sealed_is_not_stored_once_its_key_or_keystore_goes)
@@ -1022,6 +1025,110 @@ HPL_TEST(a_wrapping_key_is_good_until_the_time_that_was_told)
     EVP_PKEY_free(key);
     EVP_PKEY_free(next);
     close_house(&house, true);
+}
+
+HPL_TEST(a_wrapping_key_ends_with_its_hour_although_nobody_asks)
+{
+    struct house house = {0};
+    uint8_t material[32] = "the customer's own thirty-two b", encrypted[384];
+    open_importing(&house);
+    EVP_PKEY *key = wrapping_key(&house);
+    encrypt_to(key, EVP_sha256(), material, sizeof material, encrypted);
+    hpl_clock_shift_ms(61ll * 60 * 1000);
+    reap(house.kms);
+    hpl_clock_shift_ms(-61ll * 60 * 1000); /* it would be good again if it were there */
+    EXPECT_STATUS(import(&house, "k", encrypted, sizeof encrypted), HPL_INVALID_CIPHERTEXT);
+    EVP_PKEY_free(key);
+    close_house(&house, true);
+}
+
+static struct hpl_keystore_ops raced_ops;
+static enum hpl_status (*real_import)(struct hpl_keystore *keystore, struct hpl_call *call, const uint8_t uid[static HPL_KEY_UID_LEN], uint32_t version,
+                                      const struct hpl_secret *material);
+static void (*before_import)(void);
+static bool import_dies;
+
+static enum hpl_status raced_import(struct hpl_keystore *keystore, struct hpl_call *call, const uint8_t uid[static HPL_KEY_UID_LEN], uint32_t version,
+                                    const struct hpl_secret *material)
+{
+    void (*other)(void) = before_import;
+    before_import = NULL;
+    if (other)
+        other();
+    HPL_TRY(real_import(keystore, call, uid, version, material));
+    return import_dies ? hpl_fail(call, HPL_BACKEND, "told to die with the material written") : HPL_OK;
+}
+
+static enum hpl_status raced_open(struct hpl_call *call, const json_t *config, const struct hpl_backend_env *env, struct hpl_keystore **out)
+{
+    HPL_TRY(hpl_backend_local.open(call, config, env, out));
+    raced_ops = *(*out)->ops;
+    real_import = raced_ops.import_version;
+    raced_ops.import_version = raced_import;
+    (*out)->ops = &raced_ops;
+    return HPL_OK;
+}
+
+static struct {
+    struct house house;
+    uint8_t encrypted[384];
+    struct hpl_buf envelope;
+} faster;
+
+static void import_faster(void)
+{
+    EXPECT_OK(import(&faster.house, "k", faster.encrypted, sizeof faster.encrypted));
+    EXPECT_OK(generate_as(&faster.house, NULL, NULL, HPL_PURPOSE_API, &tenant_a, &faster.envelope));
+}
+
+static void open_raced(struct house *house)
+{
+    static struct hpl_backend raced;
+    static const struct hpl_backend *const list[] = {&raced, NULL};
+    struct hpl_call call = {0};
+    raced = hpl_backend_local;
+    raced.open = raced_open;
+    open_importing(house);
+    hpl_kms_close(house->kms);
+    house->options.backends = list;
+    EXPECT_OK(hpl_kms_open(&call, &house->kms, &house->options));
+}
+
+HPL_TEST(an_import_that_died_is_followed_by_one_with_other_material)
+{
+    struct house house = {0};
+    struct hpl_buf envelope = {0};
+    uint8_t first[32] = "what died had thirty-two bytes..", second[32] = "the other's own thirty-two bytes", encrypted[384];
+    open_raced(&house);
+    EVP_PKEY *key = wrapping_key(&house);
+    encrypt_to(key, EVP_sha256(), first, sizeof first, encrypted);
+    import_dies = true;
+    EXPECT_STATUS(import(&house, "k", encrypted, sizeof encrypted), HPL_BACKEND);
+    import_dies = false;
+    encrypt_to(key, EVP_sha256(), second, sizeof second, encrypted);
+    EXPECT_OK(import(&house, "k", encrypted, sizeof encrypted));
+    EXPECT_OK(generate_as(&house, NULL, NULL, HPL_PURPOSE_API, &tenant_a, &envelope));
+    EXPECT_OK(decrypt_as(&house, NULL, NULL, &tenant_a, &envelope));
+    hpl_buf_wipe(&envelope);
+    EVP_PKEY_free(key);
+    close_house(&house, true);
+}
+
+HPL_TEST(an_import_that_was_overtaken_leaves_the_material_of_the_faster_one)
+{
+    struct house *house = &faster.house;
+    uint8_t first[32] = "the first one's thirty-two bytes", second[32] = "the other's own thirty-two bytes", encrypted[384];
+    open_raced(house);
+    EVP_PKEY *key = wrapping_key(house);
+    encrypt_to(key, EVP_sha256(), first, sizeof first, encrypted);
+    encrypt_to(key, EVP_sha256(), second, sizeof second, faster.encrypted);
+    before_import = import_faster;
+    EXPECT(import(house, "k", encrypted, sizeof encrypted) != HPL_OK);
+    EXPECT(!before_import);
+    EXPECT_OK(decrypt_as(house, NULL, NULL, &tenant_a, &faster.envelope));
+    hpl_buf_wipe(&faster.envelope);
+    EVP_PKEY_free(key);
+    close_house(house, true);
 }
 
 /* --- a disk that takes nothing more --------------------------------------------------------------------------------------- */

@@ -479,6 +479,26 @@ HPL_TEST(a_configuration_of_a_backend_that_is_not_built_in_is_an_error_not_the_e
     close_house(&house, true);
 }
 
+HPL_TEST(a_stopped_service_stays_stopped_when_its_configuration_is_not_valid_any_more)
+{
+    static const struct hpl_backend *const none[] = {NULL};
+    struct house house = {0};
+    struct hpl_call call = {0};
+    open_running(&house);
+    EXPECT_OK(stop(&house));
+    hpl_kms_close(house.kms);
+    house.options.backends = none;
+    EXPECT_OK(hpl_kms_open(&call, &house.kms, &house.options));
+    EXPECT_TEXT(status_of(&house), "Configured");
+    hpl_kms_close(house.kms);
+    house.options.backends = hpl_backends();
+    EXPECT_OK(hpl_kms_open(&call, &house.kms, &house.options));
+    EXPECT_OK(send(&house, hpl_kms_reconfigure, "{\"timeout_seconds\":9}"));
+    EXPECT_TEXT(status_of(&house), "Configured");
+    EXPECT_OK(start(&house));
+    close_house(&house, true);
+}
+
 HPL_TEST(a_key_whose_making_died_is_not_used_and_is_finished_by_making_it_again)
 {
     struct house house = {0};
@@ -494,6 +514,29 @@ HPL_TEST(a_key_whose_making_died_is_not_used_and_is_finished_by_making_it_again)
     failing_creations = 3;
     EXPECT_STATUS(generate(&house, NULL, HPL_PURPOSE_API, &envelope), HPL_BACKEND); /* the default key: finished by its next use */
     EXPECT_OK(generate(&house, NULL, HPL_PURPOSE_API, &envelope));
+    hpl_buf_wipe(&envelope);
+    close_house(&house, true);
+}
+
+HPL_TEST(what_a_destroyed_key_sealed_is_known_after_its_successor_took_two_attempts)
+{
+    struct house house = {0};
+    struct hpl_buf envelope = {0};
+    struct hpl_call call = {0};
+    json_t *HPL_JSON_AUTO metadata = NULL;
+    open_flaky(&house, true);
+    EXPECT_OK(create(&house, "k"));
+    EXPECT_OK(generate(&house, "k", HPL_PURPOSE_API, &envelope));
+    EXPECT_OK(hpl_kms_schedule_deletion(house.kms, &call, "k", 0, &metadata));
+    hpl_clock_shift_ms(31ll * 24 * 3600 * 1000);
+    EXPECT_OK(hpl_kms_reap(house.kms, &call));
+    hpl_clock_shift_ms(-31ll * 24 * 3600 * 1000);
+    failing_creations = 3;
+    EXPECT_STATUS(create(&house, "k"), HPL_BACKEND);
+    EXPECT_OK(create(&house, "k"));
+    close_house(&house, false);
+    open_flaky(&house, false);
+    EXPECT_STATUS(decrypt(&house, HPL_PURPOSE_API, &envelope, &context), HPL_KEY_DESTROYED);
     hpl_buf_wipe(&envelope);
     close_house(&house, true);
 }

@@ -301,6 +301,24 @@ HPL_TEST(a_wrap_that_must_not_wait_reads_no_file)
     hpl_secret_free(place.root);
 }
 
+HPL_TEST(material_that_is_there_is_not_replaced_by_an_import)
+{
+    struct place place = new_place();
+    uint8_t uid[HPL_KEY_UID_LEN];
+    static const uint8_t aad[HPL_WRAP_AAD_LEN];
+    struct hpl_wrapped wrapped;
+    struct hpl_call call = {0};
+    struct hpl_secret *HPL_SECRET_AUTO given = hpl_secret_random(32);
+    struct hpl_secret *HPL_SECRET_AUTO opened = NULL;
+    struct hpl_keystore *keystore = open_place(&place);
+    make_key(keystore, "k", uid);
+    EXPECT_OK(keystore->ops->wrap(keystore, &call, uid, 1, aad, given, &wrapped));
+    EXPECT_STATUS(keystore->ops->import_version(keystore, &call, uid, 1, given), HPL_CONFLICT);
+    EXPECT_OK(keystore->ops->unwrap(keystore, &call, uid, 1, aad, &wrapped, &opened));
+    keystore->ops->close(keystore);
+    hpl_secret_free(place.root);
+}
+
 HPL_TEST(destroyed_material_is_gone_for_every_handle_and_from_the_folder)
 {
     struct place place = new_place();
