@@ -20,7 +20,8 @@ struct hpl_kms {
     pthread_mutex_t lock;        /* around what follows; never held over a backend or catalog call */
     enum hpl_kms_state state;
     char error[240];             /* why state is ERROR */
-    json_t *config;              /* normal form; NULL: not configured */
+    json_t *sealed;              /* the normal form of the configuration, sealed: it holds credentials. NULL: not configured */
+    json_t *summary;             /* what the backend shows of it; NULL: nothing */
     uint64_t config_revision;    /* of the catalog row */
     char pinned[17];             /* the instance that this configuration opened, in hex: a start takes no other; "" for any. Under changing */
     struct hpl_kms_settings settings;

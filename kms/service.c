@@ -225,13 +225,18 @@ static enum hpl_status keep_history(struct hpl_call *call, struct hpl_kms *kms, 
     return status == HPL_NOT_FOUND ? HPL_OK : status;
 }
 
-/* Writes configuration, whether it runs and on which instance, and a row of history. Under changing. */
-static enum hpl_status persist(struct hpl_call *call, struct hpl_kms *kms, const json_t *config, const char *instance, bool is_running)
+/* The configuration with its credentials, for as long as something is opened by it; NULL where there is none. Under changing. */
+static enum hpl_status unseal_config(struct hpl_call *call, struct hpl_kms *kms, json_t **out)
 {
-    json_t *sealed = NULL;
+    *out = NULL;
+    return kms->sealed ? hpl_kms_unseal_json(call, kms->options.catalog, ROW_NAME, kms->sealed, out) : HPL_OK;
+}
+
+/* Writes configuration, whether it runs and on which instance, and a row of history. Under changing. */
+static enum hpl_status persist(struct hpl_call *call, struct hpl_kms *kms, json_t *sealed, const char *instance, bool is_running)
+{
     struct hpl_buf content = {0};
-    HPL_TRY(hpl_kms_seal_json(call, kms->options.catalog, ROW_NAME, config, &sealed));
-    json_t *HPL_JSON_AUTO row = json_pack("{s:o, s:b, s:s, s:I}", "config", sealed, "running", is_running, "instance", instance, "changed_ms",
+    json_t *HPL_JSON_AUTO row = json_pack("{s:O, s:b, s:s, s:I}", "config", sealed, "running", is_running, "instance", instance, "changed_ms",
                                           (json_int_t)hpl_clock_unix_ms());
     enum hpl_status status = row ? hpl_json_put(&content, row) : HPL_NO_MEMORY;
     if (status == HPL_OK)
@@ -246,7 +251,7 @@ static enum hpl_status persist(struct hpl_call *call, struct hpl_kms *kms, const
     return status;
 }
 
-static enum hpl_status load(struct hpl_call *call, struct hpl_kms *kms, bool *was_running)
+static enum hpl_status load(struct hpl_call *call, struct hpl_kms *kms, json_t **config, bool *was_running)
 {
     struct hpl_buf content = {0};
     const char *instance = NULL;
@@ -263,23 +268,39 @@ static enum hpl_status load(struct hpl_call *call, struct hpl_kms *kms, bool *wa
         status = hpl_json_str(call, row, "instance", &instance);
     snprintf(kms->pinned, sizeof kms->pinned, "%s", instance ? instance : "");
     if (status == HPL_OK)
-        status = hpl_kms_unseal_json(call, kms->options.catalog, ROW_NAME, json_object_get(row, "config"), &kms->config);
+        status = hpl_kms_unseal_json(call, kms->options.catalog, ROW_NAME, json_object_get(row, "config"), config);
+    if (status == HPL_OK)
+        kms->sealed = json_incref(json_object_get(row, "config"));
     hpl_buf_wipe(&content);
     return status;
 }
 
 /* --- moves --------------------------------------------------------------------------------------------------------------- */
 
-static void set_config(struct hpl_kms *kms, json_t *config, const struct hpl_kms_settings *settings)
+/* Takes sealed and summary. */
+static void set_config(struct hpl_kms *kms, json_t *sealed, json_t *summary, const struct hpl_kms_settings *settings)
 {
     pthread_mutex_lock(&kms->lock);
-    json_t *old = kms->config;
-    kms->config = config;
+    json_t *old = kms->sealed, *old_summary = kms->summary;
+    kms->sealed = sealed;
+    kms->summary = summary;
     kms->settings = *settings;
     if (kms->state == HPL_KMS_NOT_CONFIGURED)
         kms->state = HPL_KMS_CONFIGURED;
     pthread_mutex_unlock(&kms->lock);
     json_decref(old);
+    json_decref(old_summary);
+}
+
+/* Writes it down, then it is the service's. Under changing. */
+static enum hpl_status keep_config(struct hpl_call *call, struct hpl_kms *kms, const json_t *config, const struct hpl_kms_settings *settings,
+                                   const char *instance, bool is_running)
+{
+    json_t *HPL_JSON_AUTO sealed = NULL;
+    HPL_TRY(hpl_kms_seal_json(call, kms->options.catalog, ROW_NAME, config, &sealed));
+    HPL_TRY(persist(call, kms, sealed, instance, is_running));
+    set_config(kms, json_incref(sealed), settings->backend->summary(config, kms->options.env), settings);
+    return HPL_OK;
 }
 
 static bool is_same_instance(const struct hpl_attachment *former, const struct hpl_attachment *active)
@@ -367,16 +388,17 @@ static enum hpl_status answer_with(struct hpl_kms *kms, const char *message, jso
 
 static enum hpl_status configure(struct hpl_kms *kms, struct hpl_call *call, const json_t *body, json_t **answer)
 {
+    json_t *HPL_JSON_AUTO present = NULL;
     json_t *HPL_JSON_AUTO config = NULL;
     struct hpl_kms_settings settings;
+    HPL_TRY(unseal_config(call, kms, &present));
     HPL_TRY(hpl_kms_normalise(call, &kms->options, body, NULL, &config));
     HPL_TRY(hpl_kms_read_settings(call, &kms->options, config, &settings));
-    if (kms->config && json_equal(kms->config, config))
+    if (present && json_equal(present, config))
         return answer_with(kms, "KMS configured already, as asked", answer);
-    if (kms->config)
+    if (present)
         return hpl_fail(call, HPL_CONFLICT, "the KMS is configured already; POST /kms/reconfigure changes it");
-    HPL_TRY(persist(call, kms, config, "", false));
-    set_config(kms, json_incref(config), &settings);
+    HPL_TRY(keep_config(call, kms, config, &settings, "", false));
     hpl_log(HPL_LOG_INFO, "kms.configured", HPL_S("backend", settings.backend->name), HPL_S("default_key_id", hpl_kms_default_of(&settings)));
     return answer_with(kms, "KMS configured successfully", answer);
 }
@@ -415,12 +437,12 @@ static enum hpl_status prove_default(struct hpl_call *call, struct hpl_attachmen
 
 /* What is to be active under the new configuration: another opening of a backend, proven, or the open one when only knobs and the default key change.
  * Under changing. */
-static enum hpl_status successor(struct hpl_call *call, struct hpl_kms *kms, const json_t *config, const struct hpl_kms_settings *settings,
+static enum hpl_status successor(struct hpl_call *call, struct hpl_kms *kms, const json_t *present, const json_t *config, const struct hpl_kms_settings *settings,
                                  struct hpl_attachment **out)
 {
     bool is_new_default = strcmp(hpl_kms_default_of(settings), hpl_kms_default_of(&kms->settings)) != 0;
     enum hpl_status status = HPL_OK;
-    if (!kms->active || !hpl_kms_is_same_backend(kms->config, config))
+    if (!kms->active || !hpl_kms_is_same_backend(present, config))
         status = open_and_prove(call, kms, config, settings, "", out);
     else if (!(*out = hpl_attachment_retune(kms->active, settings)))
         status = hpl_fail(call, HPL_NO_MEMORY, "out of memory");
@@ -434,19 +456,18 @@ static enum hpl_status successor(struct hpl_call *call, struct hpl_kms *kms, con
 }
 
 /* Keeps the configuration and makes attachment active (taken; NULL: the service does not run). A failure leaves all as it was. Under changing. */
-static enum hpl_status adopt(struct hpl_call *call, struct hpl_kms *kms, json_t *config, const struct hpl_kms_settings *settings,
+static enum hpl_status adopt(struct hpl_call *call, struct hpl_kms *kms, const json_t *config, const struct hpl_kms_settings *settings,
                              struct hpl_attachment *attachment)
 {
     char instance[17] = "";
     if (attachment)
         name_instance(attachment, instance);
-    enum hpl_status status = persist(call, kms, config, instance, attachment != NULL);
+    enum hpl_status status = keep_config(call, kms, config, settings, instance, attachment != NULL);
     if (status != HPL_OK) {
         hpl_attachment_unref(attachment);
         return status;
     }
     memcpy(kms->pinned, instance, sizeof instance);
-    set_config(kms, json_incref(config), settings);
     if (attachment)
         set_active(kms, attachment, HPL_KMS_RUNNING);
     return HPL_OK;
@@ -454,16 +475,18 @@ static enum hpl_status adopt(struct hpl_call *call, struct hpl_kms *kms, json_t 
 
 static enum hpl_status reconfigure(struct hpl_kms *kms, struct hpl_call *call, const json_t *body, json_t **answer)
 {
+    json_t *HPL_JSON_AUTO present = NULL;
     json_t *HPL_JSON_AUTO config = NULL;
     struct hpl_kms_settings settings;
     struct hpl_attachment *attachment = NULL;
     bool runs = is_meant_to_run(kms);
-    HPL_TRY(hpl_kms_normalise(call, &kms->options, body, kms->config, &config));
+    HPL_TRY(unseal_config(call, kms, &present));
+    HPL_TRY(hpl_kms_normalise(call, &kms->options, body, present, &config));
     HPL_TRY(hpl_kms_read_settings(call, &kms->options, config, &settings));
-    if (kms->config && json_equal(kms->config, config) && (runs ? is_running(kms) : !kms->pinned[0]))
+    if (present && json_equal(present, config) && (runs ? is_running(kms) : !kms->pinned[0]))
         return answer_with(kms, "KMS reconfigured successfully; nothing changed", answer);
     if (runs)
-        HPL_TRY(successor(call, kms, config, &settings, &attachment));
+        HPL_TRY(successor(call, kms, present, config, &settings, &attachment));
     HPL_TRY(adopt(call, kms, config, &settings, attachment));
     hpl_log(HPL_LOG_INFO, "kms.reconfigured", HPL_S("backend", settings.backend->name), HPL_S("default_key_id", hpl_kms_default_of(&settings)));
     return answer_with(kms, "KMS reconfigured successfully", answer);
@@ -483,7 +506,7 @@ static enum hpl_status begin(struct hpl_kms *kms, struct hpl_call *call, const j
     json_t *HPL_JSON_AUTO config = NULL;
     struct hpl_kms_settings settings;
     struct hpl_attachment *attachment = NULL;
-    if (kms->config)
+    if (kms->sealed)
         return HPL_OK;
     HPL_TRY(hpl_kms_normalise(call, &kms->options, body, NULL, &config));
     HPL_TRY(hpl_kms_read_settings(call, &kms->options, config, &settings));
@@ -504,15 +527,14 @@ enum hpl_status hpl_kms_begin(struct hpl_kms *kms, struct hpl_call *call, const 
 /* Under changing. */
 static enum hpl_status start(struct hpl_kms *kms, struct hpl_call *call)
 {
+    json_t *HPL_JSON_AUTO config = NULL;
     struct hpl_attachment *attachment = NULL;
     struct hpl_kms_settings settings;
-    if (!kms->config)
+    if (!kms->sealed)
         return HPL_NOT_CONFIGURED;
-    enum hpl_status status = hpl_kms_read_settings(call, &kms->options, kms->config, &settings);
-    if (status == HPL_OK)
-        status = open_and_prove(call, kms, kms->config, &settings, kms->pinned, &attachment);
-    if (status != HPL_OK)
-        return status;
+    HPL_TRY(unseal_config(call, kms, &config));
+    HPL_TRY(hpl_kms_read_settings(call, &kms->options, config, &settings));
+    HPL_TRY(open_and_prove(call, kms, config, &settings, kms->pinned, &attachment));
     name_instance(attachment, kms->pinned);
     set_active(kms, attachment, HPL_KMS_RUNNING);
     hpl_log(HPL_LOG_INFO, "kms.started", HPL_S("backend", settings.backend->name));
@@ -524,7 +546,7 @@ enum hpl_status hpl_kms_start(struct hpl_kms *kms, struct hpl_call *call, json_t
     pthread_mutex_lock(&kms->changing);
     bool runs = is_running(kms);
     enum hpl_status status = runs ? HPL_OK : start(kms, call);
-    if (status == HPL_OK && !runs && (status = persist(call, kms, kms->config, kms->pinned, true)) != HPL_OK)
+    if (status == HPL_OK && !runs && (status = persist(call, kms, kms->sealed, kms->pinned, true)) != HPL_OK)
         set_active(kms, NULL, HPL_KMS_CONFIGURED); /* what a restart would forget did not happen */
     pthread_mutex_unlock(&kms->changing);
     return status == HPL_OK ? answer_with(kms, runs ? "KMS service already running" : "KMS service started successfully", answer) : status;
@@ -533,7 +555,7 @@ enum hpl_status hpl_kms_start(struct hpl_kms *kms, struct hpl_call *call, json_t
 enum hpl_status hpl_kms_stop(struct hpl_kms *kms, struct hpl_call *call, json_t **answer)
 {
     pthread_mutex_lock(&kms->changing);
-    enum hpl_status status = kms->config ? persist(call, kms, kms->config, kms->pinned, false) : HPL_NOT_CONFIGURED;
+    enum hpl_status status = kms->sealed ? persist(call, kms, kms->sealed, kms->pinned, false) : HPL_NOT_CONFIGURED;
     if (status == HPL_OK) {
         set_active(kms, NULL, HPL_KMS_CONFIGURED);
         hpl_log(HPL_LOG_INFO, "kms.stopped");
@@ -562,10 +584,9 @@ static json_t *default_key_json(const struct hpl_kms_settings *settings)
     return settings->default_key_id[0] ? json_string(settings->default_key_id) : json_null();
 }
 
-static json_t *summary_of(const struct hpl_kms *kms, const json_t *config, const struct hpl_kms_settings *settings)
+static json_t *summary_of(json_t *backend, const struct hpl_kms_settings *settings)
 {
-    json_t *backend = settings->backend->summary(config, kms->options.env);
-    return json_pack("{s:s, s:o, s:I, s:I, s:b, s:I, s:I, s:{s:I, s:I, s:b}, s:o}", "backend_type", settings->backend->name, "default_key_id",
+    return json_pack("{s:s, s:o, s:I, s:I, s:b, s:I, s:I, s:{s:I, s:I, s:b}, s:O?}", "backend_type", settings->backend->name, "default_key_id",
                      default_key_json(settings), "timeout_seconds", (json_int_t)settings->timeout_seconds, "retry_attempts",
                      (json_int_t)settings->retry_attempts, "enable_cache", settings->enable_cache, "max_cached_keys", (json_int_t)settings->max_cached_keys,
                      "cache_ttl_seconds", (json_int_t)settings->cache_ttl_seconds, "cache_summary", "max_keys", (json_int_t)settings->max_cached_keys,
@@ -605,11 +626,12 @@ static void examine(struct hpl_attachment *attachment, json_t *answer)
 enum hpl_status hpl_kms_status(struct hpl_kms *kms, struct hpl_call *call, json_t **answer)
 {
     struct hpl_attachment *HPL_ATTACHMENT_AUTO attachment = NULL;
-    json_t *HPL_JSON_AUTO config = NULL;
+    json_t *HPL_JSON_AUTO summary = NULL;
     (void)call;
     pthread_mutex_lock(&kms->lock);
     struct hpl_kms_settings settings = kms->settings;
-    config = json_incref(kms->config);
+    bool is_configured = kms->sealed != NULL;
+    summary = json_incref(kms->summary);
     attachment = kms->active ? hpl_attachment_ref(kms->active) : NULL;
     *answer = json_pack("{s:s, s:b, s:s}", "status", state_names[kms->state], "healthy", 0, "health", "Failed");
     if (*answer)
@@ -617,10 +639,10 @@ enum hpl_status hpl_kms_status(struct hpl_kms *kms, struct hpl_call *call, json_
     pthread_mutex_unlock(&kms->lock);
     if (!*answer)
         return HPL_NO_MEMORY;
-    const char *backend = config && settings.backend ? settings.backend->name : NULL;
+    const char *backend = is_configured && settings.backend ? settings.backend->name : NULL;
     json_object_set_new(*answer, "backend_type", backend ? json_string(backend) : json_null());
     json_object_set_new(*answer, "backend", backend ? json_string(backend) : json_null());
-    json_object_set_new(*answer, "config_summary", backend ? summary_of(kms, config, &settings) : json_null());
+    json_object_set_new(*answer, "config_summary", backend ? summary_of(summary, &settings) : json_null());
     json_object_set_new(*answer, "capabilities", attachment ? capabilities_of(attachment, &kms->options) : json_null());
     if (attachment)
         examine(attachment, *answer);
@@ -631,7 +653,7 @@ enum hpl_status hpl_kms_status(struct hpl_kms *kms, struct hpl_call *call, json_
 enum hpl_status hpl_kms_config(struct hpl_kms *kms, struct hpl_call *call, json_t **answer)
 {
     pthread_mutex_lock(&kms->lock);
-    bool is_configured = kms->config != NULL && kms->settings.backend;
+    bool is_configured = kms->sealed != NULL && kms->settings.backend;
     struct hpl_kms_settings settings = kms->settings;
     pthread_mutex_unlock(&kms->lock);
     if (!is_configured)
@@ -658,6 +680,7 @@ enum hpl_status hpl_kms_open(struct hpl_call *call, struct hpl_kms **out, const 
 {
     struct hpl_kms *kms = calloc(1, sizeof *kms);
     struct hpl_call start_call = {0};
+    json_t *HPL_JSON_AUTO config = NULL;
     bool was_running = false;
     *out = NULL;
     if (!kms)
@@ -669,16 +692,17 @@ enum hpl_status hpl_kms_open(struct hpl_call *call, struct hpl_kms **out, const 
     pthread_mutex_init(&kms->lock, NULL);
     hpl_kms_shared_init(&kms->shared);
     kms->importer = hpl_importer_new();
-    enum hpl_status status = kms->importer ? load(call, kms, &was_running) : HPL_NO_MEMORY;
+    enum hpl_status status = kms->importer ? load(call, kms, &config, &was_running) : HPL_NO_MEMORY;
     if (status != HPL_OK) {
         hpl_kms_close(kms);
         return status;
     }
     *out = kms;
-    if (!kms->config)
+    if (!config)
         return HPL_OK;
     kms->state = HPL_KMS_CONFIGURED;
-    status = hpl_kms_read_settings(&start_call, &kms->options, kms->config, &kms->settings);
+    status = hpl_kms_read_settings(&start_call, &kms->options, config, &kms->settings);
+    kms->summary = kms->settings.backend ? kms->settings.backend->summary(config, kms->options.env) : NULL;
     if (status == HPL_OK && was_running)
         status = start(kms, &start_call);
     if (status != HPL_OK && was_running)
@@ -695,7 +719,8 @@ void hpl_kms_close(struct hpl_kms *kms)
     set_active(kms, NULL, HPL_KMS_CONFIGURED);
     hpl_kms_shared_wipe(&kms->shared);
     hpl_importer_free(kms->importer);
-    json_decref(kms->config);
+    json_decref(kms->sealed);
+    json_decref(kms->summary);
     pthread_mutex_destroy(&kms->changing);
     pthread_mutex_destroy(&kms->opening);
     pthread_rwlock_destroy(&kms->storing);

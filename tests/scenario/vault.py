@@ -265,8 +265,9 @@ class Policies(Case):
     def test_what_an_administrator_does_to_a_key_is_told(self):
         daemon = self.daemon_with(body_for(retry_attempts=0, enable_cache=False))
         BAO.api("POST", "transit/keys/outside", {"type": "aes256-gcm96"})
-        self.assertEqual(self.ask(daemon, "kms/key/status?keyName=outside", method="GET")["key_id"], "outside")
+        self.ask(daemon, "kms/key/status?keyName=outside", method="GET", code=404)
         old = self.round_trip(daemon, key_id="outside")
+        self.assertEqual(self.ask(daemon, "kms/key/status?keyName=outside", method="GET")["key_id"], "outside")
         BAO.api("POST", "transit/keys/outside/rotate", {})
         self.round_trip(daemon, key_id="outside")
         self.ask(daemon, "kms/key/rotate?keyName=outside")
