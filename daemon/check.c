@@ -4,10 +4,8 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
-#include <netdb.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -18,6 +16,7 @@
 #include "daemon/root.h"
 #include "engine/aead.h"
 #include "engine/provider/builtin.h"
+#include "http/listen.h"
 
 struct check {
     const struct hpl_config *config;
@@ -135,28 +134,9 @@ static void check_port(struct check *check)
 {
     struct hpl_call call = {0};
     const char *listen_on = check->config->listen ? check->config->listen : "127.0.0.1:9000";
-    const char *colon = strrchr(listen_on, ':');
-    char host[256];
-    struct addrinfo *found = NULL;
-    const struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE};
-    enum hpl_status status = HPL_OK;
-    if (!colon)
-        status = hpl_fail(&call, HPL_INVALID_CONFIGURATION, "listen '%.60s' must be HOST:PORT", listen_on);
-    else {
-        size_t len = (size_t)(colon - listen_on);
-        bool has_brackets = len > 2 && listen_on[0] == '[' && colon[-1] == ']';
-        snprintf(host, sizeof host, "%.*s", (int)(has_brackets ? len - 2 : len), listen_on + has_brackets);
-        if (getaddrinfo(host, colon + 1, &hints, &found) != 0)
-            status = hpl_fail(&call, HPL_INVALID_CONFIGURATION, "'%.60s' is not an address of this machine", listen_on);
-    }
-    int fd = status == HPL_OK ? socket(found->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0) : -1;
-    int on = 1;
-    if (fd >= 0 && (setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on) != 0 || bind(fd, found->ai_addr, found->ai_addrlen) != 0))
-        status = hpl_fail(&call, HPL_INVALID_CONFIGURATION, "cannot listen on %.60s: %s; stop what holds it or choose another with listen", listen_on, strerror(errno));
-    if (fd >= 0)
-        close(fd);
-    if (found)
-        freeaddrinfo(found);
+    struct hpl_http_listener listener;
+    enum hpl_status status = hpl_http_listen(&call, listen_on, 0, &listener);
+    hpl_http_unlisten(&listener);
     say(check, status, "listener", &call, listen_on);
 }
 

@@ -189,7 +189,7 @@ enum hpl_status hpl_house_open(struct hpl_call *call, struct hpl_house *house, c
     return open_s3(call, house);
 }
 
-enum hpl_status hpl_house_serve(struct hpl_call *call, struct hpl_house *house)
+enum hpl_status hpl_house_serve(struct hpl_call *call, struct hpl_house *house, int inherited_fd)
 {
     const struct hpl_config *config = house->config;
     house->admin = (struct hpl_admin){.auth = house->auth, .kms = house->kms, .s3 = house->s3, .kernel = hpl_aead_kernel(), .server = &house->server};
@@ -205,7 +205,7 @@ enum hpl_status hpl_house_serve(struct hpl_call *call, struct hpl_house *house)
         .max_connections = http->max_connections, .max_per_address = http->max_per_address, .max_queued = http->max_queued,
         .head_timeout_ms = http->head_seconds * 1000, .idle_timeout_ms = http->idle_seconds * 1000,
         .write_timeout_ms = http->write_seconds * 1000, .request_timeout_ms = http->request_seconds * 1000,
-        .listen = config->listen ? config->listen : "127.0.0.1:9000", .tls_cert = config->tls ? config->tls->certificate : NULL,
+        .listen = config->listen ? config->listen : "127.0.0.1:9000", .inherited_fd = inherited_fd, .tls_cert = config->tls ? config->tls->certificate : NULL,
         .tls_key = config->tls ? config->tls->key : NULL, .tls_libctx = config->tls ? hpl_provider_libctx() : NULL,
         .routes = routes, .num_routes = HPL_COUNT(routes)};
     return hpl_http_start(call, &house->server, &options);

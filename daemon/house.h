@@ -27,8 +27,8 @@ struct hpl_house {
  * hpl_house_close still has to be called. config outlives the house. is_dev is told to the backends. */
 enum hpl_status hpl_house_open(struct hpl_call *call, struct hpl_house *house, const struct hpl_config *config, bool is_dev) HPL_MUST_USE;
 
-/* Binds and serves. */
-enum hpl_status hpl_house_serve(struct hpl_call *call, struct hpl_house *house) HPL_MUST_USE;
+/* Binds and serves; inherited_fd: on the socket that systemd listens on already, or 0. */
+enum hpl_status hpl_house_serve(struct hpl_call *call, struct hpl_house *house, int inherited_fd) HPL_MUST_USE;
 
 /* Stops taking requests, waits for what runs, closes all. A half-open house is fine. */
 void hpl_house_close(struct hpl_house *house);

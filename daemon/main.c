@@ -19,6 +19,7 @@
 #include "daemon/dev.h"
 #include "daemon/hardening.h"
 #include "daemon/house.h"
+#include "http/listen.h"
 
 #define REAP_EVERY_S 60
 
@@ -230,12 +231,13 @@ static int run(struct hpl_house *house, const struct hpl_config *config, const s
     if (status == HPL_OK)
         status = first_configure(&call, house, dev);
     if (status == HPL_OK)
-        status = hpl_house_serve(&call, house);
+        status = hpl_house_serve(&call, house, sd_listen_fds(1) == 1 ? SD_LISTEN_FDS_START : 0);
     if (status == HPL_OK && dev->dir)
         status = publish_dev(&call, house, dev);
     if (status != HPL_OK)
         return fail(&call, status);
-    printf("hardplated listens on %s://%s\n", config->tls ? "https" : "http", hpl_http_address(house->server));
+    const char *address = hpl_http_address(house->server);
+    printf("hardplated listens on %s%s\n", strncmp(address, HPL_HTTP_UNIX, strlen(HPL_HTTP_UNIX)) == 0 ? "" : config->tls ? "https://" : "http://", address);
     if (dev->dir)
         printf("credentials and settings: . %s/env\n", dev->dir);
     fflush(stdout);

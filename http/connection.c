@@ -37,6 +37,9 @@ static void read_peer(struct hpl_http_connection *connection)
         const struct in6_addr *v6 = &((struct sockaddr_in6 *)&address)->sin6_addr;
         inet_ntop(AF_INET6, v6, text, sizeof text);
         connection->is_loopback = IN6_IS_ADDR_LOOPBACK(v6) || (IN6_IS_ADDR_V4MAPPED(v6) && v6->s6_addr[12] == 127);
+    } else if (address.ss_family == AF_UNIX) {
+        snprintf(text, sizeof text, "unix");
+        connection->is_unix = true;
     }
     snprintf(connection->peer, sizeof connection->peer, "%s", text);
 }
@@ -46,7 +49,7 @@ static bool count_address(struct hpl_http_connection *connection)
 {
     struct hpl_http_server *server = connection->io->server;
     uint32_t hash = server->address_salt;
-    if (server->options.max_per_address == 0 || connection->is_loopback)
+    if (server->options.max_per_address == 0 || connection->is_loopback || connection->is_unix)
         return true;
     for (const char *at = connection->peer; *at; at++)
         hash = (hash ^ (uint8_t)*at) * 16777619u;

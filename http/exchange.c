@@ -30,6 +30,16 @@ void hpl_http_exchange_free(struct hpl_http_exchange *exchange)
     free(exchange);
 }
 
+/* A front of ours, behind the Unix socket, says how its client came; from anybody else the header means nothing. */
+static bool came_over_tls(const struct hpl_http_exchange *exchange)
+{
+    static const char name[] = "x-forwarded-proto";
+    const struct hpl_http_connection *connection = exchange->connection;
+    if (!connection->is_unix)
+        return connection->link.ssl != NULL;
+    return hpl_http_count_headers(&exchange->request, name) == 1 && hpl_http_is_word(hpl_http_header(&exchange->request, name), "https");
+}
+
 bool hpl_http_exchange_open(struct hpl_http_exchange *exchange)
 {
     const struct hpl_http_connection *connection = exchange->connection;
@@ -38,7 +48,8 @@ bool hpl_http_exchange_open(struct hpl_http_exchange *exchange)
     exchange->request = (struct hpl_http_request){
         .method = head->method, .target = head->target, .path = head->path, .query = head->query,
         .headers = head->headers, .num_headers = head->num_headers, .content_length = head->content_length,
-        .is_chunked = head->is_chunked, .is_tls = connection->link.ssl != NULL, .is_loopback = connection->is_loopback};
+        .is_chunked = head->is_chunked, .is_loopback = connection->is_loopback};
+    exchange->request.is_tls = came_over_tls(exchange);
     memcpy(exchange->request.peer, connection->peer, sizeof connection->peer);
     exchange->started_ns = hpl_clock_mono_ns();
     exchange->phase = HPL_PHASE_BEGIN;

@@ -14,7 +14,7 @@ struct hpl_http_request {
     size_t num_headers;
     int64_t content_length;         /* -1: none given */
     bool is_chunked;                /* Transfer-Encoding: chunked */
-    bool is_tls;                    /* came over our TLS */
+    bool is_tls;                    /* came over our TLS, or over the Unix socket from a front that says so */
     bool is_loopback;               /* the peer's address is loopback */
     char peer[64];                  /* address, for the log */
 };
@@ -93,7 +93,8 @@ struct hpl_http_route {
 };
 
 struct hpl_http_options {
-    const char *listen;             /* HOST:PORT; port 0: a free one */
+    const char *listen;             /* HOST:PORT, port 0: a free one; or unix:PATH */
+    int inherited_fd;               /* a listening socket to take in its place; 0: none */
     const char *tls_cert, *tls_key; /* PEM files; NULL: plaintext */
     void *tls_libctx;               /* OSSL_LIB_CTX whose algorithms carry TLS; NULL: OpenSSL's default */
     unsigned num_io_threads;        /* 0: one a core */

@@ -11,6 +11,7 @@
 #include "http/http.h"
 #include "http/jobs.h"
 #include "http/link.h"
+#include "http/listen.h"
 #include "http/timer.h"
 
 #define HPL_HTTP_BLOCK (1u << 20)
@@ -66,7 +67,7 @@ struct hpl_http_connection {
     struct hpl_http_connection *previous, *next; /* all of the I/O thread's */
     struct hpl_http_connection *inbox_next;
     unsigned num_quick;                /* requests in a row that its I/O thread answered itself */
-    bool is_loopback;
+    bool is_loopback, is_unix;
     char peer[64];
     _Atomic unsigned *address_count;   /* connections of this peer; NULL: not counted */
 };
@@ -122,8 +123,8 @@ struct hpl_http_io {
 struct hpl_http_server {
     struct hpl_http_options options;      /* with the defaults filled in; texts are copies */
     struct hpl_http_route *routes;
-    char address[128];
-    int listen_fd, spare_fd;
+    struct hpl_http_listener listener;
+    int spare_fd;
     pthread_mutex_t tls_lock;
     SSL_CTX *tls;
     struct hpl_http_blocks blocks;

@@ -83,7 +83,7 @@ static void shed(struct hpl_http_server *server, int fd)
 static bool shed_for_want_of_descriptors(struct hpl_http_server *server)
 {
     close(server->spare_fd);
-    int fd = accept4(server->listen_fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+    int fd = accept4(server->listener.fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
     if (fd >= 0)
         shed(server, fd);
     server->spare_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
@@ -107,7 +107,7 @@ static void take_connection(struct hpl_http_server *server, int fd)
 static void accept_some(struct hpl_http_server *server)
 {
     for (int i = 0; i < ACCEPTS_A_WAKE && !atomic_load(&server->is_stopping); i++) {
-        int fd = accept4(server->listen_fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+        int fd = accept4(server->listener.fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
         if (fd >= 0)
             take_connection(server, fd);
         else if ((errno != EMFILE && errno != ENFILE) || !shed_for_want_of_descriptors(server))
@@ -140,10 +140,8 @@ static void expire(struct hpl_http_io *io)
 static void wind_up(struct hpl_http_io *io)
 {
     struct hpl_http_server *server = io->server;
-    if (io == &server->ios[0] && server->listen_fd >= 0) {
-        close(server->listen_fd);
-        server->listen_fd = -1;
-    }
+    if (io == &server->ios[0])
+        hpl_http_unlisten(&server->listener);
     for (struct hpl_http_connection *next, *connection = io->all; connection; connection = next) {
         next = connection->next;
         hpl_http_connection_wind_up(connection);
@@ -195,7 +193,7 @@ enum hpl_status hpl_http_io_start(struct hpl_call *call, struct hpl_http_io *io)
     if (!hpl_timers_init(&io->timers, server->options.max_connections))
         return hpl_fail(call, HPL_NO_MEMORY, "no memory for %u connections' deadlines", server->options.max_connections);
     if ((io->epoll_fd = epoll_create1(EPOLL_CLOEXEC)) < 0 || (io->event_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)) < 0 ||
-        !watch(io, io->event_fd, io) || (accepts && !watch(io, server->listen_fd, server)))
+        !watch(io, io->event_fd, io) || (accepts && !watch(io, server->listener.fd, server)))
         return hpl_fail(call, HPL_UNAVAILABLE, "cannot set up epoll: %s", strerror(errno));
     int error = pthread_create(&io->thread, NULL, run, io);
     if (error)

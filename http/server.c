@@ -2,9 +2,7 @@
  * the daemon's own thread. */
 #include "http/internal.h"
 
-#include <errno.h>
 #include <fcntl.h>
-#include <netdb.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -54,7 +52,7 @@ static struct hpl_http_server *new_server(const struct hpl_http_options *options
     struct hpl_http_server *server = calloc(1, sizeof *server);
     if (!server)
         return NULL;
-    server->listen_fd = server->spare_fd = -1;
+    server->listener.fd = server->spare_fd = -1;
     server->address_salt = (uint32_t)hpl_clock_mono_ns();
     server->options = *options;
     fill_defaults(&server->options);
@@ -79,64 +77,6 @@ static struct hpl_http_server *new_server(const struct hpl_http_options *options
     return NULL;
 }
 
-/* "HOST:PORT" or "[V6]:PORT" taken apart in place; false when it is neither. */
-static bool split_listen(char *text, char **host, char **port)
-{
-    char *colon = strrchr(text, ':');
-    if (!colon || colon[1] == '\0')
-        return false;
-    *colon = '\0';
-    *port = colon + 1;
-    *host = text;
-    size_t len = strlen(text);
-    if (text[0] == '[' && len > 2 && text[len - 1] == ']') {
-        text[len - 1] = '\0';
-        *host = text + 1;
-    }
-    return **host != '\0';
-}
-
-static enum hpl_status bind_to(struct hpl_call *call, struct hpl_http_server *server, const struct addrinfo *address)
-{
-    int on = 1;
-    server->listen_fd = socket(address->ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    if (server->listen_fd < 0)
-        return hpl_fail(call, HPL_UNAVAILABLE, "cannot open a socket: %s", strerror(errno));
-    setsockopt(server->listen_fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
-    if (bind(server->listen_fd, address->ai_addr, address->ai_addrlen) != 0 || listen(server->listen_fd, SOMAXCONN) != 0)
-        return hpl_fail(call, HPL_INVALID_CONFIGURATION, "cannot listen on %s: %s; choose another address or stop what uses it",
-                        server->options.listen, strerror(errno));
-    return HPL_OK;
-}
-
-static void note_address(struct hpl_http_server *server)
-{
-    struct sockaddr_storage bound;
-    socklen_t len = sizeof bound;
-    char host[80] = "", port[16] = "";
-    if (getsockname(server->listen_fd, (struct sockaddr *)&bound, &len) == 0)
-        getnameinfo((struct sockaddr *)&bound, len, host, sizeof host, port, sizeof port, NI_NUMERICHOST | NI_NUMERICSERV);
-    bool is_v6 = strchr(host, ':') != NULL;
-    snprintf(server->address, sizeof server->address, is_v6 ? "[%s]:%s" : "%s:%s", host, port);
-}
-
-static enum hpl_status listen_on(struct hpl_call *call, struct hpl_http_server *server)
-{
-    char text[256] = "", *host = NULL, *port = NULL;
-    struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE | AI_NUMERICSERV}, *found = NULL;
-    snprintf(text, sizeof text, "%s", server->options.listen ? server->options.listen : "");
-    if (!split_listen(text, &host, &port))
-        return hpl_fail(call, HPL_INVALID_CONFIGURATION, "'%s' is not HOST:PORT", server->options.listen);
-    int error = getaddrinfo(host, port, &hints, &found);
-    if (error)
-        return hpl_fail(call, HPL_INVALID_CONFIGURATION, "cannot listen on %s: %s", server->options.listen, gai_strerror(error));
-    enum hpl_status status = bind_to(call, server, found);
-    freeaddrinfo(found);
-    if (status == HPL_OK)
-        note_address(server);
-    return status;
-}
-
 static enum hpl_status make_tls(struct hpl_call *call, const struct hpl_http_server *server, SSL_CTX **out)
 {
     const struct hpl_http_options *options = &server->options;
@@ -152,7 +92,7 @@ static enum hpl_status start(struct hpl_call *call, struct hpl_http_server *serv
         signal(SIGPIPE, SIG_IGN); /* OpenSSL writes without MSG_NOSIGNAL */
         HPL_TRY(make_tls(call, server, &server->tls));
     }
-    HPL_TRY(listen_on(call, server));
+    HPL_TRY(hpl_http_listen(call, server->options.listen, server->options.inherited_fd, &server->listener));
     server->spare_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
     for (unsigned i = 0; i < HPL_HTTP_NUM_POOLS; i++)
         HPL_TRY(hpl_pool_new(call, &server->pools[i], names[i], server->options.num_jobs[i], server->options.max_queued));
@@ -176,7 +116,7 @@ enum hpl_status hpl_http_start(struct hpl_call *call, struct hpl_http_server **o
 
 const char *hpl_http_address(const struct hpl_http_server *server)
 {
-    return server->address;
+    return server->listener.address;
 }
 
 enum hpl_status hpl_http_reload_tls(struct hpl_call *call, struct hpl_http_server *server)
@@ -213,8 +153,7 @@ static void drain(struct hpl_http_server *server, unsigned drain_ms)
 
 static void free_server(struct hpl_http_server *server)
 {
-    if (server->listen_fd >= 0)
-        close(server->listen_fd);
+    hpl_http_unlisten(&server->listener);
     if (server->spare_fd >= 0)
         close(server->spare_fd);
     for (unsigned i = 0; i < server->blocks.num_free; i++)

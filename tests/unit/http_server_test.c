@@ -3,6 +3,7 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <malloc.h>
 #include <netinet/in.h>
 #include <poll.h>
@@ -12,6 +13,8 @@
 #include <stdlib.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
 #include <unistd.h>
 #include <openssl/err.h>
 #include <openssl/evp.h>
@@ -707,6 +710,88 @@ HPL_TEST(a_request_that_ended_does_not_end_again_when_the_server_stops_under_its
         usleep(10000);
     stop(server); /* and the rest of the body is still waited for */
     close(fd);
+}
+
+static int dial_unix(const char *path)
+{
+    struct sockaddr_un to = {.sun_family = AF_UNIX};
+    int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+    snprintf(to.sun_path, sizeof to.sun_path, "%s", path);
+    EXPECT_NUM(connect(fd, (struct sockaddr *)&to, sizeof to), 0);
+    return fd;
+}
+
+HPL_TEST(a_front_is_believed_about_tls_over_the_unix_socket_alone)
+{
+    char path[100], where[110];
+    struct stat st;
+    struct hpl_call call = {0};
+    struct hpl_http_server *server = start((struct hpl_http_options){0}), *behind = NULL, *second = NULL;
+    snprintf(path, sizeof path, "%s/http.sock", hpl_test_dir());
+    snprintf(where, sizeof where, "unix:%s", path);
+    const struct hpl_http_options options = {.listen = where, .routes = routes, .num_routes = HPL_COUNT(routes), .max_per_address = 1};
+    EXPECT_OK(hpl_http_start(&call, &behind, &options));
+    EXPECT_TEXT(hpl_http_address(behind), where);
+    EXPECT(stat(path, &st) == 0 && (st.st_mode & 07777) == 0660);
+    static const struct {
+        const char *headers, *is_tls;
+    } rows[] = {{"X-Forwarded-Proto: https\r\n", "unix tls=1 loopback=0"}, {"", "unix tls=0 loopback=0"}, {"X-Forwarded-Proto: http\r\n", "unix tls=0 loopback=0"},
+                {"X-Forwarded-Proto: https\r\nX-Forwarded-Proto: http\r\n", "unix tls=0 loopback=0"}};
+    for (size_t i = 0; i < HPL_COUNT(rows); i++) {
+        char text[200];
+        int fd = dial_unix(path);
+        snprintf(text, sizeof text, "GET /info HTTP/1.1\r\nHost: h\r\n%s\r\n", rows[i].headers);
+        say(fd, text);
+        EXPECT(has(hear_one(fd), rows[i].is_tls));
+        close(fd);
+    }
+    int fd = dial(server);
+    say(fd, "GET /info HTTP/1.1\r\nHost: h\r\nX-Forwarded-Proto: https\r\n\r\n");
+    EXPECT(has(hear_one(fd), "tls=0 loopback=1"));
+    close(fd);
+    EXPECT_STATUS(hpl_http_start(&call, &second, &options), HPL_INVALID_CONFIGURATION); /* somebody listens there */
+    hpl_http_stop(behind, 1000);
+    EXPECT(stat(path, &st) != 0);
+    stop(server);
+}
+
+HPL_TEST(a_socket_that_a_dead_process_left_is_replaced_and_a_file_is_not)
+{
+    char path[100], where[110];
+    struct hpl_call call = {0};
+    struct hpl_http_server *server = NULL;
+    struct sockaddr_un left = {.sun_family = AF_UNIX};
+    snprintf(path, sizeof path, "%s/left.sock", hpl_test_dir());
+    snprintf(where, sizeof where, "unix:%s", path);
+    snprintf(left.sun_path, sizeof left.sun_path, "%s", path);
+    const struct hpl_http_options options = {.listen = where, .routes = routes, .num_routes = HPL_COUNT(routes)};
+    int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+    EXPECT_NUM(bind(fd, (struct sockaddr *)&left, sizeof left), 0);
+    close(fd);
+    EXPECT_OK(hpl_http_start(&call, &server, &options));
+    hpl_http_stop(server, 1000);
+    fd = open(path, O_WRONLY | O_CREAT, 0600);
+    EXPECT(fd >= 0 && close(fd) == 0);
+    EXPECT_STATUS(hpl_http_start(&call, &server, &options), HPL_INVALID_CONFIGURATION);
+    EXPECT_NUM(unlink(path), 0);
+}
+
+HPL_TEST(a_socket_that_is_handed_over_is_served_and_left_alone)
+{
+    struct sockaddr_in any = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    struct hpl_call call = {0};
+    struct hpl_http_server *server = NULL;
+    int given = socket(AF_INET, SOCK_STREAM, 0);
+    struct hpl_http_options options = {.listen = "127.0.0.1:1", .inherited_fd = given, .routes = routes, .num_routes = HPL_COUNT(routes)};
+    EXPECT_STATUS(hpl_http_start(&call, &server, &options), HPL_INVALID_CONFIGURATION); /* it does not listen yet */
+    given = options.inherited_fd = socket(AF_INET, SOCK_STREAM, 0);
+    EXPECT(bind(given, (struct sockaddr *)&any, sizeof any) == 0 && listen(given, 10) == 0);
+    EXPECT_OK(hpl_http_start(&call, &server, &options));
+    int fd = dial(server);
+    say(fd, "GET /info HTTP/1.1\r\nHost: h\r\n\r\n");
+    EXPECT(has(hear_one(fd), "tls=0 loopback=1"));
+    close(fd);
+    hpl_http_stop(server, 1000);
 }
 
 HPL_TEST(a_full_pool_answers_slow_down)
