@@ -3,18 +3,21 @@
 
 #include <fcntl.h>
 #include <limits.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/file.h>
 #include <unistd.h>
 
 #include "backends/backends.h"
+#include "base/clock.h"
 #include "base/file.h"
 #include "catalog/catalog.h"
 #include "kms/kms.h"
 
 #define EXPORT __attribute__((visibility("default")))
 #define MAX_PAIRS 64u
+#define SWEEP_EVERY_NS 1000000000u
 
 struct hardplate {
     char state_dir[PATH_MAX];
@@ -25,6 +28,7 @@ struct hardplate {
     struct hpl_catalog *catalog;
     struct hpl_backend_env env;
     struct hpl_kms *kms;
+    _Atomic uint64_t next_sweep_ns;
 };
 
 static int finish(const struct hpl_call *call, enum hpl_status status, char *error, size_t error_size)
@@ -136,6 +140,14 @@ EXPORT int hardplate_memory_is_locked(void)
     return hpl_secret_is_locked();
 }
 
+/* No thread of ours does it: whoever calls, wipes what is past its time. */
+static void sweep(hardplate *handle)
+{
+    uint64_t now = hpl_clock_mono_ns(), due = atomic_load_explicit(&handle->next_sweep_ns, memory_order_relaxed);
+    if (now >= due && atomic_compare_exchange_strong(&handle->next_sweep_ns, &due, now + SWEEP_EVERY_NS))
+        hpl_kms_sweep(handle->kms);
+}
+
 static enum hpl_status fill_context(struct hpl_call *call, struct hpl_context_pair pairs[static MAX_PAIRS], struct hpl_context *context,
                                     const struct hardplate_pair *given, size_t num_pairs)
 {
@@ -155,6 +167,7 @@ EXPORT int hardplate_generate_data_key(hardplate *handle, const char *key_id, co
     struct hpl_context view;
     struct hpl_secret *HPL_SECRET_AUTO secret = NULL;
     struct hpl_buf envelope = {0};
+    sweep(handle);
     enum hpl_status status = fill_context(&call, pairs, &view, context, num_pairs);
     if (status == HPL_OK && key_len != 16 && key_len != 32)
         status = hpl_fail(&call, HPL_INVALID_ARGUMENT, "a data key has 16 or 32 bytes");
@@ -178,6 +191,7 @@ EXPORT int hardplate_decrypt_data_key(hardplate *handle, const uint8_t *blob, si
     struct hpl_context_pair pairs[MAX_PAIRS];
     struct hpl_context view;
     struct hpl_secret *HPL_SECRET_AUTO secret = NULL;
+    sweep(handle);
     enum hpl_status status = fill_context(&call, pairs, &view, context, num_pairs);
     if (status == HPL_OK)
         status = hpl_kms_decrypt(handle->kms, &call, HPL_PURPOSE_API, hpl_bytes(blob, blob_len), &view, &secret, NULL);

@@ -1,6 +1,8 @@
 /* libhardplate: data keys wrapped by master keys that stay in a token or a sealed key folder, for use inside another program.
  * Functions return 0, or a positive code whose text hardplate_error gives. A handle may be used by any number of threads at once;
- * calls may block on the key backend. The state folder is the daemon's own kind and has one user at a time. */
+ * calls may block on the key backend. The state folder is the daemon's own kind and has one user at a time. The library has no thread of its own: data keys
+ * that a key's caching choice lets it keep are wiped by the next call after their time, or by hardplate_close; rotation by itself and scheduled deletions are
+ * carried out by a daemon alone, when it next has this state folder or the same keystore. */
 #ifndef HARDPLATE_H
 #define HARDPLATE_H
 

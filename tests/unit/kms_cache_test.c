@@ -389,6 +389,22 @@ HPL_TEST(a_kept_key_ends_after_its_uses_and_its_seconds)
     close_house(&house);
 }
 
+HPL_TEST(a_kept_key_past_its_time_is_wiped_by_a_sweep)
+{
+    struct house house;
+    open_house(&house);
+    EXPECT_OK(set_caching(&house, "{\"decrypt_seconds\":1}"));
+    generate(&house);
+    size_t without = hpl_secret_in_use();
+    EXPECT_OK(decrypt(&house));
+    hpl_kms_sweep(house.kms);
+    EXPECT(hpl_secret_in_use() > without);
+    sleep_ms(1100);
+    hpl_kms_sweep(house.kms);
+    EXPECT_NUM(hpl_secret_in_use(), without);
+    close_house(&house);
+}
+
 HPL_TEST(a_record_read_too_long_ago_permits_nothing)
 {
     struct house house;
