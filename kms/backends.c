@@ -121,6 +121,30 @@ json_t *hpl_kms_keystore_json(struct hpl_kms *kms, const uint8_t instance[static
     return facts_of(name, row, attachment, is_active);
 }
 
+json_t *hpl_kms_closed_keystores(struct hpl_kms *kms)
+{
+    json_t *HPL_JSON_AUTO rows = json_array();
+    json_t *names = json_array();
+    struct hpl_call quiet = {0};
+    size_t i;
+    json_t *at;
+    enum hpl_status status = hpl_catalog_list(&quiet, kms->options.catalog, HPL_ATTACHMENT_ROW, NULL, SIZE_MAX, gather, &(struct gathered){rows});
+    if (status != HPL_OK)
+        hpl_log(HPL_LOG_WARN, "kms.keystores", HPL_S("failure", hpl_detail(&quiet, status)));
+    json_array_foreach(rows, i, at)
+    {
+        uint8_t instance[8];
+        bool is_active;
+        json_t *name = json_object_get(at, "name");
+        if (!json_object_get(json_object_get(at, "row"), "config") || !is_hex_instance(json_string_value(name), instance))
+            continue;
+        struct hpl_attachment *HPL_ATTACHMENT_AUTO open = find_open(kms, instance, &is_active);
+        if (!open)
+            json_array_append(names, name);
+    }
+    return names;
+}
+
 enum hpl_status hpl_kms_backends(struct hpl_kms *kms, struct hpl_call *call, json_t **answer)
 {
     json_t *HPL_JSON_AUTO rows = json_array();

@@ -35,6 +35,7 @@ struct hpl_kms {
     } refused;
     struct hpl_kms_shared shared; /* has locks of its own */
     struct hpl_importer *importer; /* has a lock of its own */
+    _Atomic uint64_t look_again_ns; /* when the former keystores that are not open are looked at again */
     hpl_census_fn census;
     void *census_arg;
 };
@@ -55,6 +56,8 @@ bool hpl_kms_is_active(struct hpl_kms *kms, const uint8_t instance[static 8]);
  * caller's; NULL when it was not open. */
 struct hpl_attachment *hpl_kms_take_former(struct hpl_kms *kms, const uint8_t instance[static 8]) HPL_MUST_USE;
 
+/* The instances, in hex, that can be opened and are not: a new array, empty where the catalog does not tell. */
+json_t *hpl_kms_closed_keystores(struct hpl_kms *kms);
 /* {"instance", "backend", "state": "active" | "former" | "detached" | "damaged" | "unknown", "open"}: a new object. Opens nothing. */
 json_t *hpl_kms_keystore_json(struct hpl_kms *kms, const uint8_t instance[static 8]);
 

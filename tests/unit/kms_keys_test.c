@@ -700,6 +700,27 @@ HPL_TEST(an_envelope_of_a_former_keystore_is_rewrapped_into_the_active_one)
     close_house(&house, true);
 }
 
+HPL_TEST(a_deletion_in_a_former_keystore_is_carried_out_after_a_restart)
+{
+    struct house house = {0};
+    struct hpl_buf envelope = {0};
+    struct hpl_call call = {0};
+    json_t *HPL_JSON_AUTO metadata = NULL;
+    open_running(&house);
+    EXPECT_OK(create(&house, "k"));
+    EXPECT_OK(generate_as(&house, NULL, NULL, HPL_PURPOSE_API, NULL, &envelope));
+    EXPECT_OK(hpl_kms_schedule_deletion(house.kms, &call, "k", 7, &metadata));
+    EXPECT_OK(use_folder(&house, "second"));
+    close_house(&house, false);
+    open_house(&house);
+    hpl_clock_shift_ms(DAYS(8));
+    reap(house.kms);
+    hpl_clock_shift_ms(-DAYS(8));
+    EXPECT_STATUS(decrypt_as(&house, NULL, NULL, NULL, &envelope), HPL_KEY_DESTROYED);
+    hpl_buf_wipe(&envelope);
+    close_house(&house, true);
+}
+
 /* --- what is attached, and why something does not open --------------------------------------------------------------------- */
 
 static json_t *backends(struct house *house);
