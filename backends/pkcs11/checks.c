@@ -8,7 +8,8 @@
 static enum hpl_status parse(struct hpl_call *call, struct hpl_bytes content, struct hpl_wrapped *out)
 {
     struct hpl_reader reader = {.rest = content};
-    *out = (struct hpl_wrapped){.mechanism = hpl_read_u8(&reader), .iv_len = hpl_read_u8(&reader)};
+    *out = (struct hpl_wrapped){.mechanism = hpl_read_u8(&reader)};
+    out->iv_len = hpl_read_u8(&reader);
     if (out->iv_len <= sizeof out->iv)
         hpl_read_copy(&reader, out->iv, out->iv_len);
     struct hpl_bytes ct = hpl_read_lp16(&reader);
@@ -73,7 +74,7 @@ enum hpl_status hpl_p11_check_of(struct hpl_p11_keystore *keystore, struct hpl_c
     struct hpl_p11_lease *lease = hpl_p11_lease_of(&keystore->leases, ref);
     if (!lease)
         return hpl_fail(call, HPL_NO_MEMORY, "too many key versions");
-    pthread_mutex_lock(&lease->lock);
+    HPL_TRY(hpl_p11_lock(call, &lease->lock, "this key version"));
     enum hpl_status status = lease->check.len ? HPL_OK : load(keystore, call, lease);
     if (status == HPL_OK)
         status = parse(call, hpl_buf_bytes(&lease->check), check);
@@ -82,11 +83,12 @@ enum hpl_status hpl_p11_check_of(struct hpl_p11_keystore *keystore, struct hpl_c
     return status;
 }
 
-static void forget(struct hpl_p11_lease *lease)
+static enum hpl_status forget(struct hpl_call *call, struct hpl_p11_lease *lease)
 {
-    pthread_mutex_lock(&lease->lock);
+    HPL_TRY(hpl_p11_lock(call, &lease->lock, "this key version"));
     hpl_buf_wipe(&lease->check);
     pthread_mutex_unlock(&lease->lock);
+    return HPL_OK;
 }
 
 enum hpl_status hpl_p11_check_drop(struct hpl_p11_keystore *keystore, struct hpl_call *call, const struct hpl_p11_ref *ref)
@@ -98,7 +100,7 @@ enum hpl_status hpl_p11_check_drop(struct hpl_p11_keystore *keystore, struct hpl
     uint64_t revision;
     if (!lease)
         return hpl_fail(call, HPL_NO_MEMORY, "too many key versions");
-    forget(lease);
+    HPL_TRY(forget(call, lease));
     hpl_p11_lease_row(lease, name);
     enum hpl_status status = hpl_catalog_get(call, catalog, ROW_TYPE, name, &content, &revision);
     hpl_buf_wipe(&content);

@@ -212,7 +212,7 @@ static enum hpl_status random_bytes(struct hpl_keystore *base, struct hpl_call *
     struct hpl_p11_device *device = keystore->device;
     struct hpl_secret *block = keystore->random_block;
     enum hpl_status status = HPL_OK;
-    pthread_mutex_lock(&keystore->random_lock);
+    HPL_TRY(hpl_p11_lock(call, &keystore->random_lock, "random numbers"));
     while (len && status == HPL_OK) {
         if (!keystore->random_left && (status = device->ops->random(device, call, block)) == HPL_OK)
             keystore->random_left = block->len;

@@ -51,17 +51,20 @@ static void close_all(struct hpl_p11_pool *pool)
         pool->fn->C_CloseSession(pool->anchor);
 }
 
+/* The lock is not held over the token: status takes it. Nobody else is here, for who connects is alone and nothing is checked out. */
 enum hpl_status hpl_p11_pool_open(struct hpl_p11_pool *pool, struct hpl_call *call, const struct hpl_p11_token *token, unsigned wanted, uint64_t generation)
 {
-    pthread_mutex_lock(&pool->lock);
+    CK_SESSION_HANDLE anchor = 0;
     if (pool->generation == generation)
         close_all(pool);
+    CK_RV rv = token->fn->C_OpenSession(token->slot, CKF_SERIAL_SESSION | CKF_RW_SESSION, NULL, NULL, &anchor);
+    pthread_mutex_lock(&pool->lock);
     forget(pool);
     pool->generation = generation;
     pool->fn = token->fn;
     pool->slot = token->slot;
     pool->max = pool->wanted = size_of(token, wanted);
-    CK_RV rv = pool->fn->C_OpenSession(pool->slot, CKF_SERIAL_SESSION | CKF_RW_SESSION, NULL, NULL, &pool->anchor);
+    pool->anchor = anchor;
     pool->has_anchor = rv == CKR_OK;
     pthread_mutex_unlock(&pool->lock);
     return rv == CKR_OK ? HPL_OK : hpl_p11_fail(call, "C_OpenSession", rv);

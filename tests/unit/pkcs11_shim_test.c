@@ -4,8 +4,10 @@
 
 #include <dlfcn.h>
 #include <pthread.h>
+#include <stdatomic.h>
 
 #include "backends/pkcs11/cryptoki.h"
+#include "base/clock.h"
 #include "base/codec.h"
 #include "base/json.h"
 
@@ -548,6 +550,149 @@ HPL_TEST(a_login_that_is_lost_with_the_session_that_kept_it_comes_back)
     EXPECT_OK(wait_until_unwrapped(keystore, uid, &good));
     EXPECT_NUM(shim->num_initialised, 2);
     EXPECT_NUM(shim->num_logins, 2);
+    keystore->ops->close(keystore);
+    softhsm_wipe(&hsm);
+}
+
+/* --- who waits, and how long ------------------------------------------------------------------------------------------------------------ */
+
+struct waiter {
+    struct hpl_keystore *keystore;
+    uint8_t uid[HPL_KEY_UID_LEN];
+    enum hpl_status status;
+};
+
+static void *fetch_random(void *arg)
+{
+    struct waiter *waiter = arg;
+    struct hpl_call call;
+    uint8_t bytes[32];
+    hpl_call_init(&call, 20000);
+    waiter->status = waiter->keystore->ops->random(waiter->keystore, &call, bytes, sizeof bytes);
+    return NULL;
+}
+
+static void *make_key(void *arg)
+{
+    struct waiter *waiter = arg;
+    struct hpl_call call;
+    hpl_call_init(&call, 20000);
+    waiter->status = waiter->keystore->ops->create_version(waiter->keystore, &call, waiter->uid, 1);
+    return NULL;
+}
+
+static void hang_in(struct shim *what, enum shim_where where, unsigned skip)
+{
+    what->rv = CKR_OK;
+    what->delay_ms = 3000;
+    what->times = 1;
+    what->skip = skip;
+    shim_set(what->where, where);
+}
+
+static void wait_for_the_fault(const struct shim *what)
+{
+    for (unsigned i = 0; i < 2000 && !shim_get(what->num_injected); i++)
+        usleep(5000);
+    EXPECT_NUM(shim_get(what->num_injected), 1);
+}
+
+static uint64_t ms_since(uint64_t from_ns)
+{
+    return (hpl_clock_mono_ns() - from_ns) / 1000000u;
+}
+
+HPL_TEST(who_waits_for_random_numbers_of_a_token_that_hangs_waits_no_longer_than_it_may)
+{
+    struct softhsm hsm;
+    struct hpl_call call;
+    struct waiter waiter;
+    pthread_t thread;
+    uint8_t bytes[32];
+    shim_init(&hsm, SHIM_AS_IS);
+    waiter.keystore = must_open(&hsm);
+    hang_in(shim, SHIM_RANDOM, 0);
+    EXPECT_NUM(pthread_create(&thread, NULL, fetch_random, &waiter), 0);
+    wait_for_the_fault(shim);
+    uint64_t from_ns = hpl_clock_mono_ns();
+    hpl_call_init(&call, 200);
+    EXPECT_STATUS(waiter.keystore->ops->random(waiter.keystore, &call, bytes, sizeof bytes), HPL_TIMEOUT);
+    EXPECT(ms_since(from_ns) < 1500);
+    pthread_join(thread, NULL);
+    EXPECT_OK(waiter.status);
+    hpl_call_init(&call, 5000);
+    EXPECT_OK(waiter.keystore->ops->random(waiter.keystore, &call, bytes, sizeof bytes));
+    waiter.keystore->ops->close(waiter.keystore);
+    softhsm_wipe(&hsm);
+}
+
+HPL_TEST(who_waits_for_a_key_s_first_check_blob_waits_no_longer_than_it_may)
+{
+    struct softhsm hsm;
+    struct hpl_call call;
+    struct waiter waiter;
+    pthread_t thread;
+    struct hpl_wrapped wrapped;
+    struct hpl_secret *HPL_SECRET_AUTO secret = hpl_secret_random(32);
+    shim_init(&hsm, SHIM_AS_IS);
+    waiter.keystore = must_open(&hsm);
+    hpl_uuid_new(waiter.uid);
+    hang_in(shim, SHIM_ENCRYPT, 1); /* the first is the new key's trial */
+    EXPECT_NUM(pthread_create(&thread, NULL, make_key, &waiter), 0);
+    wait_for_the_fault(shim);
+    uint64_t from_ns = hpl_clock_mono_ns();
+    hpl_call_init(&call, 200);
+    EXPECT_STATUS(waiter.keystore->ops->wrap(waiter.keystore, &call, waiter.uid, 1, aad, secret, &wrapped), HPL_TIMEOUT);
+    EXPECT(ms_since(from_ns) < 1500);
+    pthread_join(thread, NULL);
+    EXPECT_OK(waiter.status);
+    EXPECT_OK(try_wrap(waiter.keystore, waiter.uid, &wrapped));
+    waiter.keystore->ops->close(waiter.keystore);
+    softhsm_wipe(&hsm);
+}
+
+struct unwrapper {
+    struct hpl_keystore *keystore;
+    const uint8_t *uid;
+    const struct hpl_wrapped *good;
+    _Atomic bool is_over;
+};
+
+static void *unwrap_once(void *arg)
+{
+    struct unwrapper *unwrapper = arg;
+    (void)!try_unwrap(unwrapper->keystore, unwrapper->uid, unwrapper->good);
+    atomic_store(&unwrapper->is_over, true);
+    return NULL;
+}
+
+HPL_TEST(status_does_not_wait_while_the_token_is_connected_again)
+{
+    struct softhsm hsm;
+    uint8_t uid[HPL_KEY_UID_LEN];
+    struct hpl_wrapped good;
+    pthread_t thread;
+    uint64_t longest_ms = 0;
+    shim_init(&hsm, SHIM_AS_IS);
+    struct hpl_keystore *keystore = must_open(&hsm);
+    new_key(keystore, uid);
+    EXPECT_OK(try_wrap(keystore, uid, &good));
+    shim_set(shim->is_dead, 1);
+    EXPECT(try_unwrap(keystore, uid, &good) != HPL_OK); /* the next one connects */
+    struct unwrapper unwrapper = {keystore, uid, &good, false};
+    hang_in(shim, SHIM_OPEN, 0);
+    EXPECT_NUM(pthread_create(&thread, NULL, unwrap_once, &unwrapper), 0);
+    while (!atomic_load(&unwrapper.is_over)) {
+        uint64_t from_ns = hpl_clock_mono_ns();
+        json_t *HPL_JSON_AUTO facts = keystore->ops->describe(keystore);
+        EXPECT(facts != NULL);
+        longest_ms = ms_since(from_ns) > longest_ms ? ms_since(from_ns) : longest_ms;
+        usleep(20000);
+    }
+    pthread_join(thread, NULL);
+    EXPECT_NUM(shim->num_injected, 1);
+    EXPECT(longest_ms < 1500);
+    EXPECT_OK(wait_until_unwrapped(keystore, uid, &good));
     keystore->ops->close(keystore);
     softhsm_wipe(&hsm);
 }
