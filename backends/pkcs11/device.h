@@ -143,7 +143,10 @@ struct hpl_p11_place {
 /* Loads the module, finds the one token, logs in, tries what it can do. */
 enum hpl_status hpl_p11_direct_open(struct hpl_call *call, const struct hpl_p11_place *place, struct hpl_p11_device **out) HPL_MUST_USE;
 
-/* A JSON array of the optional attributes that keys are made with. */
+/* Which of make.c's the token takes is known once a key was made since it was opened; until then the mask says what will be tried. */
+#define HPL_P11_OPTIONAL_ALL 3u
+#define HPL_P11_OPTIONAL_IS_KNOWN 4u
+/* A JSON array of the optional attributes that keys are made with; null while that is not known. */
 json_t *hpl_p11_optional_names(unsigned mask);
 
 /* Lengths and mechanism of what is to be unwrapped, before a token is asked: HPL_OK or HPL_INVALID_CIPHERTEXT. */

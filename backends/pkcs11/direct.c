@@ -189,7 +189,7 @@ static struct hpl_p11_direct *make(const struct hpl_p11_place *place)
         return NULL;
     direct->base.ops = &ops;
     direct->place = place;
-    direct->optional_attributes = 3;
+    direct->optional_attributes = HPL_P11_OPTIONAL_ALL;
     direct->tries_in_token = true;
     hpl_p11_pool_init(&direct->pool);
     hpl_p11_canary_init(direct);

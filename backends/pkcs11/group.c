@@ -485,11 +485,11 @@ static enum hpl_status survey(struct hpl_p11_device *device, struct hpl_call *ca
     return ask(of(device), call, &(struct question){.ask = ask_survey, .message = known, .orphans = out});
 }
 
-/* Numbers are sums; it is connected while one member is. */
+/* Numbers are sums; it is connected while one member is. Keys are made on the first alone. */
 static void stat_group(struct hpl_p11_device *device, struct hpl_p11_stat *out)
 {
     struct group *group = of(device);
-    *out = (struct hpl_p11_stat){.is_connected = num_up(group) > 0, .optional_attributes = UINT32_MAX};
+    *out = (struct hpl_p11_stat){.is_connected = num_up(group) > 0};
     for (unsigned i = 0; i < group->num_members; i++) {
         struct hpl_p11_stat one;
         if (!atomic_load(&group->members[i].is_up))
@@ -500,7 +500,9 @@ static void stat_group(struct hpl_p11_device *device, struct hpl_p11_stat *out)
         out->initialisations += one.initialisations;
         out->restarts += one.restarts;
         out->is_latched |= one.is_latched;
-        out->optional_attributes &= one.optional_attributes;
+        out->has_failed |= one.has_failed;
+        if (i == 0)
+            out->optional_attributes = one.optional_attributes;
     }
 }
 

@@ -12,6 +12,8 @@ enum { ONLY_ITS_MECHANISM = 1, NO_COPIES = 2 };
 
 json_t *hpl_p11_optional_names(unsigned mask)
 {
+    if (!(mask & HPL_P11_OPTIONAL_IS_KNOWN))
+        return json_null();
     json_t *names = json_array();
     if (mask & ONLY_ITS_MECHANISM)
         json_array_append_new(names, json_string("CKA_ALLOWED_MECHANISMS"));
@@ -125,10 +127,10 @@ static CK_RV generate_best(struct hpl_p11_op *op, const struct hpl_p11_key *key,
                            CK_OBJECT_HANDLE handles[static HPL_P11_NUM_KINDS])
 {
     CK_RV rv = CKR_OK;
-    for (int optional = key ? (int)op->direct->optional_attributes : 0; optional >= 0; optional--) {
+    for (int optional = key ? (int)(op->direct->optional_attributes & HPL_P11_OPTIONAL_ALL) : 0; optional >= 0; optional--) {
         rv = generate(op, order, (unsigned)optional, handles);
         if (rv == CKR_OK && key)
-            op->direct->optional_attributes = (unsigned)optional;
+            op->direct->optional_attributes = (unsigned)optional | HPL_P11_OPTIONAL_IS_KNOWN;
         if (rv == CKR_OK || !key || !was_refused(op, key, order, rv))
             break;
     }

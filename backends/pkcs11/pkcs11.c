@@ -235,11 +235,11 @@ static json_t *describe(struct hpl_keystore *base)
     const struct hpl_p11_facts *facts = &device->facts;
     struct hpl_p11_stat stat;
     device->ops->stat(device, &stat);
-    json_t *out = json_pack("{s:s s:s s:s s:s s:s s:s s:s s:i s:i s:I s:b s:b s:s}", "mechanism", hpl_p11_mechanism_name(facts->mechanism), "iv_mode", hpl_p11_iv_mode_name(facts->iv_mode),
+    json_t *out = json_pack("{s:s s:s s:s s:s s:s s:s s:s s:i s:i s:I s:b s:b s:b s:s}", "mechanism", hpl_p11_mechanism_name(facts->mechanism), "iv_mode", hpl_p11_iv_mode_name(facts->iv_mode),
                             "token", keystore->option->name, "token_label", facts->label, "token_serial", facts->serial, "token_manufacturer",
                             facts->manufacturer, "library_version", facts->library, "sessions", (int)stat.num_sessions, "max_sessions",
                             (int)stat.max_sessions, "initialisations", (json_int_t)stat.initialisations, "is_connected", stat.is_connected,
-                            "has_failed", stat.has_failed, "isolation", device->ops->isolation);
+                            "has_failed", stat.has_failed, "is_latched", stat.is_latched, "isolation", device->ops->isolation);
     json_object_set_new(out, "optional_attributes", hpl_p11_optional_names(stat.optional_attributes));
     json_object_set_new(out, "orphans", hpl_p11_orphans_json(keystore));
     if (device->ops->describe_members)

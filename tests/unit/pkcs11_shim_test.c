@@ -131,6 +131,32 @@ HPL_TEST(an_iv_that_comes_twice_ends_wrapping_but_not_unwrapping)
     shim->iv = SHIM_RETURNS;
     EXPECT_STATUS(try_wrap(keystore, uid, &wrapped), HPL_INTEGRITY);
     EXPECT_OK(try_unwrap(keystore, uid, &good));
+    json_t *HPL_JSON_AUTO facts = keystore->ops->describe(keystore);
+    EXPECT(json_is_true(json_object_get(facts, "is_latched")));
+    keystore->ops->close(keystore);
+    softhsm_wipe(&hsm);
+}
+
+static bool tells_optional(struct hpl_keystore *keystore)
+{
+    json_t *HPL_JSON_AUTO facts = keystore->ops->describe(keystore);
+    EXPECT(json_is_false(json_object_get(facts, "is_latched")));
+    EXPECT(json_is_array(json_object_get(facts, "optional_attributes")) || json_is_null(json_object_get(facts, "optional_attributes")));
+    return json_is_array(json_object_get(facts, "optional_attributes"));
+}
+
+HPL_TEST(attributes_that_keys_are_made_with_are_told_once_one_was_made)
+{
+    struct softhsm hsm;
+    uint8_t uid[HPL_KEY_UID_LEN];
+    shim_init(&hsm, SHIM_AS_IS);
+    struct hpl_keystore *keystore = must_open(&hsm);
+    EXPECT(tells_optional(keystore)); /* the canary was made */
+    keystore->ops->close(keystore);
+    keystore = must_open(&hsm);
+    EXPECT(!tells_optional(keystore));
+    new_key(keystore, uid);
+    EXPECT(tells_optional(keystore));
     keystore->ops->close(keystore);
     softhsm_wipe(&hsm);
 }
