@@ -141,11 +141,12 @@ static struct hpl_local_version *find(const struct hpl_key_file *file, uint32_t 
     return NULL;
 }
 
-static void version_info(struct hpl_buf *info, const struct hpl_key_file *file, uint32_t number)
+static enum hpl_status version_info(struct hpl_call *call, struct hpl_buf *info, const struct hpl_key_file *file, uint32_t number)
 {
     hpl_buf_put_str(info, "hpl-local-key-v1");
     hpl_buf_put(info, file->uid, sizeof file->uid);
     hpl_buf_put_u32(info, number);
+    return hpl_buf_check(info) == HPL_OK ? HPL_OK : hpl_fail(call, HPL_NO_MEMORY, "out of memory");
 }
 
 enum hpl_status hpl_key_file_add_given(struct hpl_call *call, struct hpl_key_file *file, const struct hpl_secret *root, uint32_t number,
@@ -161,7 +162,7 @@ enum hpl_status hpl_key_file_add_given(struct hpl_call *call, struct hpl_key_fil
     file->versions = grown;
     struct hpl_local_version *version = &grown[file->num_versions];
     version->number = number;
-    version_info(&info, file, number);
+    HPL_TRY(version_info(call, &info, file, number));
     bool is_done = RAND_bytes(version->salt, sizeof version->salt) == 1 &&
                    hpl_local_seal(root, version->salt, hpl_buf_bytes(&info), hpl_bytes(NULL, 0), material->bytes, material->len, version->sealed);
     hpl_buf_wipe(&info);
@@ -186,12 +187,15 @@ enum hpl_status hpl_key_file_material(struct hpl_call *call, const struct hpl_ke
 {
     struct hpl_buf info = {0};
     const struct hpl_local_version *version = find(file, number);
-    *out = version ? hpl_secret_new(HPL_LOCAL_KEY_LEN) : NULL;
+    *out = NULL;
     if (!version)
         return hpl_fail(call, HPL_KEY_UNAVAILABLE, "the key folder has no material of version %u of this key", number);
-    if (!*out)
+    HPL_TRY(version_info(call, &info, file, number));
+    *out = hpl_secret_new(HPL_LOCAL_KEY_LEN);
+    if (!*out) {
+        hpl_buf_wipe(&info);
         return hpl_fail(call, HPL_NO_MEMORY, "the secret region is full");
-    version_info(&info, file, number);
+    }
     bool is_open = hpl_local_open(root, version->salt, hpl_buf_bytes(&info), hpl_bytes(NULL, 0), version->sealed, HPL_LOCAL_KEY_LEN, (*out)->bytes);
     hpl_buf_wipe(&info);
     if (is_open)

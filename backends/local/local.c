@@ -185,6 +185,15 @@ static void learn(struct local *local, const uint8_t uid[static HPL_KEY_UID_LEN]
     pthread_mutex_unlock(&local->lock);
 }
 
+static void forget_name(struct local *local, const uint8_t uid[static HPL_KEY_UID_LEN])
+{
+    char hex[2 * HPL_KEY_UID_LEN + 1];
+    hpl_hex_encode(hex, uid, HPL_KEY_UID_LEN);
+    pthread_mutex_lock(&local->lock);
+    json_object_del(local->names, hex);
+    pthread_mutex_unlock(&local->lock);
+}
+
 static bool recall_name(struct local *local, const uint8_t uid[static HPL_KEY_UID_LEN], char name[static NAME_LEN + 5])
 {
     char hex[2 * HPL_KEY_UID_LEN + 1];
@@ -397,16 +406,26 @@ static enum hpl_status probe(struct hpl_keystore *keystore, struct hpl_call *cal
     return round_trip(call, local);
 }
 
+/* A file that went, or got another name, is looked for anew next time. */
+static enum hpl_status read_named(struct hpl_call *call, struct local *local, const uint8_t *uid, char name[static NAME_LEN + 5], struct hpl_key_file *file)
+{
+    HPL_TRY(name_of(call, local, uid, name));
+    enum hpl_status status = read_file(call, local, name, file);
+    if (status == HPL_NOT_FOUND)
+        forget_name(local, uid);
+    return status;
+}
+
 /* The file that has this uid, or an empty one that waits for its record. Under changing. */
 static enum hpl_status file_of(struct hpl_call *call, struct local *local, const uint8_t *uid, char name[static NAME_LEN + 5], struct hpl_key_file *file)
 {
     struct hpl_call sub = {0};
     *file = (struct hpl_key_file){0};
-    enum hpl_status status = name_of(&sub, local, uid, name);
-    if (status == HPL_OK)
-        return read_file(call, local, name, file);
+    enum hpl_status status = read_named(&sub, local, uid, name, file);
+    if (status == HPL_NOT_FOUND)
+        status = read_named(&sub, local, uid, name, file);
     if (status != HPL_KEY_UNAVAILABLE)
-        return hpl_fail(call, status, "%s", hpl_detail(&sub, status));
+        return status == HPL_OK ? HPL_OK : hpl_fail(call, status, "%s", hpl_detail(&sub, status));
     waiting_name(uid, name);
     memcpy(file->uid, uid, sizeof file->uid);
     return HPL_OK;

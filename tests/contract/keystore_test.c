@@ -283,6 +283,7 @@ HPL_TEST(material_that_never_got_a_record_can_be_destroyed)
         new_key(keystore, uid);
         EXPECT_OK(keystore->ops->wrap(keystore, &call, uid, 1, aad, secret, &wrapped));
         EXPECT_OK(keystore->ops->destroy_version(keystore, &call, uid, 1));
+        EXPECT_OK(keystore->ops->destroy_version(keystore, &call, uid, 1));
         struct hpl_keystore *again = stores[store_].open();
         EXPECT_STATUS(try_unwrap(keystore, uid, 1, aad, &wrapped), HPL_KEY_UNAVAILABLE);
         EXPECT_STATUS(try_unwrap(again, uid, 1, aad, &wrapped), HPL_KEY_UNAVAILABLE);

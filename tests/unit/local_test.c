@@ -343,6 +343,15 @@ HPL_TEST(destroyed_material_is_gone_for_every_handle_and_from_the_folder)
     EXPECT_NUM(access(path, F_OK), 0);
     EXPECT_OK(keystore->ops->destroy_version(keystore, &(struct hpl_call){0}, waiting, 1));
     EXPECT_NUM(access(path, F_OK), -1);
+    for (int i = 0; i < 2; i++) { /* its name is forgotten, by a handle that saw it go and by one that did not */
+        struct hpl_keystore *first = i ? other : keystore, *second = i ? keystore : other;
+        EXPECT_OK(first->ops->create_version(first, &(struct hpl_call){0}, waiting, 1));
+        EXPECT_OK(use_key(second, waiting, &(struct hpl_call){0}));
+        EXPECT_OK(first->ops->destroy_version(first, &(struct hpl_call){0}, waiting, 1));
+        EXPECT_OK(second->ops->destroy_version(second, &(struct hpl_call){0}, waiting, 1));
+        EXPECT_OK(second->ops->create_version(second, &(struct hpl_call){0}, waiting, 1));
+        EXPECT_OK(second->ops->destroy_version(second, &(struct hpl_call){0}, waiting, 1));
+    }
     keystore->ops->close(keystore);
     other->ops->close(other);
     hpl_secret_free(place.root);
