@@ -9,6 +9,8 @@
 #include "base/file.h"
 #include "base/hash.h"
 
+#define MAX_WRAPS UINT64_C(3037000499)
+
 /* --- configuration ---------------------------------------------------------------------------------------------------------------- */
 
 /* From the network only names: modules, PINs and paths come from the local file, or an administrator's credential would run code. */
@@ -228,6 +230,15 @@ static enum hpl_status random_bytes(struct hpl_keystore *base, struct hpl_call *
     return status;
 }
 
+/* No key waits in a token for its record. GCM's random IVs want a new version at 2^31.5 wraps; leases.c ends a version at 2^32. */
+static enum hpl_status has_material(struct hpl_keystore *base, struct hpl_call *call, const char *key_id, bool *out, uint64_t *max_wraps)
+{
+    (void)call, (void)key_id;
+    *out = false;
+    *max_wraps = mechanism(base) == HPL_MECH_P11_GCM ? MAX_WRAPS : 0;
+    return HPL_OK;
+}
+
 static json_t *describe(struct hpl_keystore *base)
 {
     struct hpl_p11_keystore *keystore = of(base);
@@ -281,6 +292,7 @@ static const struct hpl_keystore_ops ops = {
     .record_put = hpl_p11_record_put,
     .record_list = hpl_p11_record_list,
     .describe = describe,
+    .has_material = has_material,
 };
 
 static struct hpl_p11_keystore *make(const struct hpl_token_option *option, const struct hpl_backend_env *env)

@@ -263,6 +263,20 @@ HPL_TEST(a_token_that_keeps_failing_is_initialised_again_and_works_after)
     softhsm_wipe(&hsm);
 }
 
+HPL_TEST(a_module_that_cannot_lock_is_refused_by_that_name)
+{
+    struct softhsm hsm;
+    struct hpl_call call;
+    struct hpl_keystore *keystore = NULL;
+    shim_init(&hsm, SHIM_AS_IS);
+    shim->rv = CKR_CANT_LOCK;
+    shim->times = SHIM_ALWAYS;
+    shim->where = SHIM_INITIALIZE;
+    EXPECT_STATUS(softhsm_try_open(&hsm, &call, &keystore), HPL_KEY_UNAVAILABLE);
+    EXPECT(strstr(call.detail, "CKR_CANT_LOCK") != NULL);
+    softhsm_wipe(&hsm);
+}
+
 /* --- what a token says of itself -------------------------------------------------------------------------------------------------- */
 
 HPL_TEST(a_pin_counter_that_is_low_is_never_lowered_further)

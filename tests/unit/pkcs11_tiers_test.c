@@ -253,6 +253,27 @@ HPL_TEST(a_token_without_session_objects_is_tried_with_token_objects_that_go_aga
 
 /* --- the mode is pinned ------------------------------------------------------------------------------------------------------------------ */
 
+HPL_TEST(keys_of_gcm_tell_the_service_how_many_wraps_a_version_may_do)
+{
+    static const struct { const char *mechanism; uint64_t most; } cases[] = {{"aes-gcm", 3037000499u}, {"aes-cbc-hmac", 0}}; /* 2^31.5 */
+    for (size_t i = 0; i < HPL_COUNT(cases); i++) {
+        struct softhsm hsm;
+        struct hpl_call call;
+        struct hpl_keystore *keystore;
+        bool is_there = true;
+        uint64_t most = 1;
+        shim_init(&hsm, SHIM_AS_IS);
+        hsm.option.mechanism = cases[i].mechanism;
+        EXPECT_OK(softhsm_try_open(&hsm, &call, &keystore));
+        EXPECT(keystore->ops->has_material != NULL);
+        EXPECT_OK(keystore->ops->has_material(keystore, &call, "any", &is_there, &most));
+        EXPECT(!is_there);
+        EXPECT_NUM(most, cases[i].most);
+        keystore->ops->close(keystore);
+        softhsm_wipe(&hsm);
+    }
+}
+
 HPL_TEST(another_mechanism_than_the_pinned_is_refused_until_it_is_accepted)
 {
     struct softhsm hsm;

@@ -8,7 +8,7 @@
 
 #define HPL_TOKEND_VERSION 2u
 #define HPL_TOKEND_HEADER_LEN 24u
-#define HPL_TOKEND_ROOM 8192u         /* every body fits but a MAC's message and random bytes */
+#define HPL_TOKEND_ROOM 8192u         /* every body fits but a MAC's message and a survey's uids */
 #define HPL_TOKEND_MESSAGE_MAX (1u << 20)
 #define HPL_TOKEND_LATCH_KEY_LEN 32u
 /* Flags of an answer. */

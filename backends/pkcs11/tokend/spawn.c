@@ -1,4 +1,4 @@
-/* The worker as a process: the program beside ours, an environment of known names only, three descriptors. Supervisor's thread; check
+/* The worker as a process: the program beside ours, an environment of known names only, four descriptors. Supervisor's thread; check
  * on any thread. posix_spawn, for the daemon has many threads. */
 #include "backends/pkcs11/tokend/spawn.h"
 

@@ -237,7 +237,7 @@ static void answer_for_the_dead(struct hpl_p11_remote *remote)
     }
 }
 
-/* 250 ms after the second failure in a row, doubled each time up to 4 s, give or take a fifth; none after a worker that worked. */
+/* 250 ms after the second failure in a row, doubled each time up to 1.6 s, give or take a fifth; none after a worker that worked. */
 static uint64_t pause_ms(struct hpl_p11_remote *remote)
 {
     uint8_t jitter = 0;
