@@ -242,7 +242,7 @@ struct page {
     struct {
         char access_key[HPL_ACCESS_KEY_MAX + 1];
         uint64_t revision;
-        bool is_kept;
+        bool is_kept, is_damaged;
     } rows[PAGE];
 };
 
@@ -254,15 +254,15 @@ static bool is_among(const char *name, const char *const *names, size_t num_name
     return false;
 }
 
-/* A damaged row is one like any other here: it is not kept for being damaged. */
 static bool note_row(void *arg, const char *name, uint64_t revision, enum hpl_status status, struct hpl_bytes content)
 {
     struct page *page = arg;
-    (void)status, (void)content;
+    (void)content;
     snprintf(page->last, sizeof page->last, "%s", name);
     snprintf(page->rows[page->count].access_key, sizeof page->last, "%s", name);
     page->rows[page->count].revision = revision;
     page->rows[page->count].is_kept = is_among(name, page->kept, page->num_kept);
+    page->rows[page->count].is_damaged = status != HPL_OK || revision == 0;
     page->count++;
     return true;
 }
@@ -276,6 +276,8 @@ enum hpl_status hpl_auth_keep_only(struct hpl_call *call, struct hpl_auth *auth,
         for (size_t i = 0; i < page.count; i++) {
             if (page.rows[i].is_kept)
                 continue;
+            if (page.rows[i].is_damaged) /* left alone, it might be put right again behind our back, and sign */
+                return hpl_fail(call, HPL_INTEGRITY, "the credential '%.40s' is to be removed, but its row was changed: restore the catalog from one backup", page.rows[i].access_key);
             HPL_TRY(hpl_catalog_delete(call, auth->catalog, ROW_TYPE, page.rows[i].access_key, page.rows[i].revision));
             forget(auth, page.rows[i].access_key);
         }

@@ -114,7 +114,7 @@ enum hpl_status hpl_secret_init(struct hpl_call *call, size_t size, enum hpl_sec
     pthread_mutex_lock(&lock);
     enum hpl_status status = region ? HPL_OK : map_region(call, size, policy);
     if (status == HPL_OK && policy == HPL_SECRET_MUST_LOCK && !is_locked)
-        status = hpl_fail(call, HPL_UNAVAILABLE, "secrets were made before the memory for them was locked");
+        status = hpl_fail(call, HPL_UNAVAILABLE, "memory for keys is not locked, and they must be: raise the limit with 'ulimit -l 8192'");
     if (status == HPL_OK && policy == HPL_SECRET_MUST_LOCK)
         must_lock = true;
     pthread_mutex_unlock(&lock);

@@ -58,6 +58,7 @@ static char *setting(struct hpl_bytes file, const char *name)
 enum hpl_status hpl_client_init(struct hpl_call *call, struct hpl_client *client, const char *env_file)
 {
     struct hpl_buf file = {0};
+    HPL_TRY(hpl_secret_init(call, HPL_CLI_SECRETS_LEN, HPL_SECRET_MAY_SWAP)); /* who needs more asks for it when it has to */
     enum hpl_status status = env_file ? hpl_file_read(call, env_file, 65536, &file) : HPL_OK;
     if (status == HPL_OK) {
         client->endpoint = setting(hpl_buf_bytes(&file), "HARDPLATE_ENDPOINT");

@@ -10,6 +10,9 @@ enum hpl_exit { HPL_EXIT_DONE = 0, HPL_EXIT_FAILED = 1, HPL_EXIT_USAGE = 2, HPL_
 
 struct hpl_command;
 
+/* Memory for keys and credentials; small, so that it can be locked within usual limits. */
+#define HPL_CLI_SECRETS_LEN (256u << 10)
+
 struct hpl_client {
     const struct hpl_command *command; /* the one that runs */
     char *endpoint, *region, *access_key, *ca_file;

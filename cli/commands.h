@@ -6,9 +6,6 @@
 
 #include "cli/client.h"
 
-/* Locked memory for keys that came from files or the daemon. */
-#define HPL_CLI_SECRETS_LEN (256u << 10)
-
 /* argv[0] is the command's last word; it may be permuted. */
 typedef enum hpl_exit hpl_command_fn(const struct hpl_client *client, int argc, char **argv);
 

@@ -224,14 +224,26 @@ static enum hpl_status first_configure(struct hpl_call *call, struct hpl_house *
     return body ? hpl_kms_begin(house->kms, call, body) : HPL_OK;
 }
 
-static int run(struct hpl_house *house, const struct hpl_config *config, const struct hpl_dev *dev, const sigset_t *signals)
+/* The socket that systemd listens on for us, 0 for none, -1 when there is not just one. Before there are threads: it takes the variables away. */
+static int given_socket(void)
+{
+    int num_given = sd_listen_fds(1);
+    if (num_given == 0)
+        return 0;
+    if (num_given == 1)
+        return SD_LISTEN_FDS_START;
+    fprintf(stderr, "hardplated: systemd handed over %d sockets, and one is taken: give the socket unit one ListenStream=\n", num_given);
+    return -1;
+}
+
+static int run(struct hpl_house *house, const struct hpl_config *config, const struct hpl_dev *dev, int inherited_fd, const sigset_t *signals)
 {
     struct hpl_call call = {0};
     enum hpl_status status = hpl_house_open(&call, house, config, dev->dir != NULL);
     if (status == HPL_OK)
         status = first_configure(&call, house, dev);
     if (status == HPL_OK)
-        status = hpl_house_serve(&call, house, sd_listen_fds(1) == 1 ? SD_LISTEN_FDS_START : 0);
+        status = hpl_house_serve(&call, house, inherited_fd);
     if (status == HPL_OK && dev->dir)
         status = publish_dev(&call, house, dev);
     if (status != HPL_OK)
@@ -258,6 +270,9 @@ int main(int argc, char **argv)
         return code;
     hpl_harden();
     hpl_json_init();
+    int inherited_fd = given_socket();
+    if (inherited_fd < 0)
+        return EXIT_FAILED;
     signal(SIGPIPE, SIG_IGN);
     sigset_t signals;
     sigemptyset(&signals);
@@ -281,7 +296,7 @@ int main(int argc, char **argv)
     }
     sigprocmask(SIG_BLOCK, &signals, NULL);
     struct hpl_house house;
-    code = run(&house, config, &dev, &signals);
+    code = run(&house, config, &dev, inherited_fd, &signals);
     hpl_house_close(&house);
     hpl_config_free(config);
     fflush(stdout);

@@ -27,7 +27,7 @@ ssize_t hpl_link_write(struct hpl_link *link, const void *from, size_t len, bool
 /* Nothing more will be written; reading goes on. */
 void hpl_link_end_writing(struct hpl_link *link);
 /* What is read from now on is an object's bytes, or no longer: OpenSSL then reads more at a time and does not wipe its buffers after each record, as it does
- * for heads and whole bodies, which have keys in them. */
+ * for heads and whole bodies, which have keys in them. An OpenSSL that settles both when a connection begins goes on wiping, and reads less at a time. */
 void hpl_link_set_bulk(struct hpl_link *link, bool is_bulk);
 /* Closes the socket; reset: as a broken connection, so that the peer cannot take what it has for the whole. */
 void hpl_link_close(struct hpl_link *link, bool reset);

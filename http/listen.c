@@ -81,10 +81,12 @@ static enum hpl_status listen_unix(struct hpl_call *call, const char *where, str
     memcpy(address.sun_path, path, strlen(path) + 1);
     if (is_left_behind(&address))
         unlink(path);
-    mode_t before = umask(0117);
-    enum hpl_status status = bind_to(call, where, out, AF_UNIX, (const struct sockaddr *)&address, sizeof address);
-    umask(before);
-    return status;
+    out->is_unix = true;
+    snprintf(out->address, sizeof out->address, "%s", where);
+    HPL_TRY(bind_to(call, where, out, AF_UNIX, (const struct sockaddr *)&address, sizeof address));
+    if (chmod(path, 0660) != 0)
+        return hpl_fail(call, HPL_INVALID_CONFIGURATION, "cannot let the group of %s in: %s", path, strerror(errno));
+    return HPL_OK;
 }
 
 static enum hpl_status take_over(struct hpl_call *call, int fd, struct hpl_http_listener *out)
@@ -105,8 +107,8 @@ static void note_address(struct hpl_http_listener *listener)
     char host[80] = "", port[16] = "";
     if (getsockname(listener->fd, (struct sockaddr *)&bound, &len) != 0)
         return;
-    listener->is_unix = bound.ss_family == AF_UNIX;
-    if (listener->is_unix) {
+    if (bound.ss_family == AF_UNIX) {
+        listener->is_unix = true;
         snprintf(listener->address, sizeof listener->address, HPL_HTTP_UNIX "%.108s", ((struct sockaddr_un *)&bound)->sun_path);
         return;
     }

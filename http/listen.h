@@ -13,7 +13,7 @@ struct hpl_http_listener {
     bool is_own;       /* bound here: its path goes when it is closed */
 };
 
-/* where: HOST:PORT (port 0: a free one), [V6]:PORT, or unix:PATH. A path's socket is for its owner and group; one that a dead process left is replaced.
+/* where: HOST:PORT (port 0: a free one), [V6]:PORT, or unix:PATH. A path's socket is for its owner and, at once after, its group; one that a dead process left is replaced.
  * inherited: a listening socket to take in place of all that, or 0. HPL_INVALID_CONFIGURATION with the mend. */
 enum hpl_status hpl_http_listen(struct hpl_call *call, const char *where, int inherited, struct hpl_http_listener *out) HPL_MUST_USE;
 void hpl_http_unlisten(struct hpl_http_listener *listener);

@@ -176,6 +176,23 @@ HPL_TEST(only_the_kept_credentials_stay)
     leave(&house);
 }
 
+HPL_TEST(a_credential_to_be_removed_whose_row_was_changed_is_named)
+{
+    static const char *const changes[] = {"UPDATE rows SET content = x'00' WHERE name = 'gone'", "UPDATE rows SET revision = 0 WHERE name = 'gone'"};
+    for (size_t i = 0; i < HPL_COUNT(changes); i++) {
+        struct house house = fresh();
+        sqlite3 *db;
+        struct hpl_call own = {0};
+        EXPECT_OK(put(&house, "gone", "long-enough", HPL_ROLE_OBJECTS));
+        EXPECT_NUM(sqlite3_open(house.path, &db), SQLITE_OK);
+        EXPECT_NUM(sqlite3_exec(db, changes[i], NULL, NULL, NULL), SQLITE_OK);
+        EXPECT_NUM(sqlite3_close(db), SQLITE_OK);
+        EXPECT_STATUS(hpl_auth_keep_only(&own, house.auth, NULL, 0), HPL_INTEGRITY);
+        EXPECT(strstr(own.detail, "'gone'") != NULL);
+        leave(&house);
+    }
+}
+
 static bool file_holds(const char *path, const char *text)
 {
     FILE *file = fopen(path, "r");

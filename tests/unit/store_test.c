@@ -305,6 +305,42 @@ HPL_TEST(a_listing_gives_every_object_once_and_holds_nobody_up)
     hpl_store_close(store);
 }
 
+static bool see_two(void *arg, const struct hpl_object *object, char *skip_to)
+{
+    (void)object, (void)skip_to;
+    return ++*(unsigned *)arg < 2;
+}
+
+static bool see_all(void *arg, const struct hpl_object *object, char *skip_to)
+{
+    (void)object, (void)skip_to;
+    ++*(unsigned *)arg;
+    return true;
+}
+
+HPL_TEST(a_damaged_row_harms_only_listings_that_get_to_it)
+{
+    char path[400], index[420];
+    unsigned count = 0;
+    sqlite3 *db;
+    struct hpl_store *store = opened("damaged", path);
+    for (uint8_t i = 1; i <= 4; i++) {
+        struct hpl_object object = object_of((const char[]){(char)('a' + i), '\0'}, i);
+        EXPECT_OK(hpl_store_put_object(NULL, store, &object, NULL, 0, NULL, false));
+    }
+    snprintf(index, sizeof index, "%s/index.db", path);
+    EXPECT_NUM(sqlite3_open(index, &db), SQLITE_OK);
+    EXPECT_NUM(sqlite3_exec(db, "UPDATE objects SET instance = x'00' WHERE key = 'd'", NULL, NULL, NULL), SQLITE_OK);
+    EXPECT_NUM(sqlite3_close(db), SQLITE_OK);
+    EXPECT_OK(hpl_store_list_objects(NULL, store, "bucket", "", NULL, see_two, &count));
+    EXPECT_NUM(count, 2);
+    EXPECT_STATUS(hpl_store_list_objects(NULL, store, "bucket", "", NULL, see_all, &count), HPL_INTEGRITY);
+    EXPECT_NUM(count, 4);
+    EXPECT_OK(hpl_store_list_objects(NULL, store, "bucket", "", "d", see_all, &count));
+    EXPECT_NUM(count, 5);
+    hpl_store_close(store);
+}
+
 HPL_TEST(a_listing_of_parts_gives_each_in_order_and_holds_nobody_up)
 {
     char path[400];

@@ -12,9 +12,10 @@
 
 struct hpl_store {
     char dir[PATH_MAX];
-    pthread_mutex_t lock; /* around db and pins */
+    pthread_mutex_t lock; /* around all below */
     sqlite3 *db;
     json_t *pins;         /* instance in hex → number of readers */
+    bool has_waiting;     /* garbage that a reader, or want of memory, kept back */
 };
 
 /* objects/<2 hex>/<32 hex>, or tmp/<32 hex> while it is written. */

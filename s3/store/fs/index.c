@@ -212,14 +212,18 @@ static void take_garbage(struct hpl_store *store, struct taken *taken)
     sqlite3_stmt *rows, *mark = NULL;
     uint8_t id[HPL_FILE_ID_LEN];
     bool has_room = true;
+    store->has_waiting = false;
     if (prepare(NULL, store, &rows, "SELECT file, instance FROM garbage WHERE file NOT IN (SELECT file FROM taken)") != HPL_OK)
         return;
     while (has_room && sqlite3_step(rows) == SQLITE_ROW) {
-        if (is_pinned(store, column_bytes(rows, 1)) || !copy_exact(id, sizeof id, column_bytes(rows, 0)))
+        bool is_held = is_pinned(store, column_bytes(rows, 1));
+        store->has_waiting |= is_held;
+        if (is_held || !copy_exact(id, sizeof id, column_bytes(rows, 0)))
             continue;
         has_room = mark || prepare(NULL, store, &mark, "INSERT INTO taken (file, is_gone) VALUES (?, 0)") == HPL_OK;
         has_room = has_room && take(taken, mark, id);
     }
+    store->has_waiting |= !has_room;
     sqlite3_finalize(mark);
     sqlite3_finalize(rows);
 }
@@ -273,8 +277,10 @@ void hpl_store_unpin(struct hpl_store *store, const uint8_t instance[static HPL_
 {
     pthread_mutex_lock(&store->lock);
     pin_instance(store, instance, -1);
+    bool has_waiting = store->has_waiting;
     pthread_mutex_unlock(&store->lock);
-    hpl_fs_collect_garbage(store);
+    if (has_waiting)
+        hpl_fs_collect_garbage(store);
 }
 
 /* --- opening --------------------------------------------------------------------------------------------------------------- */
@@ -620,7 +626,7 @@ enum hpl_status hpl_store_delete_object(struct hpl_call *call, struct hpl_store 
 }
 
 #define LIST_PAGE 128u
-#define LIST_PAGE_START 8u          /* and after each skip, which makes the rest of a page useless */
+#define LIST_PAGE_START 8u          /* and 1 after each skip, which makes the rest of a page useless */
 #define LIST_PAGE_BYTES (4u << 20)  /* of manifests, past which a page ends early */
 
 /* Rows on their way to a callback, which is called without the lock. */
@@ -628,19 +634,27 @@ struct object_page {
     struct hpl_object rows[LIST_PAGE];
     size_t count;
     bool is_last;
+    enum hpl_status end; /* what the row behind them is; told when a listing gets there */
 };
 
 static enum hpl_status read_page(struct hpl_call *call, struct hpl_store *store, sqlite3_stmt *statement, size_t max, struct object_page *page)
 {
     size_t bytes = 0;
     int code = SQLITE_DONE;
-    enum hpl_status status = HPL_OK;
-    while (status == HPL_OK && page->count < max && bytes < LIST_PAGE_BYTES && (code = sqlite3_step(statement)) == SQLITE_ROW) {
-        status = read_object(call, statement, &page->rows[page->count]);
-        bytes += page->rows[page->count++].manifest.len;
+    page->is_last = false;
+    page->end = HPL_OK;
+    while (page->count < max && bytes < LIST_PAGE_BYTES && (code = sqlite3_step(statement)) == SQLITE_ROW) {
+        struct hpl_object *row = &page->rows[page->count];
+        page->end = read_object(call, statement, row);
+        if (page->end != HPL_OK) {
+            hpl_object_wipe(row);
+            return HPL_OK;
+        }
+        bytes += row->manifest.len;
+        page->count++;
     }
     page->is_last = code == SQLITE_DONE;
-    return status == HPL_OK && code != SQLITE_DONE && code != SQLITE_ROW ? hpl_fs_db_error(call, store, code) : status;
+    return code == SQLITE_DONE || code == SQLITE_ROW ? HPL_OK : hpl_fs_db_error(call, store, code);
 }
 
 /* Up to max rows from after on. */
@@ -697,7 +711,9 @@ enum hpl_status hpl_store_list_objects(struct hpl_call *call, struct hpl_store *
         status = load_page(call, store, bucket, from, is_first, max, page);
         is_more = status == HPL_OK && give_page(page, prefix, fn, arg, from, &has_skipped);
         page_wipe(page);
-        max = has_skipped ? LIST_PAGE_START : max < LIST_PAGE ? 2 * max : LIST_PAGE;
+        if (is_more && !has_skipped && page->end != HPL_OK)
+            status = page->end;
+        max = has_skipped ? 1 : max < LIST_PAGE ? 2 * max : LIST_PAGE;
     }
     free(page);
     return status;
