@@ -330,7 +330,7 @@ HPL_TEST(a_damaged_row_harms_only_listings_that_get_to_it)
     }
     snprintf(index, sizeof index, "%s/index.db", path);
     EXPECT_NUM(sqlite3_open(index, &db), SQLITE_OK);
-    EXPECT_NUM(sqlite3_exec(db, "UPDATE objects SET instance = x'00' WHERE key = 'd'", NULL, NULL, NULL), SQLITE_OK);
+    EXPECT_NUM(sqlite3_exec(db, "UPDATE objects SET instance = x'00' WHERE CAST(key AS TEXT) = 'd'", NULL, NULL, NULL), SQLITE_OK);
     EXPECT_NUM(sqlite3_close(db), SQLITE_OK);
     EXPECT_OK(hpl_store_list_objects(NULL, store, "bucket", "", NULL, see_two, &count));
     EXPECT_NUM(count, 2);
