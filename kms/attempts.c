@@ -48,8 +48,7 @@ struct attempt {
     enum hpl_status (*run)(struct hpl_call *call, struct hpl_keystore *keystore, const void *work);
     const void *work;
     struct hpl_meter *meter; /* may be NULL */
-    bool is_decrypt;         /* the gate has room for it when others are turned away */
-    bool is_reading;         /* of what is known of keys, not a use of one: its success says nothing of those */
+    enum hpl_breaker_use use;
 };
 
 /* Runs it, and again up to retry_attempts times where its status says that a repetition may help. */
@@ -87,11 +86,11 @@ static enum hpl_status pass(struct hpl_call *call, struct hpl_attachment *attach
     bool must_probe;
     if (call && call->must_not_wait)
         return try_at_once(call, attachment, attempt);
-    HPL_TRY(hpl_breaker_enter(attachment->breaker, call, (unsigned)attachment->settings.queue, attempt->is_decrypt, &must_probe));
+    HPL_TRY(hpl_breaker_enter(attachment->breaker, call, (unsigned)attachment->settings.queue, attempt->use, &must_probe));
     enum hpl_status status = must_probe ? probe(call, attachment) : HPL_OK;
     if (status == HPL_OK)
         status = repeat(call, attachment, attempt);
-    if (hpl_breaker_leave(attachment->breaker, attempt->is_decrypt, attempt->is_reading, status) && probe(NULL, attachment) == HPL_OK)
+    if (hpl_breaker_leave(attachment->breaker, attempt->use, status) && probe(NULL, attachment) == HPL_OK)
         hpl_log(HPL_LOG_DEBUG, "kms.breaker.kept_closed", HPL_S("backend", attachment->backend->name));
     return status;
 }
@@ -146,14 +145,14 @@ static enum hpl_status run_reading(struct hpl_call *call, struct hpl_attachment 
 enum hpl_status hpl_kms_read_record(struct hpl_call *call, struct hpl_attachment *attachment, const char *key_id, struct hpl_buf *content, uint64_t *revision)
 {
     const struct reading_work work = {.key_id = key_id, .content = content, .number = revision};
-    return run_reading(call, attachment, &(struct attempt){.run = read_once, .work = &work, .is_decrypt = true, .is_reading = true});
+    return run_reading(call, attachment, &(struct attempt){.run = read_once, .work = &work, .use = HPL_BREAKER_READING});
 }
 
 enum hpl_status hpl_kms_ask_key_id(struct hpl_call *call, struct hpl_attachment *attachment, const uint8_t uid[static HPL_KEY_UID_LEN],
                                    char key_id[static HPL_KEY_ID_MAX + 1])
 {
     const struct reading_work work = {.uid = uid, .found_id = key_id};
-    return run_reading(call, attachment, &(struct attempt){.run = ask_key_id_once, .work = &work, .is_decrypt = true, .is_reading = true});
+    return run_reading(call, attachment, &(struct attempt){.run = ask_key_id_once, .work = &work, .use = HPL_BREAKER_READING});
 }
 
 enum hpl_status hpl_kms_ask_material(struct hpl_call *call, struct hpl_attachment *attachment, const char *key_id, bool *is_there, uint64_t *max_wraps)
@@ -163,7 +162,7 @@ enum hpl_status hpl_kms_ask_material(struct hpl_call *call, struct hpl_attachmen
     *max_wraps = 0;
     if (!attachment->keystore->ops->has_material)
         return HPL_OK;
-    return run_reading(call, attachment, &(struct attempt){.run = ask_material_once, .work = &work, .is_decrypt = true, .is_reading = true});
+    return run_reading(call, attachment, &(struct attempt){.run = ask_material_once, .work = &work, .use = HPL_BREAKER_READING});
 }
 
 struct random_work {
@@ -237,5 +236,5 @@ enum hpl_status hpl_kms_unwrap(struct hpl_call *call, struct hpl_attachment *att
 {
     struct hpl_wrapped copy = *wrapped;
     const struct wrap_work work = {.uid = record->uid, .version = version, .aad = aad, .wrapped = &copy, .opened = out};
-    return pass(call, attachment, &(struct attempt){.run = unwrap_once, .work = &work, .meter = &attachment->shared->unwraps, .is_decrypt = true});
+    return pass(call, attachment, &(struct attempt){.run = unwrap_once, .work = &work, .meter = &attachment->shared->unwraps, .use = HPL_BREAKER_DECRYPT});
 }

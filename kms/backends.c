@@ -175,7 +175,10 @@ static enum hpl_status may_store(struct hpl_kms *kms, struct hpl_call *call, con
     struct hpl_attachment *HPL_ATTACHMENT_AUTO attachment = find_open(kms, ref->instance, &is_active);
     if (!attachment && is_detached(kms, ref->instance))
         return hpl_fail(call, HPL_KEY_UNAVAILABLE, "the keystore under this was detached meanwhile; send it again");
-    if (!attachment || hpl_attachment_kept_record(&quiet, attachment, ref->key_id, true, &record, NULL) != HPL_OK)
+    enum hpl_status status = attachment ? hpl_attachment_kept_record(&quiet, attachment, ref->key_id, true, &record, NULL) : HPL_OK;
+    if (status == HPL_SLOW_DOWN) /* who destroys may have got through */
+        return hpl_fail(call, status, "%s", hpl_detail(&quiet, status));
+    if (!attachment || status != HPL_OK)
         return HPL_OK; /* nothing here destroys what it cannot read */
     if (memcmp(record.uid, ref->uid, sizeof record.uid) != 0)
         return hpl_fail(call, HPL_KEY_DESTROYED, "the key '%.80s' was destroyed meanwhile; send it again", ref->key_id);

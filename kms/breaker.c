@@ -60,37 +60,37 @@ static enum hpl_status pass(struct hpl_breaker *breaker, struct hpl_call *call, 
     return HPL_OK;
 }
 
-static enum hpl_status find_room(struct hpl_breaker *breaker, struct hpl_call *call, unsigned limit, bool is_decrypt)
+static enum hpl_status find_room(struct hpl_breaker *breaker, struct hpl_call *call, unsigned limit, enum hpl_breaker_use use)
 {
     unsigned for_wraps = limit - limit / 4;
-    if (breaker->inside < limit && (is_decrypt || breaker->wrapping < for_wraps))
+    if (use == HPL_BREAKER_READING || (breaker->inside < limit && (use == HPL_BREAKER_DECRYPT || breaker->wrapping < for_wraps)))
         return HPL_OK;
     breaker->num_turned_away++;
     return hpl_fail(call, HPL_SLOW_DOWN, "%u calls wait for the key backend, as many as may", breaker->inside);
 }
 
-enum hpl_status hpl_breaker_enter(struct hpl_breaker *breaker, struct hpl_call *call, unsigned limit, bool is_decrypt, bool *must_probe)
+enum hpl_status hpl_breaker_enter(struct hpl_breaker *breaker, struct hpl_call *call, unsigned limit, enum hpl_breaker_use use, bool *must_probe)
 {
     *must_probe = false;
     pthread_mutex_lock(&breaker->lock);
-    enum hpl_status status = find_room(breaker, call, limit, is_decrypt);
+    enum hpl_status status = find_room(breaker, call, limit, use);
     if (status == HPL_OK)
         status = pass(breaker, call, must_probe);
     if (status == HPL_OK) {
-        breaker->inside++;
-        breaker->wrapping += !is_decrypt;
+        breaker->inside += use != HPL_BREAKER_READING;
+        breaker->wrapping += use == HPL_BREAKER_WRAP;
     }
     pthread_mutex_unlock(&breaker->lock);
     return status;
 }
 
-bool hpl_breaker_leave(struct hpl_breaker *breaker, bool is_decrypt, bool is_reading, enum hpl_status status)
+bool hpl_breaker_leave(struct hpl_breaker *breaker, enum hpl_breaker_use use, enum hpl_status status)
 {
     bool must_probe = false;
     pthread_mutex_lock(&breaker->lock);
-    breaker->inside--;
-    breaker->wrapping -= !is_decrypt;
-    breaker->failures = hpl_breaker_is_outage(status) ? breaker->failures + 1 : is_reading ? breaker->failures : 0;
+    breaker->inside -= use != HPL_BREAKER_READING;
+    breaker->wrapping -= use == HPL_BREAKER_WRAP;
+    breaker->failures = hpl_breaker_is_outage(status) ? breaker->failures + 1 : use == HPL_BREAKER_READING ? breaker->failures : 0;
     if (breaker->failures >= FAILURES && breaker->state == HPL_BREAKER_CLOSED && !breaker->is_probing)
         breaker->is_probing = must_probe = true;
     pthread_mutex_unlock(&breaker->lock);

@@ -26,12 +26,15 @@ void hpl_breaker_wipe(struct hpl_breaker *breaker);
 /* Whether a failure tells of the backend and not of what was asked of it. */
 bool hpl_breaker_is_outage(enum hpl_status status);
 
+/* What a call is about. Reading what is known of a key takes no room, as it comes before a use that does; and its success says nothing of uses: records may be
+ * read while keys cannot be used. */
+enum hpl_breaker_use { HPL_BREAKER_WRAP, HPL_BREAKER_DECRYPT, HPL_BREAKER_READING };
+
 /* Lets the caller in, who then leaves with what came of it. HPL_SLOW_DOWN when limit callers are inside; a quarter of them is kept for decrypts.
  * HPL_KEY_UNAVAILABLE while it is open, with call->retry_after_s. *must_probe: the pause is over, the caller is the one to probe first. */
-enum hpl_status hpl_breaker_enter(struct hpl_breaker *breaker, struct hpl_call *call, unsigned limit, bool is_decrypt, bool *must_probe) HPL_MUST_USE;
-/* True: so many failed in a row that the caller is to probe now whether it is the backend. is_reading: of records, whose success does not end the row:
- * they may be read while keys cannot be used. */
-bool hpl_breaker_leave(struct hpl_breaker *breaker, bool is_decrypt, bool is_reading, enum hpl_status status) HPL_MUST_USE;
+enum hpl_status hpl_breaker_enter(struct hpl_breaker *breaker, struct hpl_call *call, unsigned limit, enum hpl_breaker_use use, bool *must_probe) HPL_MUST_USE;
+/* True: so many failed in a row that the caller is to probe now whether it is the backend. */
+bool hpl_breaker_leave(struct hpl_breaker *breaker, enum hpl_breaker_use use, enum hpl_status status) HPL_MUST_USE;
 
 /* True: the caller is to probe now; false: it is known to be open, or somebody is about to find out. */
 bool hpl_breaker_suspect(struct hpl_breaker *breaker);

@@ -35,7 +35,8 @@ struct hpl_kms {
     } refused;
     struct hpl_kms_shared shared; /* has locks of its own */
     struct hpl_importer *importer; /* has a lock of its own */
-    _Atomic uint64_t look_again_ns; /* when the former keystores that are not open are looked at again */
+    uint64_t look_again_ns;       /* when the former keystores that are not open are looked at again; this and the next are the reaper's */
+    size_t next_look;             /* the one that this time's turn is at */
     hpl_census_fn census;
     void *census_arg;
 };

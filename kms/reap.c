@@ -7,6 +7,7 @@
 
 #define LOOK_EVERY_NS 3600000000000u
 #define OPEN_TIMEOUT_MS 10000u
+#define REAP_TIMEOUT_MS 10000u
 #define CLOSED_FOR_MS (7 * 24 * 3600 * 1000ll)
 
 /* --- destroying ---------------------------------------------------------------------------------------------------------- */
@@ -133,31 +134,37 @@ static enum hpl_status reap_attachment(struct hpl_kms *kms, struct hpl_call *cal
     return first;
 }
 
-static void reap_closed(struct hpl_kms *kms, const char *name)
+/* True: it is open now, and will be reaped with the others. */
+static bool reap_closed(struct hpl_kms *kms, const char *name)
 {
     uint8_t instance[8];
-    struct hpl_call opening, reaping = {0};
+    struct hpl_call opening, reaping;
     struct hpl_attachment *HPL_ATTACHMENT_AUTO attachment = NULL;
-    hpl_call_init(&opening, OPEN_TIMEOUT_MS);
     if (!hpl_hex_decode(instance, sizeof instance, name, strlen(name)))
-        return;
+        return false;
+    hpl_call_init(&opening, OPEN_TIMEOUT_MS);
     enum hpl_status opened = hpl_kms_acquire_instance(kms, &opening, instance, &attachment);
+    hpl_call_init(&reaping, REAP_TIMEOUT_MS);
     enum hpl_status status = opened == HPL_OK ? reap_attachment(kms, &reaping, attachment, false) : opened;
     if (status != HPL_OK)
         hpl_log(HPL_LOG_WARN, "kms.former_not_reaped", HPL_S("instance", name), HPL_S("failure", hpl_detail(opened == HPL_OK ? &reaping : &opening, status)));
+    return opened == HPL_OK;
 }
 
-/* Keystores that nobody needed since the start have keys that are due too. Once an hour: opening one logs in to its backend. */
-static void reap_all_closed(struct hpl_kms *kms)
+/* Keystores that nobody needed since the start have keys that are due too. One a reaping, as each may take its time-out, and once an hour all, as opening one
+ * logs in to its backend. */
+static void reap_one_closed(struct hpl_kms *kms)
 {
-    size_t i;
-    json_t *name;
-    uint64_t now = hpl_clock_mono_ns(), due = atomic_load(&kms->look_again_ns);
-    if (now < due || !atomic_compare_exchange_strong(&kms->look_again_ns, &due, now + LOOK_EVERY_NS))
+    if (hpl_clock_mono_ns() < kms->look_again_ns)
         return;
     json_t *HPL_JSON_AUTO names = hpl_kms_closed_keystores(kms);
-    json_array_foreach(names, i, name)
-        reap_closed(kms, json_string_value(name));
+    const char *name = json_string_value(json_array_get(names, kms->next_look));
+    if (name && !reap_closed(kms, name))
+        kms->next_look++;
+    if (name)
+        return;
+    kms->next_look = 0;
+    kms->look_again_ns = hpl_clock_mono_ns() + LOOK_EVERY_NS;
 }
 
 void hpl_kms_sweep(struct hpl_kms *kms)
@@ -180,7 +187,7 @@ enum hpl_status hpl_kms_reap(struct hpl_kms *kms, struct hpl_call *call)
         hpl_attachment_unref(attached[i]);
     }
     if (count)
-        reap_all_closed(kms);
+        reap_one_closed(kms);
     return first;
 }
 

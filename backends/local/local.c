@@ -406,11 +406,15 @@ static enum hpl_status probe(struct hpl_keystore *keystore, struct hpl_call *cal
     return round_trip(call, local);
 }
 
-/* A file that went, or got another name, is looked for anew next time. */
+/* A file that went, or got another name or another key, is looked for anew next time. */
 static enum hpl_status read_named(struct hpl_call *call, struct local *local, const uint8_t *uid, char name[static NAME_LEN + 5], struct hpl_key_file *file)
 {
     HPL_TRY(name_of(call, local, uid, name));
     enum hpl_status status = read_file(call, local, name, file);
+    if (status == HPL_OK && memcmp(file->uid, uid, HPL_KEY_UID_LEN) != 0) {
+        hpl_key_file_wipe(file);
+        status = HPL_NOT_FOUND;
+    }
     if (status == HPL_NOT_FOUND)
         forget_name(local, uid);
     return status;
@@ -424,7 +428,7 @@ static enum hpl_status file_of(struct hpl_call *call, struct local *local, const
     enum hpl_status status = read_named(&sub, local, uid, name, file);
     if (status == HPL_NOT_FOUND)
         status = read_named(&sub, local, uid, name, file);
-    if (status != HPL_KEY_UNAVAILABLE)
+    if (status != HPL_KEY_UNAVAILABLE && status != HPL_NOT_FOUND)
         return status == HPL_OK ? HPL_OK : hpl_fail(call, status, "%s", hpl_detail(&sub, status));
     waiting_name(uid, name);
     memcpy(file->uid, uid, sizeof file->uid);

@@ -6,6 +6,7 @@
 #include <stdio.h>
 
 #include "base/codec.h"
+#include "base/hash.h"
 #include "base/json.h"
 #include "base/log.h"
 
@@ -13,6 +14,7 @@
 #define NAME_TYPE "p11token"
 #define ROW_MAX 4096u
 #define NAME_MAX_LEN 160u
+#define MEMBER_DIGEST_LEN 16u
 #define FORMAT 1
 
 static json_t *names_of(uint32_t mechanisms)
@@ -135,13 +137,21 @@ static enum hpl_status take_in(struct hpl_p11_keystore *keystore, struct hpl_cal
 
 /* --- which token a name is for ------------------------------------------------------------------------------------------------------- */
 
-/* A token's name in the local file; a member's is below its group's. */
+/* A token's name in the local file; a member's is its group's and a digest of its module and URI, as its place in the list changes when others go. */
 static void name_of(const struct hpl_p11_keystore *keystore, const struct hpl_token_option *option, char name[static NAME_MAX_LEN])
 {
-    if (option == keystore->option)
+    uint8_t digest[32];
+    char hex[2 * MEMBER_DIGEST_LEN + 1];
+    struct hpl_buf what = {0};
+    if (option == keystore->option) {
         snprintf(name, NAME_MAX_LEN, "%s", option->name);
-    else
-        snprintf(name, NAME_MAX_LEN, "%s/%s", keystore->option->name, option->name);
+        return;
+    }
+    hpl_buf_printf(&what, "%s\n%s", option->module ? option->module : "", option->uri);
+    hpl_sha256(digest, what.data, what.len);
+    hpl_hex_encode(hex, digest, MEMBER_DIGEST_LEN);
+    snprintf(name, NAME_MAX_LEN, "%.100s/%s", keystore->option->name, hex);
+    hpl_buf_wipe(&what);
 }
 
 static enum hpl_status read_noted(struct hpl_p11_keystore *keystore, struct hpl_call *call, const char *name, char id[static 40], uint64_t *revision)
@@ -164,8 +174,10 @@ static enum hpl_status recall(struct hpl_p11_keystore *keystore, struct hpl_call
 {
     char name[NAME_MAX_LEN];
     uint64_t revision;
+    if (!option->uri || hpl_p11_uri_has_serial(option->uri))
+        return HPL_OK;
     name_of(keystore, option, name);
-    return !option->uri || hpl_p11_uri_has_serial(option->uri) ? HPL_OK : read_noted(keystore, call, name, id, &revision);
+    return read_noted(keystore, call, name, id, &revision);
 }
 
 enum hpl_status hpl_p11_recall(struct hpl_p11_keystore *keystore, struct hpl_call *call)

@@ -215,9 +215,10 @@ static void judge(struct hpl_p11_op *op, enum hpl_status *status)
     }
 }
 
-/* True when a second run may help. */
-static bool recover(struct hpl_p11_op *op, bool is_first, enum hpl_status *status)
+/* True when another run may help; before is what the run before this one met. */
+static bool recover(struct hpl_p11_op *op, enum hpl_p11_class before, enum hpl_status *status)
 {
+    bool is_first = before == HPL_P11_NONE;
     uint64_t epoch = op->epoch;
     switch (op->class) {
     case HPL_P11_SESSION:
@@ -236,8 +237,8 @@ static bool recover(struct hpl_p11_op *op, bool is_first, enum hpl_status *statu
         if (*status == HPL_PIN_REJECTED)
             return false;
         break; /* the session that keeps the login may be gone too */
-    case HPL_P11_MISMATCH: /* once may be a moment's fault; a wrong key is wrong twice */
-        if (is_first)
+    case HPL_P11_MISMATCH: /* once may be a moment's fault; a wrong key is wrong twice running */
+        if (before != HPL_P11_MISMATCH)
             return true;
         break;
     case HPL_P11_DEVICE:
@@ -253,7 +254,7 @@ static bool recover(struct hpl_p11_op *op, bool is_first, enum hpl_status *statu
 
 enum hpl_status hpl_p11_run(struct hpl_p11_direct *direct, struct hpl_call *call, hpl_p11_op_fn fn, void *arg)
 {
-    for (bool is_first = true;; is_first = false) {
+    for (enum hpl_p11_class before = HPL_P11_NONE;;) {
         struct hpl_p11_op op = {.direct = direct, .call = call};
         HPL_TRY(enter(&op));
         op.epoch = atomic_load(&direct->epoch);
@@ -262,8 +263,9 @@ enum hpl_status hpl_p11_run(struct hpl_p11_direct *direct, struct hpl_call *call
             status = fn(&op, arg);
         hpl_p11_checkin(&op);
         hpl_p11_module_leave(direct->module);
-        if (status == HPL_OK || op.class == HPL_P11_NONE || !recover(&op, is_first, &status))
+        if (status == HPL_OK || op.class == HPL_P11_NONE || !recover(&op, before, &status))
             return status;
+        before = op.class;
         call->detail[0] = '\0';
     }
 }

@@ -85,6 +85,8 @@ static struct fault fault_of(enum shim_where where)
     pthread_mutex_lock(&lock);
     if (is_due(where)) {
         fault = (struct fault){state->rv, state->is_after, state->delay_ms};
+        if (state->then_rv != CKR_OK)
+            state->rv = state->then_rv;
         count(&state->num_injected, 1);
     } else if (shim_get(state->is_dead) && !is_about_the_module(where))
         fault.rv = CKR_DEVICE_ERROR;

@@ -44,6 +44,7 @@ struct shim {
     /* One fault. */
     enum shim_where where;       /* which function fails */
     unsigned long rv;            /* with what; CKR_OK: only delay_ms */
+    unsigned long then_rv;       /* with what from the second time on; CKR_OK: the same */
     unsigned times;              /* how often, SHIM_ALWAYS: until cleared */
     unsigned skip, every;        /* the first so many calls pass; then every so many'th fails (0 and 1: each) */
     unsigned is_after;           /* SoftHSM does it first and the answer is lost; else SoftHSM never hears of it */

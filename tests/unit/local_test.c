@@ -319,6 +319,27 @@ HPL_TEST(material_that_is_there_is_not_replaced_by_an_import)
     hpl_secret_free(place.root);
 }
 
+HPL_TEST(a_key_that_lost_its_place_to_another_touches_nothing_of_it)
+{
+    struct place place = new_place();
+    uint8_t lost[HPL_KEY_UID_LEN], uid[HPL_KEY_UID_LEN];
+    static const uint8_t aad[HPL_WRAP_AAD_LEN];
+    struct hpl_wrapped wrapped;
+    struct hpl_call call = {0};
+    struct hpl_secret *HPL_SECRET_AUTO given = hpl_secret_random(32), *HPL_SECRET_AUTO opened = NULL;
+    struct hpl_keystore *keystore = open_place(&place);
+    make_key(keystore, "k", lost);
+    hpl_uuid_new(uid);
+    EXPECT_OK(keystore->ops->record_put(keystore, &call, "k", uid, 1, hpl_bytes_str("{}"), NULL));
+    EXPECT_OK(keystore->ops->import_version(keystore, &call, lost, 1, given)); /* to wait for a record of its own */
+    EXPECT_OK(keystore->ops->create_version(keystore, &call, uid, 1));
+    EXPECT_OK(keystore->ops->wrap(keystore, &call, uid, 1, aad, given, &wrapped));
+    EXPECT_OK(keystore->ops->destroy_version(keystore, &call, lost, 1));
+    EXPECT_OK(keystore->ops->unwrap(keystore, &call, uid, 1, aad, &wrapped, &opened));
+    keystore->ops->close(keystore);
+    hpl_secret_free(place.root);
+}
+
 HPL_TEST(destroyed_material_is_gone_for_every_handle_and_from_the_folder)
 {
     struct place place = new_place();

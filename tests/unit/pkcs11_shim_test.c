@@ -576,6 +576,29 @@ HPL_TEST(a_check_blob_that_fails_for_a_moment_takes_nothing_down)
     }
 }
 
+/* The session's failure is mended by a second run, and that one meets the moment. */
+HPL_TEST(a_check_blob_that_fails_once_behind_another_failure_takes_nothing_down)
+{
+    struct softhsm hsm;
+    uint8_t uid[HPL_KEY_UID_LEN];
+    struct hpl_wrapped wrapped;
+    shim_init(&hsm, SHIM_AS_IS);
+    struct hpl_keystore *keystore = must_open(&hsm);
+    new_key(keystore, uid);
+    keystore->ops->close(keystore);
+    keystore = must_open(&hsm);
+    shim->rv = CKR_SESSION_HANDLE_INVALID;
+    shim->then_rv = CKR_FUNCTION_FAILED;
+    shim->times = 2;
+    shim->where = SHIM_DECRYPT;
+    EXPECT_OK(try_wrap(keystore, uid, &wrapped));
+    EXPECT_NUM(shim->times, 0);
+    json_t *HPL_JSON_AUTO facts = keystore->ops->describe(keystore);
+    EXPECT(json_is_false(json_object_get(facts, "has_failed")));
+    keystore->ops->close(keystore);
+    softhsm_wipe(&hsm);
+}
+
 HPL_TEST(a_login_that_is_lost_with_the_session_that_kept_it_comes_back)
 {
     struct softhsm hsm;
