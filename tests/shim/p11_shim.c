@@ -504,27 +504,39 @@ static CK_RV mechanism_list(CK_SLOT_ID slot, CK_MECHANISM_TYPE_PTR list, CK_ULON
     return rv;
 }
 
+/* One more session, below the limit; false when there is no place. */
+static int take_place(void)
+{
+    pthread_mutex_lock(&lock);
+    unsigned limit = shim_get(state->session_limit);
+    int has_place = !limit || shim_get(state->num_open) < limit;
+    if (has_place)
+        count(&state->num_open, 1);
+    if (shim_get(state->num_open) > shim_get(state->num_most_open))
+        shim_set(state->num_most_open, shim_get(state->num_open));
+    pthread_mutex_unlock(&lock);
+    return has_place;
+}
+
 static CK_RV open_session(CK_SLOT_ID slot, CK_FLAGS flags, void *application, CK_NOTIFY notify, CK_SESSION_HANDLE_PTR session, struct fault fault)
 {
     CK_SESSION_HANDLE opened;
-    unsigned limit = shim_get(state->session_limit);
-    if (limit && shim_get(state->num_open) >= limit)
+    if (!take_place())
         return CKR_SESSION_COUNT;
     CK_RV rv = real->C_OpenSession(slot, flags, application, notify, &opened);
     if (rv == CKR_OK && fault.rv != CKR_OK) {
         real->C_CloseSession(opened); /* nobody can close it whose handle was lost */
-        return fault.rv;
+        rv = fault.rv;
     }
-    if (rv != CKR_OK)
+    if (rv != CKR_OK) {
+        count(&state->num_open, -1);
         return rv;
+    }
     *session = give(opened);
     pthread_mutex_lock(&lock);
     last_session = *session;
     first_session = first_session ? first_session : *session;
     pthread_mutex_unlock(&lock);
-    unsigned num = __atomic_add_fetch(&state->num_open, 1, __ATOMIC_RELAXED);
-    if (num > shim_get(state->num_most_open))
-        shim_set(state->num_most_open, num);
     return rv;
 }
 
