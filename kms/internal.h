@@ -99,8 +99,8 @@ enum hpl_status hpl_kms_unwrap(struct hpl_call *call, struct hpl_attachment *att
 
 /* Fills it from the backend's own generator; only where it has one. */
 enum hpl_status hpl_kms_random(struct hpl_call *call, struct hpl_attachment *attachment, uint8_t *out, size_t len) HPL_MUST_USE;
-/* record_get, key_id_of and has_material; in front of a keystore whose records are as far as its keys the gate counts them as decrypts. *max_wraps is 0 where there is no
- * has_material. */
+/* record_get, key_id_of and has_material; in front of a keystore whose records are as far as its keys through the gate, as readings. *max_wraps is 0 where there is
+ * no has_material. */
 enum hpl_status hpl_kms_read_record(struct hpl_call *call, struct hpl_attachment *attachment, const char *key_id, struct hpl_buf *content,
                                     uint64_t *revision) HPL_MUST_USE;
 enum hpl_status hpl_kms_ask_key_id(struct hpl_call *call, struct hpl_attachment *attachment, const uint8_t uid[static HPL_KEY_UID_LEN],

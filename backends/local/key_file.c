@@ -146,7 +146,10 @@ static enum hpl_status version_info(struct hpl_call *call, struct hpl_buf *info,
     hpl_buf_put_str(info, "hpl-local-key-v1");
     hpl_buf_put(info, file->uid, sizeof file->uid);
     hpl_buf_put_u32(info, number);
-    return hpl_buf_check(info) == HPL_OK ? HPL_OK : hpl_fail(call, HPL_NO_MEMORY, "out of memory");
+    if (hpl_buf_check(info) == HPL_OK)
+        return HPL_OK;
+    hpl_buf_wipe(info);
+    return hpl_fail(call, HPL_NO_MEMORY, "out of memory");
 }
 
 enum hpl_status hpl_key_file_add_given(struct hpl_call *call, struct hpl_key_file *file, const struct hpl_secret *root, uint32_t number,

@@ -10,14 +10,7 @@
 #include "base/clock.h"
 #include "base/codec.h"
 #include "base/json.h"
-
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define HAS_SANITIZER 1 /* which keeps what was freed */
-#elif defined(__has_feature)
-#define HAS_SANITIZER (__has_feature(address_sanitizer) || __has_feature(thread_sanitizer))
-#else
-#define HAS_SANITIZER 0
-#endif
+#include "tests/sanitizer.h"
 
 #define NUM_THREADS 4u
 #define WARM_UP 20000u

@@ -1,15 +1,8 @@
 /* Is a credential of the backend's nowhere in our memory while the key service runs on it? */
 #include "tests/hunt.h"
+#include "tests/sanitizer.h"
 #include "tests/unit/fake_keystore.h"
 #include "tests/unit/kms_house.h"
-
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define HAS_SANITIZER 1 /* its shadow is terabytes of maps */
-#elif defined(__has_feature)
-#define HAS_SANITIZER (__has_feature(address_sanitizer) || __has_feature(thread_sanitizer))
-#else
-#define HAS_SANITIZER 0
-#endif
 
 #define TOKEN_LEN 32u
 

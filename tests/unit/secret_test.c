@@ -15,14 +15,7 @@
 
 #include "base/secret.h"
 #include "engine/aead.h"
-
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define HAS_SANITIZER 1 /* its shadow is terabytes of maps, it writes no core files and lets no memory be locked */
-#elif defined(__has_feature)
-#define HAS_SANITIZER (__has_feature(address_sanitizer) || __has_feature(thread_sanitizer))
-#else
-#define HAS_SANITIZER 0
-#endif
+#include "tests/sanitizer.h"
 
 #define NEEDLE 24u
 #define FOUND 42 /* an exit status that nobody else has */

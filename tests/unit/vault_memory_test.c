@@ -1,19 +1,12 @@
 /* Is a data key nowhere in our memory once Vault wrapped or unwrapped it, and our token once the keystore is closed? */
 #include "tests/contract/open_openbao.h"
 #include "tests/hunt.h"
+#include "tests/sanitizer.h"
 
 #include <openssl/evp.h>
 #include <openssl/rand.h>
 
 #include "base/codec.h"
-
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define HAS_SANITIZER 1 /* its shadow is terabytes of maps */
-#elif defined(__has_feature)
-#define HAS_SANITIZER (__has_feature(address_sanitizer) || __has_feature(thread_sanitizer))
-#else
-#define HAS_SANITIZER 0
-#endif
 
 static const uint8_t aad[HPL_WRAP_AAD_LEN] = "context";
 
