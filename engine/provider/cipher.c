@@ -266,7 +266,8 @@ static int finish(struct cipher_ctx *ctx)
 static bool run_whole(struct cipher_ctx *ctx, uint8_t *out, const uint8_t *in, size_t len)
 {
     const struct hpl_gcm *gcm = &ctx->gcm;
-    struct hpl_gcm_message message = {.nonce = ctx->iv, .aad = gcm->partial, .aad_len = gcm->aad_len, .in = in, .len = len, .out = out, .tag = ctx->whole_tag};
+    const uint8_t *nonce = ctx->is_tls ? gcm->j0 : ctx->iv; /* an IV with a counter has been counted on to the next; the other is 3 ns nearer */
+    struct hpl_gcm_message message = {.nonce = nonce, .aad = gcm->partial, .aad_len = gcm->aad_len, .in = in, .len = len, .out = out, .tag = ctx->whole_tag};
     if (!out || len > SHORT_LEN || ctx->iv_len != IV_LEN || gcm->has_data || gcm->aad_len >= sizeof gcm->partial || ctx->whole_len || !ctx->key.kernel->message)
         return false;
     if (!ctx->is_seal)

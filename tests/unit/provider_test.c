@@ -224,6 +224,34 @@ HPL_TEST(an_iv_too_short_to_count_in_is_not_counted_up)
     }
 }
 
+/* Short, so that it may be run whole, and long. */
+HPL_TEST(a_message_under_a_generated_iv_is_sealed_under_the_one_that_was_told)
+{
+    static const int lens[] = {1, 20, 1024, 1025};
+    static struct message message;
+    static uint8_t ours[MAX_LEN], theirs[MAX_LEN];
+    uint8_t tag[16], want[16];
+    int done;
+    make_message(&message);
+    message.iv_len = 12;
+    message.aad_len = 5;
+    for (size_t i = 0; i < sizeof lens / sizeof lens[0]; i++) {
+        EVP_CIPHER *cipher = fetch(hpl_provider_libctx(), message.name);
+        EVP_CIPHER_CTX *ctx = EVP_CIPHER_CTX_new();
+        EXPECT_NUM(EVP_CipherInit_ex(ctx, cipher, NULL, message.key, NULL, 1), 1);
+        EXPECT_NUM(EVP_CIPHER_CTX_ctrl(ctx, EVP_CTRL_GCM_SET_IV_FIXED, 4, message.iv), 1);
+        EXPECT_NUM(EVP_CIPHER_CTX_ctrl(ctx, EVP_CTRL_GCM_IV_GEN, 12, message.iv), 1);
+        EXPECT_NUM(EVP_CipherUpdate(ctx, NULL, &done, message.aad, 5), 1);
+        EXPECT_NUM(EVP_CipherUpdate(ctx, ours, &done, message.in, lens[i]), 1);
+        end_seal(ctx, tag);
+        EVP_CIPHER_free(cipher);
+        message.len = (size_t)lens[i];
+        seal(NULL, &message, theirs, want);
+        EXPECT_BYTES(ours, theirs, message.len);
+        EXPECT_BYTES(tag, want, 16);
+    }
+}
+
 /* A zero block sealed under the message's key, in a context that may have another key already. */
 static void seal_block(EVP_CIPHER_CTX *ctx, const EVP_CIPHER *cipher, const struct message *message, uint8_t block[16])
 {
