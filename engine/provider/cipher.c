@@ -125,10 +125,10 @@ static void begin(struct cipher_ctx *ctx)
     ctx->whole_len = 0;
 }
 
-/* An IV of our own making, for a caller who seals without giving one. */
+/* An IV of our own making, for a caller who seals without giving one: random, so at least 96 bits (SP 800-38D §8.2.2). */
 static bool make_iv(struct cipher_ctx *ctx)
 {
-    if (!ctx->is_seal || RAND_bytes(ctx->iv, (int)ctx->iv_len) <= 0)
+    if (!ctx->is_seal || ctx->iv_len < IV_LEN || RAND_bytes(ctx->iv, (int)ctx->iv_len) <= 0)
         return false;
     ctx->iv_state = IV_GIVEN;
     return true;

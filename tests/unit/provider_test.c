@@ -252,6 +252,23 @@ HPL_TEST(a_message_under_a_generated_iv_is_sealed_under_the_one_that_was_told)
     }
 }
 
+HPL_TEST(no_iv_of_less_than_96_bits_is_made_at_random)
+{
+    static struct message message;
+    uint8_t byte = 0;
+    int len;
+    make_message(&message);
+    for (int iv_len = 1; iv_len <= 16; iv_len++) {
+        EVP_CIPHER *cipher = fetch(hpl_provider_libctx(), message.name);
+        EVP_CIPHER_CTX *ctx = EVP_CIPHER_CTX_new();
+        EXPECT_NUM(EVP_CipherInit_ex(ctx, cipher, NULL, message.key, NULL, 1), 1);
+        EXPECT_NUM(EVP_CIPHER_CTX_ctrl(ctx, EVP_CTRL_AEAD_SET_IVLEN, iv_len, NULL), 1);
+        EXPECT_NUM(EVP_CipherUpdate(ctx, &byte, &len, &byte, 1) > 0, iv_len >= 12);
+        EVP_CIPHER_CTX_free(ctx);
+        EVP_CIPHER_free(cipher);
+    }
+}
+
 /* A zero block sealed under the message's key, in a context that may have another key already. */
 static void seal_block(EVP_CIPHER_CTX *ctx, const EVP_CIPHER *cipher, const struct message *message, uint8_t block[16])
 {
