@@ -33,6 +33,9 @@
 #define OSSL_FUNC_CIPHER_PIPELINE_FINAL 18
 #define OSSL_CIPHER_PARAM_PIPELINE_AEAD_TAG "pipeline-tag"
 #endif
+#ifndef OSSL_CIPHER_PARAM_AEAD_IV_GENERATED /* since 3.4 */
+#define OSSL_CIPHER_PARAM_AEAD_IV_GENERATED "iv-generated"
+#endif
 
 enum iv_state {
     IV_NONE,     /* none given */
@@ -59,6 +62,7 @@ struct cipher_ctx {
     enum iv_state iv_state;
     bool is_seal, has_key;
     bool is_tls;        /* the IV has a fixed part and a counter */
+    bool is_iv_made;    /* the IV is random, of our own making */
     struct cipher_ctx **pipes; /* of a pipeline: one context a message; NULL: none */
     size_t num_pipes;
 };
@@ -131,6 +135,7 @@ static bool make_iv(struct cipher_ctx *ctx)
     if (!ctx->is_seal || ctx->iv_len < IV_LEN || RAND_bytes(ctx->iv, (int)ctx->iv_len) <= 0)
         return false;
     ctx->iv_state = IV_GIVEN;
+    ctx->is_iv_made = true;
     return true;
 }
 
@@ -322,7 +327,8 @@ static int update(void *vctx, unsigned char *out, size_t *out_len, size_t out_si
     }
     if (out_size < len)
         return refuse(PROV_R_OUTPUT_BUFFER_TOO_SMALL);
-    return run(vctx, out, out_len, in, len);
+    bool is_record = ((struct cipher_ctx *)vctx)->tls_aad_len != 0; /* TLS itself, which calls EVP_Cipher, has its own words for a wrong one */
+    return run(vctx, out, out_len, in, len) || (is_record && refuse(PROV_R_CIPHER_OPERATION_FAILED));
 }
 
 static OSSL_FUNC_cipher_final_fn final;
@@ -357,6 +363,9 @@ static const OSSL_PARAM *gettable_params(void *provider)
         OSSL_PARAM_size_t(OSSL_CIPHER_PARAM_BLOCK_SIZE, NULL),
         OSSL_PARAM_int(OSSL_CIPHER_PARAM_AEAD, NULL),
         OSSL_PARAM_int(OSSL_CIPHER_PARAM_CUSTOM_IV, NULL),
+        OSSL_PARAM_int(OSSL_CIPHER_PARAM_CTS, NULL),
+        OSSL_PARAM_int(OSSL_CIPHER_PARAM_TLS1_MULTIBLOCK, NULL),
+        OSSL_PARAM_int(OSSL_CIPHER_PARAM_HAS_RAND_KEY, NULL),
         OSSL_PARAM_END,
     };
     (void)provider;
@@ -379,7 +388,9 @@ static int get_params(OSSL_PARAM params[], size_t key_len)
 {
     return put_int(params, OSSL_CIPHER_PARAM_MODE, EVP_CIPH_GCM_MODE) && put_size(params, OSSL_CIPHER_PARAM_KEYLEN, key_len) &&
            put_size(params, OSSL_CIPHER_PARAM_IVLEN, IV_LEN) && put_size(params, OSSL_CIPHER_PARAM_BLOCK_SIZE, 1) &&
-           put_int(params, OSSL_CIPHER_PARAM_AEAD, 1) && put_int(params, OSSL_CIPHER_PARAM_CUSTOM_IV, 1);
+           put_int(params, OSSL_CIPHER_PARAM_AEAD, 1) && put_int(params, OSSL_CIPHER_PARAM_CUSTOM_IV, 1) &&
+           put_int(params, OSSL_CIPHER_PARAM_CTS, 0) && put_int(params, OSSL_CIPHER_PARAM_TLS1_MULTIBLOCK, 0) &&
+           put_int(params, OSSL_CIPHER_PARAM_HAS_RAND_KEY, 0);
 }
 
 static OSSL_FUNC_cipher_gettable_ctx_params_fn gettable_ctx_params;
@@ -394,6 +405,7 @@ static const OSSL_PARAM *gettable_ctx_params(void *ctx, void *provider)
         OSSL_PARAM_octet_string(OSSL_CIPHER_PARAM_AEAD_TAG, NULL, 0),
         OSSL_PARAM_size_t(OSSL_CIPHER_PARAM_AEAD_TLS1_AAD_PAD, NULL),
         OSSL_PARAM_octet_string(OSSL_CIPHER_PARAM_AEAD_TLS1_GET_IV_GEN, NULL, 0),
+        OSSL_PARAM_uint(OSSL_CIPHER_PARAM_AEAD_IV_GENERATED, NULL),
         OSSL_PARAM_octet_ptr(OSSL_CIPHER_PARAM_PIPELINE_AEAD_TAG, NULL, 0),
         OSSL_PARAM_END,
     };
@@ -402,22 +414,30 @@ static const OSSL_PARAM *gettable_ctx_params(void *ctx, void *provider)
     return table;
 }
 
+static bool put(int is_set)
+{
+    return is_set || refuse(PROV_R_FAILED_TO_SET_PARAMETER);
+}
+
 static bool get_iv(struct cipher_ctx *ctx, OSSL_PARAM *param)
 {
-    if (ctx->iv_state == IV_NONE || ctx->iv_len > param->data_size)
-        return false;
-    return OSSL_PARAM_set_octet_string(param, ctx->iv, ctx->iv_len) || OSSL_PARAM_set_octet_ptr(param, ctx->iv, ctx->iv_len);
+    if (ctx->iv_len > param->data_size)
+        return refuse(PROV_R_INVALID_IV_LENGTH);
+    return put(ctx->iv_state != IV_NONE &&
+               (OSSL_PARAM_set_octet_string(param, ctx->iv, ctx->iv_len) || OSSL_PARAM_set_octet_ptr(param, ctx->iv, ctx->iv_len)));
 }
 
 static bool get_tag(struct cipher_ctx *ctx, OSSL_PARAM *param)
 {
     size_t len = param->data_size;
-    return len && len <= TAG_LEN && ctx->is_seal && ctx->tag_len && OSSL_PARAM_set_octet_string(param, ctx->tag, len);
+    if (len == 0 || len > TAG_LEN || !ctx->is_seal || ctx->tag_len == 0)
+        return refuse(PROV_R_INVALID_TAG);
+    return put(OSSL_PARAM_set_octet_string(param, ctx->tag, len));
 }
 
 static bool get_next_iv(struct cipher_ctx *ctx, OSSL_PARAM *param)
 {
-    return param->data_type == OSSL_PARAM_OCTET_STRING && param->data && next_iv(ctx, param->data, param->data_size);
+    return put(param->data_type == OSSL_PARAM_OCTET_STRING && param->data && next_iv(ctx, param->data, param->data_size));
 }
 
 /* The parameter's pointer leads to one pointer a pipe. */
@@ -426,7 +446,7 @@ static bool get_tags(struct cipher_ctx *ctx, const OSSL_PARAM *param)
     uint8_t *const *tags;
     size_t len;
     if (!OSSL_PARAM_get_octet_ptr(param, (const void **)&tags, &len) || !tags)
-        return false;
+        return put(false);
     for (size_t i = 0; i < ctx->num_pipes; i++) {
         OSSL_PARAM tag = OSSL_PARAM_construct_octet_string(OSSL_CIPHER_PARAM_AEAD_TAG, tags[i], len);
         if (!get_tag(ctx->pipes[i], &tag))
@@ -448,19 +468,21 @@ static bool get_one(struct cipher_ctx *ctx, OSSL_PARAM *param)
 {
     const char *name = param->key;
     if (is_named(name, OSSL_CIPHER_PARAM_IVLEN))
-        return OSSL_PARAM_set_size_t(param, ctx->iv_len);
+        return put(OSSL_PARAM_set_size_t(param, ctx->iv_len));
     if (is_named(name, OSSL_CIPHER_PARAM_AEAD_TAG))
         return get_tag(ctx, param);
     if (is_named(name, OSSL_CIPHER_PARAM_KEYLEN))
-        return OSSL_PARAM_set_size_t(param, ctx->key_len);
+        return put(OSSL_PARAM_set_size_t(param, ctx->key_len));
     if (is_named(name, OSSL_CIPHER_PARAM_AEAD_TAGLEN))
-        return OSSL_PARAM_set_size_t(param, ctx->tag_len ? ctx->tag_len : TAG_LEN);
+        return put(OSSL_PARAM_set_size_t(param, ctx->tag_len ? ctx->tag_len : TAG_LEN));
     if (is_named(name, OSSL_CIPHER_PARAM_AEAD_TLS1_AAD_PAD))
-        return OSSL_PARAM_set_size_t(param, ctx->tls_pad);
+        return put(OSSL_PARAM_set_size_t(param, ctx->tls_pad));
     if (is_named(name, OSSL_CIPHER_PARAM_IV) || is_named(name, OSSL_CIPHER_PARAM_UPDATED_IV))
         return get_iv(ctx, param);
     if (is_named(name, OSSL_CIPHER_PARAM_AEAD_TLS1_GET_IV_GEN))
         return get_next_iv(ctx, param);
+    if (is_named(name, OSSL_CIPHER_PARAM_AEAD_IV_GENERATED))
+        return put(OSSL_PARAM_set_uint(param, ctx->is_iv_made));
     if (is_named(name, OSSL_CIPHER_PARAM_PIPELINE_AEAD_TAG))
         return get_tags(ctx, param);
     return true;
@@ -471,7 +493,7 @@ static int get_ctx_params(void *ctx, OSSL_PARAM params[])
 {
     for (OSSL_PARAM *param = params; param && param->key; param++)
         if (!get_one(ctx, param))
-            return refuse(PROV_R_FAILED_TO_SET_PARAMETER);
+            return 0;
     return 1;
 }
 
@@ -479,7 +501,6 @@ static OSSL_FUNC_cipher_settable_ctx_params_fn settable_ctx_params;
 static const OSSL_PARAM *settable_ctx_params(void *ctx, void *provider)
 {
     static const OSSL_PARAM table[] = {
-        OSSL_PARAM_size_t(OSSL_CIPHER_PARAM_KEYLEN, NULL),
         OSSL_PARAM_size_t(OSSL_CIPHER_PARAM_IVLEN, NULL),
         OSSL_PARAM_octet_string(OSSL_CIPHER_PARAM_AEAD_TAG, NULL, 0),
         OSSL_PARAM_octet_string(OSSL_CIPHER_PARAM_AEAD_TLS1_AAD, NULL, 0),
@@ -507,10 +528,10 @@ static bool set_tags(struct cipher_ctx *ctx, const OSSL_PARAM *param)
     const uint8_t *const *tags;
     size_t len;
     if (!OSSL_PARAM_get_octet_ptr(param, (const void **)&tags, &len) || !tags)
-        return false;
+        return refuse(PROV_R_FAILED_TO_GET_PARAMETER);
     for (size_t i = 0; i < ctx->num_pipes; i++)
         if (!set_tag(ctx->pipes[i], tags[i], len))
-            return false;
+            return refuse(PROV_R_INVALID_TAG);
     return true;
 }
 
@@ -518,40 +539,37 @@ static bool set_tags(struct cipher_ctx *ctx, const OSSL_PARAM *param)
 static bool set_iv_len(struct cipher_ctx *ctx, const OSSL_PARAM *param)
 {
     size_t len;
-    if (!OSSL_PARAM_get_size_t(param, &len) || len == 0 || len > MAX_IV_LEN)
-        return false;
+    if (!OSSL_PARAM_get_size_t(param, &len))
+        return refuse(PROV_R_FAILED_TO_GET_PARAMETER);
+    if (len == 0 || len > MAX_IV_LEN)
+        return refuse(PROV_R_INVALID_IV_LENGTH);
     if (len != ctx->iv_len && ctx->iv_state != IV_NONE)
         ctx->iv_state = IV_FINISHED;
     ctx->iv_len = len;
     return true;
 }
 
-static bool set_octets(struct cipher_ctx *ctx, const OSSL_PARAM *param, bool (*set)(struct cipher_ctx *ctx, const uint8_t *in, size_t len))
+/* reason: why set refuses. */
+static bool set_octets(struct cipher_ctx *ctx, const OSSL_PARAM *param, bool (*set)(struct cipher_ctx *ctx, const uint8_t *in, size_t len), int reason)
 {
-    return param->data_type == OSSL_PARAM_OCTET_STRING && param->data && set(ctx, param->data, param->data_size);
-}
-
-static bool set_key_len(struct cipher_ctx *ctx, const OSSL_PARAM *param)
-{
-    size_t key_len;
-    return OSSL_PARAM_get_size_t(param, &key_len) && key_len == ctx->key_len;
+    if (param->data_type != OSSL_PARAM_OCTET_STRING || !param->data)
+        return refuse(PROV_R_FAILED_TO_GET_PARAMETER);
+    return set(ctx, param->data, param->data_size) || refuse(reason);
 }
 
 static bool set_one(struct cipher_ctx *ctx, const OSSL_PARAM *param)
 {
     const char *name = param->key;
     if (is_named(name, OSSL_CIPHER_PARAM_AEAD_TAG))
-        return set_octets(ctx, param, set_tag);
+        return set_octets(ctx, param, set_tag, PROV_R_INVALID_TAG);
     if (is_named(name, OSSL_CIPHER_PARAM_AEAD_TLS1_AAD))
-        return set_octets(ctx, param, set_tls_aad);
+        return set_octets(ctx, param, set_tls_aad, PROV_R_INVALID_AAD);
     if (is_named(name, OSSL_CIPHER_PARAM_IVLEN))
         return set_iv_len(ctx, param);
     if (is_named(name, OSSL_CIPHER_PARAM_AEAD_TLS1_IV_FIXED))
-        return set_octets(ctx, param, set_fixed_iv);
+        return set_octets(ctx, param, set_fixed_iv, PROV_R_FAILED_TO_GET_PARAMETER);
     if (is_named(name, OSSL_CIPHER_PARAM_AEAD_TLS1_SET_IV_INV))
-        return set_octets(ctx, param, peer_iv);
-    if (is_named(name, OSSL_CIPHER_PARAM_KEYLEN))
-        return set_key_len(ctx, param);
+        return set_octets(ctx, param, peer_iv, PROV_R_FAILED_TO_GET_PARAMETER);
     if (is_named(name, OSSL_CIPHER_PARAM_PIPELINE_AEAD_TAG))
         return set_tags(ctx, param);
     return true;
@@ -562,7 +580,7 @@ static int set_ctx_params(void *ctx, const OSSL_PARAM params[])
 {
     for (const OSSL_PARAM *param = params; param && param->key; param++)
         if (!set_one(ctx, param))
-            return refuse(PROV_R_FAILED_TO_GET_PARAMETER);
+            return 0;
     return 1;
 }
 
@@ -603,6 +621,7 @@ static int init(struct cipher_ctx *ctx, bool is_seal, const uint8_t *key, size_t
         memcpy(ctx->iv, iv, iv_len);
         ctx->iv_len = iv_len;
         ctx->iv_state = IV_GIVEN;
+        ctx->is_iv_made = false;
     }
     if (key)
         set_key(ctx, key);

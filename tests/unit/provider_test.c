@@ -4,6 +4,7 @@
 #include <string.h>
 #include <openssl/core_dispatch.h>
 #include <openssl/core_names.h>
+#include <openssl/err.h>
 #include <openssl/evp.h>
 #include <openssl/provider.h>
 #include <openssl/rand.h>
@@ -266,6 +267,72 @@ HPL_TEST(no_iv_of_less_than_96_bits_is_made_at_random)
         EXPECT_NUM(EVP_CipherUpdate(ctx, &byte, &len, &byte, 1) > 0, iv_len >= 12);
         EVP_CIPHER_CTX_free(ctx);
         EVP_CIPHER_free(cipher);
+    }
+}
+
+static void has_all_of(const OSSL_PARAM *ours, const OSSL_PARAM *theirs)
+{
+    for (; theirs->key; theirs++)
+        EXPECT(OSSL_PARAM_locate_const(ours, theirs->key) != NULL);
+}
+
+HPL_TEST(every_parameter_of_openssls_own_is_there)
+{
+    int cts = -1, multi_block = -1, rand_key = -1;
+    OSSL_PARAM asked[] = {OSSL_PARAM_int(OSSL_CIPHER_PARAM_CTS, &cts), OSSL_PARAM_int(OSSL_CIPHER_PARAM_TLS1_MULTIBLOCK, &multi_block),
+                          OSSL_PARAM_int(OSSL_CIPHER_PARAM_HAS_RAND_KEY, &rand_key), OSSL_PARAM_END};
+    EVP_CIPHER *ours = fetch(hpl_provider_libctx(), "AES-256-GCM"), *theirs = fetch(NULL, "AES-256-GCM");
+    has_all_of(EVP_CIPHER_gettable_params(ours), EVP_CIPHER_gettable_params(theirs));
+    has_all_of(EVP_CIPHER_gettable_ctx_params(ours), EVP_CIPHER_gettable_ctx_params(theirs));
+    has_all_of(EVP_CIPHER_settable_ctx_params(ours), EVP_CIPHER_settable_ctx_params(theirs));
+    EXPECT_NUM(EVP_CIPHER_get_params(ours, asked), 1);
+    EXPECT_NUM(cts | multi_block | rand_key, 0);
+    EVP_CIPHER_free(ours);
+    EVP_CIPHER_free(theirs);
+}
+
+HPL_TEST(whether_an_iv_was_made_is_told)
+{
+    static struct message message;
+    uint8_t byte = 0;
+    unsigned is_made = 9;
+    OSSL_PARAM asked[] = {OSSL_PARAM_uint("iv-generated", &is_made), OSSL_PARAM_END};
+    int len;
+    make_message(&message);
+    EVP_CIPHER *cipher = fetch(hpl_provider_libctx(), message.name);
+    EVP_CIPHER_CTX *ctx = EVP_CIPHER_CTX_new();
+    EXPECT_NUM(EVP_CipherInit_ex(ctx, cipher, NULL, message.key, NULL, 1), 1);
+    EXPECT_NUM(EVP_CIPHER_CTX_get_params(ctx, asked) && is_made == 0, 1);
+    EXPECT_NUM(EVP_CipherUpdate(ctx, &byte, &len, &byte, 1), 1);
+    EXPECT_NUM(EVP_CIPHER_CTX_get_params(ctx, asked) && is_made == 1, 1);
+    EXPECT_NUM(EVP_CipherInit_ex(ctx, NULL, NULL, NULL, message.iv, 1), 1);
+    EXPECT_NUM(EVP_CIPHER_CTX_get_params(ctx, asked) && is_made == 0, 1);
+    EVP_CIPHER_CTX_free(ctx);
+    EVP_CIPHER_free(cipher);
+}
+
+/* Why a call of EVP_CIPHER_CTX_ctrl is refused, by the provider of libctx. */
+static int reason_of(OSSL_LIB_CTX *libctx, int is_seal, int control, int arg)
+{
+    static struct message message = {.name = "AES-256-GCM", .iv_len = 12};
+    uint8_t bytes[64] = {0};
+    EVP_CIPHER_CTX *ctx = start(libctx, &message, is_seal);
+    ERR_clear_error();
+    EXPECT(EVP_CIPHER_CTX_ctrl(ctx, control, arg, bytes) <= 0);
+    int reason = ERR_GET_REASON(ERR_peek_last_error());
+    EVP_CIPHER_CTX_free(ctx);
+    return reason;
+}
+
+HPL_TEST(a_refusal_has_the_reason_that_openssls_own_gives)
+{
+    static const struct { int is_seal, control, arg; } refused[] = {
+        {1, EVP_CTRL_AEAD_SET_TAG, 16},    {0, EVP_CTRL_AEAD_SET_TAG, 0},      {0, EVP_CTRL_AEAD_GET_TAG, 16},   {1, EVP_CTRL_AEAD_GET_TAG, 16},
+        {1, EVP_CTRL_AEAD_SET_IVLEN, 129}, {1, EVP_CTRL_AEAD_TLS1_AAD, 12},    {0, EVP_CTRL_AEAD_TLS1_AAD, 13},  {1, EVP_CTRL_GCM_SET_IV_FIXED, 3},
+    };
+    for (size_t i = 0; i < sizeof refused / sizeof refused[0]; i++) {
+        int ours = reason_of(hpl_provider_libctx(), refused[i].is_seal, refused[i].control, refused[i].arg);
+        EXPECT_NUM(ours, reason_of(NULL, refused[i].is_seal, refused[i].control, refused[i].arg));
     }
 }
 
