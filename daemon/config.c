@@ -246,7 +246,9 @@ enum hpl_status hpl_config_load(struct hpl_call *call, const char *path, struct 
     if (error != CYAML_OK) {
         const char *why = reason.len ? hpl_buf_text(&reason) : cyaml_strerror(error);
         status = hpl_fail(call, HPL_INVALID_CONFIGURATION, "%s: %s (see docs/configuration.md)", path, why ? why : "");
-    } else
+    } else if (!*out) /* what an empty document gives */
+        status = hpl_fail(call, HPL_INVALID_CONFIGURATION, "%s is empty (see docs/configuration.md)", path);
+    else
         status = check(call, path, *out);
     hpl_buf_wipe(&reason);
     if (status != HPL_OK) {

@@ -178,6 +178,12 @@ class FirstErrors(unittest.TestCase):
             self.one_line(["--config", path], word)
         self.one_line(["--config", self.folder / "nothing.yaml"], "nothing.yaml")
 
+    def test_an_empty_configuration_file(self):
+        for text in ("", "# nothing yet\n"):
+            path = self.folder / "c.yaml"
+            path.write_text(text)
+            self.one_line(["--config", path], "c.yaml is empty")
+
     def test_a_lost_root_secret_is_never_replaced(self):
         daemon = Daemon(folder=self.folder / "d", backend="local")
         daemon.stop()
