@@ -5,17 +5,25 @@
 #include <fcntl.h>
 #include <netdb.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 
+/* 0 to 65535: getaddrinfo would take 65536 more for the same. */
+static bool is_port(const char *text)
+{
+    size_t len = strspn(text, "0123456789");
+    return len > 0 && len <= 5 && text[len] == '\0' && strtoul(text, NULL, 10) <= UINT16_MAX;
+}
+
 /* "HOST:PORT" or "[V6]:PORT" taken apart in place; false when it is neither. */
 static bool split(char *text, char **host, char **port)
 {
     char *colon = strrchr(text, ':');
-    if (!colon || colon[1] == '\0')
+    if (!colon || !is_port(colon + 1))
         return false;
     *colon = '\0';
     *port = colon + 1;
@@ -50,7 +58,7 @@ static enum hpl_status listen_inet(struct hpl_call *call, const char *where, str
     struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE | AI_NUMERICSERV}, *found = NULL;
     snprintf(text, sizeof text, "%s", where);
     if (!split(text, &host, &port))
-        return hpl_fail(call, HPL_INVALID_CONFIGURATION, "'%s' is not HOST:PORT or " HPL_HTTP_UNIX "PATH", where);
+        return hpl_fail(call, HPL_INVALID_CONFIGURATION, "'%s' is not HOST:PORT, with a port of 0 to 65535, or " HPL_HTTP_UNIX "PATH", where);
     int error = getaddrinfo(host, port, &hints, &found);
     if (error)
         return hpl_fail(call, HPL_INVALID_CONFIGURATION, "cannot listen on %s: %s", where, gai_strerror(error));

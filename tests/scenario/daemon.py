@@ -125,6 +125,10 @@ class FirstErrors(unittest.TestCase):
             taken.listen()
             self.one_line(["--dev", self.folder / "d", "--listen", f"127.0.0.1:{taken.getsockname()[1]}"], "listen")
 
+    def test_what_is_no_address(self):
+        for listen in ("127.0.0.1", "127.0.0.1:", ":0", "127.0.0.1:-1", "127.0.0.1:65536", "127.0.0.1:99999", "127.0.0.1:1x", "127.0.0.1:http"):
+            self.one_line(["--dev", self.folder / "d", "--listen", listen, "--backend", "none"], "HOST:PORT", listen)
+
     def test_a_wrong_pin(self):
         daemon = Daemon(folder=self.folder / "d")
         daemon.stop()
