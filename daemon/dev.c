@@ -267,6 +267,16 @@ static enum hpl_status write_restart(struct hpl_call *call, const struct hpl_dev
     return write_text(call, path, 0700, &text);
 }
 
+void hpl_dev_retract(const struct hpl_dev *dev, bool is_start)
+{
+    char path[PATH_MAX];
+    snprintf(path, sizeof path, "%s/pid", dev->dir);
+    unlink(path);
+    snprintf(path, sizeof path, "%s/env", dev->dir);
+    if (is_start)
+        unlink(path);
+}
+
 static enum hpl_status write_pid(struct hpl_call *call, const struct hpl_dev *dev)
 {
     char path[PATH_MAX];

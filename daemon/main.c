@@ -240,6 +240,8 @@ static int run(struct hpl_house *house, const struct hpl_config *config, const s
 {
     struct hpl_call call = {0};
     enum hpl_status status = hpl_house_open(&call, house, config, dev->dir != NULL);
+    if (status == HPL_OK && dev->dir)
+        hpl_dev_retract(dev, true);
     if (status == HPL_OK)
         status = first_configure(&call, house, dev);
     if (status == HPL_OK)
@@ -258,6 +260,8 @@ static int run(struct hpl_house *house, const struct hpl_config *config, const s
     sd_notify(0, "READY=1");
     wait_for_end(house, signals);
     sd_notify(0, "STOPPING=1");
+    if (dev->dir)
+        hpl_dev_retract(dev, false);
     hpl_log(HPL_LOG_INFO, "daemon.stopping");
     return EXIT_DONE;
 }

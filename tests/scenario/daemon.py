@@ -37,6 +37,7 @@ class Dev(unittest.TestCase):
         s3.put_object(Bucket="kept", Key="o", Body=b"kept" * 1000, ServerSideEncryption="aws:kms")
         before = dict(self.daemon.env)
         self.assertEqual(self.daemon.stop(), 0, "SIGTERM ends it with 0")
+        self.assertFalse((self.daemon.folder / "pid").exists(), "nobody answers here now")
         self.daemon.start(self.daemon.listen)
         self.assertEqual(self.daemon.env, before, "the same credentials and address")
         self.assertEqual(self.daemon.s3().get_object(Bucket="kept", Key="o")["Body"].read(), b"kept" * 1000)
@@ -44,6 +45,16 @@ class Dev(unittest.TestCase):
         self.daemon.admin("POST", "kms/stop")
         self.daemon.restart()
         self.assertEqual(self.daemon.admin("GET", "kms/status")[1]["status"], "Configured", "stopped stays stopped")
+
+    def test_what_a_killed_daemon_left_says_nothing_of_the_next(self):
+        self.daemon.stop(kill=True)
+        (self.daemon.folder / "env").write_text("HARDPLATE_ENDPOINT='http://127.0.0.1:1'\n")
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            taken.listen()
+            self.assertEqual(run(BIN / "hardplated", "--dev", self.daemon.folder, "--listen", f"127.0.0.1:{taken.getsockname()[1]}")[0], 1)
+        self.assertFalse((self.daemon.folder / "pid").exists() or (self.daemon.folder / "env").exists())
+        self.daemon.start()
 
     def test_the_restart_command_restarts_on_the_same_port(self):
         code, out, err = run(self.daemon.env["HARDPLATE_RESTART"])
