@@ -25,8 +25,9 @@ static void unlink_and_die(int number)
 
 static void watch_signals(const char *temporary)
 {
-    static const int numbers[] = {SIGINT, SIGTERM, SIGHUP};
+    static const int numbers[] = {SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGPIPE, SIGALRM, SIGUSR1, SIGUSR2, SIGXCPU, SIGVTALRM, SIGPROF, SIGIO};
     struct sigaction action = {.sa_handler = unlink_and_die, .sa_flags = (int)SA_RESETHAND};
+    signal(SIGXFSZ, SIG_IGN); /* the write fails instead, and says so */
     snprintf(to_unlink, sizeof to_unlink, "%s", temporary);
     has_temporary = 1;
     for (size_t i = 0; i < HPL_COUNT(numbers); i++) {

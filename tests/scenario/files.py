@@ -6,6 +6,7 @@ import hashlib
 import os
 import pathlib
 import pty
+import resource
 import shutil
 import signal
 import subprocess
@@ -218,7 +219,7 @@ class KeyFile(Files):
                 process.stdin.close()
 
     def test_a_signal_leaves_no_temporary_behind(self):
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGPIPE, signal.SIGALRM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU):
             with subprocess.Popen([BIN / "hardplate", "seal", "--key-file", self.key_file, "-o", self.folder / "out", "-"], stdin=subprocess.PIPE) as process:
                 process.stdin.write(b"x" * 100)
                 process.stdin.flush()
@@ -227,6 +228,13 @@ class KeyFile(Files):
                 process.send_signal(number)
                 self.assertEqual(process.wait(20), -number)
             self.assertEqual(self.names(), ["key"])
+
+    def test_a_file_that_may_not_grow_is_said_and_leaves_nothing(self):
+        done = subprocess.run([BIN / "hardplate", "seal", "--key-file", self.key_file, "-o", self.folder / "out", "-"], input=b"x" * 3_000_000, capture_output=True,
+                              preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000)))
+        self.assertEqual((done.returncode, len(done.stderr.splitlines())), (1, 1), done)
+        self.assertIn(b"File too large", done.stderr)
+        self.assertEqual(self.names(), ["key"])
 
     def test_a_terminal_sees_how_far_it_is_and_a_pipe_does_not(self):
         main, side = pty.openpty()
