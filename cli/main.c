@@ -1,4 +1,5 @@
 /* hardplate, the command line: finds the sub-command in one table and runs it. One thread. */
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/prctl.h>
@@ -184,6 +185,15 @@ static int take_common(int argc, char **argv, bool *is_json, bool *is_help)
     return left;
 }
 
+/* What was printed has to have arrived: a policy or a data key that did not is no success. */
+static int flush_output(int code)
+{
+    if ((fflush(stdout) == 0 && !ferror(stdout)) || code != HPL_EXIT_DONE)
+        return code;
+    fprintf(stderr, "hardplate: cannot write standard output: %s\n", strerror(errno));
+    return HPL_EXIT_FAILED;
+}
+
 int main(int argc, char **argv)
 {
     static const struct option longs[] = {{"env", required_argument, NULL, 'e'}, {"json", no_argument, NULL, 'j'},
@@ -200,8 +210,8 @@ int main(int argc, char **argv)
         switch (option) {
         case 'e': env_file = optarg; break;
         case 'j': is_json = true; break;
-        case 'V': puts("hardplate " HPL_VERSION); return HPL_EXIT_DONE;
-        case 'h': print_help(); return HPL_EXIT_DONE;
+        case 'V': puts("hardplate " HPL_VERSION); return flush_output(HPL_EXIT_DONE);
+        case 'h': print_help(); return flush_output(HPL_EXIT_DONE);
         default: return usage_error("'%s' is not understood", argv[optind - 1]);
         }
     if (optind == argc)
@@ -211,7 +221,7 @@ int main(int argc, char **argv)
     const struct hpl_command *command = find_command(argc, argv, &num_words);
     if (is_help && !command) {
         print_help();
-        return HPL_EXIT_DONE;
+        return flush_output(HPL_EXIT_DONE);
     }
     if (!command)
         return argc ? not_a_command(argv) : usage_error("%s", "no command given");
@@ -219,10 +229,10 @@ int main(int argc, char **argv)
         argv[argc++] = (char *)"--help"; /* in the place it was taken from */
     else if (is_help) {
         print_command_help(command);
-        return HPL_EXIT_DONE;
+        return flush_output(HPL_EXIT_DONE);
     }
     curl_global_init(CURL_GLOBAL_DEFAULT);
     int code = run_command(command, env_file, is_json, argc - num_words + 1, argv + num_words - 1);
     curl_global_cleanup();
-    return code;
+    return flush_output(code);
 }

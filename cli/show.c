@@ -16,7 +16,7 @@ enum hpl_exit hpl_cli_print(const struct hpl_client *client, json_t *answer, hpl
     } else
         show(answer);
     json_decref(answer);
-    return fflush(stdout) == 0 ? HPL_EXIT_DONE : HPL_EXIT_FAILED;
+    return HPL_EXIT_DONE;
 }
 
 enum hpl_exit hpl_cli_ask_and_print(const struct hpl_client *client, const char *method, const char *path, const char *query, const json_t *body,

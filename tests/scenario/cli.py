@@ -103,6 +103,12 @@ class Keys(Cli):
         self.assertIn("allow_immediate_deletion", self.cli("keys", "delete", "short", "--now", "--confirm", "short", wanted=1))
         self.cli("data-key", "--key", "short")
 
+    def test_output_that_does_not_arrive_is_a_failure(self):
+        for args in (["keys", "list"], ["--json", "data-key"], ["keys", "policy", "get", "hardplate-dev"], ["--help"], ["--version"], ["seal", "--help"]):
+            with open("/dev/full", "wb") as full:
+                done = subprocess.run([BIN / "hardplate", "--env", self.daemon.folder / "env", *args], stdout=full, stderr=subprocess.PIPE)
+            self.assertEqual((done.returncode, done.stderr), (1, b"hardplate: cannot write standard output: No space left on device\n"), args)
+
     def test_refusals_name_what_to_do(self):
         self.assertIn("NotFound", self.cli("keys", "disable", "nobody", wanted=1))
         self.cli("keys", "create", "twice")
