@@ -17,8 +17,8 @@ enum hpl_status hpl_s3_list_buckets(struct hpl_s3_request *request)
     struct hpl_buf xml = {0};
     hpl_xml_start(&xml, "ListAllMyBucketsResult");
     hpl_xml_open(&xml, "Owner");
-    hpl_xml_str(&xml, "ID", "hardplate");
-    hpl_xml_str(&xml, "DisplayName", "hardplate");
+    hpl_xml_str(&xml, "ID", HPL_S3_OWNER);
+    hpl_xml_str(&xml, "DisplayName", HPL_S3_OWNER);
     hpl_xml_close(&xml, "Owner");
     hpl_xml_open(&xml, "Buckets");
     enum hpl_status status = hpl_store_list_buckets(request->call, request->s3->store, add_bucket, &xml);
@@ -39,8 +39,6 @@ static enum hpl_status any_element(void *arg, struct hpl_call *call, const char 
 enum hpl_status hpl_s3_create_bucket(struct hpl_s3_request *request)
 {
     struct hpl_bytes body = hpl_http_whole_body(request->exchange);
-    if (hpl_http_header(request->http, "x-amz-bucket-object-lock-enabled").data)
-        return hpl_fail(request->call, HPL_NOT_IMPLEMENTED, "object lock is not implemented");
     if (body.len)
         HPL_TRY(hpl_xml_read(request->call, body, "CreateBucketConfiguration", any_element, NULL));
     HPL_TRY(hpl_store_create_bucket(request->call, request->s3->store, request->bucket));

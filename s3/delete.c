@@ -7,6 +7,8 @@
 
 enum hpl_status hpl_s3_delete_object(struct hpl_s3_request *request)
 {
+    if (hpl_http_header(request->http, "if-match").data)
+        return hpl_fail(request->call, HPL_NOT_IMPLEMENTED, "If-Match on a deletion is not implemented");
     HPL_TRY(hpl_store_delete_object(request->call, request->s3->store, request->bucket, request->key));
     hpl_s3_send_empty(request, 204);
     return HPL_OK;
@@ -27,6 +29,8 @@ static enum hpl_status take_element(void *arg, struct hpl_call *call, const char
         json_array_append_new(deletion->keys, json_string(text));
     } else if (strcmp(path, "Object/VersionId") == 0 && *text && strcmp(text, "null") != 0)
         return hpl_fail(call, HPL_NOT_IMPLEMENTED, "versions of objects are not implemented");
+    else if (strcmp(path, "Object/ETag") == 0 || strcmp(path, "Object/LastModifiedTime") == 0 || strcmp(path, "Object/Size") == 0)
+        return hpl_fail(call, HPL_NOT_IMPLEMENTED, "conditions on deletions are not implemented");
     else if (strcmp(path, "Object") == 0) {
         if (!deletion->has_key || json_array_size(deletion->keys) > MAX_DELETES)
             return HPL_MALFORMED_XML;

@@ -12,6 +12,7 @@
 #define HPL_S3_MAX_PART (5ull << 30)   /* bytes in one request */
 #define HPL_S3_MIN_PART (5ull << 20)   /* of every part but the last */
 #define HPL_S3_MAX_PARAMETERS 64u
+#define HPL_S3_OWNER "hardplate"      /* of everything; there are no accounts */
 #define HPL_S3_PIECE (16u * HPL_PACKAGE_LEN) /* 1 MiB of plaintext at a time */
 
 struct hpl_s3 {
@@ -76,6 +77,11 @@ enum hpl_status hpl_s3_number(struct hpl_s3_request *request, const char *name, 
 enum hpl_status hpl_s3_header(struct hpl_s3_request *request, const char *name, char *out, size_t size, bool *is_there) HPL_MUST_USE;
 void hpl_s3_send_xml(struct hpl_s3_request *request, int status, struct hpl_buf *xml); /* wipes xml */
 void hpl_s3_send_empty(struct hpl_s3_request *request, int status);
+
+/* --- missing.c: HPL_NOT_IMPLEMENTED by name for what S3 has and this surface has not */
+enum hpl_status hpl_s3_refuse_sub_resources(struct hpl_s3_request *request) HPL_MUST_USE;
+/* Headers; also HPL_ACCESS_DENIED where the client expects another owner of the bucket. */
+enum hpl_status hpl_s3_refuse_headers(struct hpl_s3_request *request) HPL_MUST_USE;
 
 /* --- sse.c */
 /* Reads the headers of a request that stores. HPL_INVALID_REQUEST and friends; nothing was stored. */

@@ -4,11 +4,11 @@
 
 #include <stdio.h>
 #include <stdlib.h>
-#include <strings.h>
 #include <openssl/rand.h>
 
 #include "base/clock.h"
 #include "engine/seal/batch.h"
+#include "http/head.h"
 
 #define SEALED_PIECE (HPL_S3_PIECE / HPL_PACKAGE_LEN * (HPL_PACKAGE_LEN + HPL_PACKAGE_OVERHEAD))
 
@@ -56,26 +56,26 @@ void hpl_put_free(struct hpl_s3_request *request)
 
 /* --- checksums asked for --------------------------------------------------------------------------------------------------- */
 
-static void note_word(struct hpl_bytes word, unsigned *wanted, enum hpl_checksum_kind *main)
+/* What a header says of a checksum, by its word or its header's name. One that is not computed here must not look as if it had been. */
+static enum hpl_status note_word(struct hpl_s3_request *request, const char *header_name, unsigned *wanted, enum hpl_checksum_kind *main)
 {
-    for (int kind = HPL_SUM_CRC32; kind < HPL_NUM_SUMS; kind++) {
-        const char *name = hpl_checksum_name(kind)->word, *header = hpl_checksum_name(kind)->header;
-        bool is_it = (word.len == strlen(name) && strncasecmp((const char *)word.data, name, word.len) == 0) ||
-                     (word.len == strlen(header) && strncasecmp((const char *)word.data, header, word.len) == 0);
-        if (is_it) {
+    struct hpl_bytes word = hpl_http_header(request->http, header_name);
+    for (int kind = HPL_SUM_CRC32; kind < HPL_NUM_SUMS; kind++)
+        if (hpl_http_is_word(word, hpl_checksum_name(kind)->word) || hpl_http_is_word(word, hpl_checksum_name(kind)->header)) {
             *wanted |= 1u << kind;
             *main = kind;
+            return HPL_OK;
         }
-    }
+    return word.len == 0 ? HPL_OK : hpl_fail(request->call, HPL_NOT_IMPLEMENTED, "the checksum that %s names is not implemented", header_name);
 }
 
 enum hpl_status hpl_s3_wanted_sums(struct hpl_s3_request *request, unsigned *wanted, enum hpl_checksum_kind *main)
 {
     *wanted = 0;
     *main = HPL_NUM_SUMS;
-    note_word(hpl_http_header(request->http, "x-amz-checksum-algorithm"), wanted, main);
-    note_word(hpl_http_header(request->http, "x-amz-sdk-checksum-algorithm"), wanted, main);
-    note_word(hpl_http_header(request->http, "x-amz-trailer"), wanted, main);
+    HPL_TRY(note_word(request, "x-amz-checksum-algorithm", wanted, main));
+    HPL_TRY(note_word(request, "x-amz-sdk-checksum-algorithm", wanted, main));
+    HPL_TRY(note_word(request, "x-amz-trailer", wanted, main));
     for (int kind = HPL_SUM_CRC32; kind < HPL_NUM_SUMS; kind++)
         if (hpl_http_header(request->http, hpl_checksum_name(kind)->header).data) {
             *wanted |= 1u << kind;
@@ -261,6 +261,8 @@ static enum hpl_status check_is_new(struct hpl_s3_request *request)
 enum hpl_status hpl_s3_put_begin(struct hpl_s3_request *request)
 {
     int64_t len;
+    if (hpl_s3_parameter(request, "partNumber"))
+        return hpl_fail(request->call, HPL_INVALID_ARGUMENT, "a part needs the 'uploadId' that it belongs to");
     HPL_TRY(check_length(request, &len));
     HPL_TRY(hpl_sse_read(request));
     HPL_TRY(hpl_store_find_bucket(request->call, request->s3->store, request->bucket));

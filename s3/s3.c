@@ -29,25 +29,26 @@ static const struct hpl_s3_operation operations[] = {
     {"DELETE", 2, NULL, "s3:DeleteObject", HPL_BODY_NONE, hpl_s3_delete_object, NULL},
 };
 
-/* Sub-resources that S3 has and this surface has not: 501, never a success that did nothing. */
-static const char *const unsupported[] = {
-    "accelerate", "acl", "analytics", "attributes", "cors", "encryption", "intelligent-tiering", "inventory", "legal-hold", "lifecycle", "logging",
-    "metadataConfiguration", "metadataTable", "metrics", "notification", "object-lock", "ownershipControls", "policy", "policyStatus", "publicAccessBlock",
-    "renameObject", "replication", "requestPayment", "restore", "retention", "select", "session", "tagging", "torrent", "versioning", "versions", "versionId", "website",
-};
+/* Whether the parameter picks an operation at all; then it never goes with one that it does not pick. */
+static bool is_foreign(const struct hpl_s3_request *request, const char *parameter)
+{
+    static const char *const picks[] = {"delete", "location", "uploadId", "uploads"};
+    for (size_t i = 0; i < HPL_COUNT(picks); i++)
+        if (hpl_s3_parameter(request, picks[i]) && (!parameter || strcmp(parameter, picks[i]) != 0))
+            return true;
+    return false;
+}
 
 static enum hpl_status find_operation(struct hpl_s3_request *request)
 {
     int level = !request->bucket[0] ? 0 : !request->key[0] ? 1 : 2;
-    for (size_t i = 0; i < HPL_COUNT(unsupported); i++)
-        if (hpl_s3_parameter(request, unsupported[i]))
-            return hpl_fail(request->call, HPL_NOT_IMPLEMENTED, "the sub-resource '%s' is not implemented", unsupported[i]);
+    HPL_TRY(hpl_s3_refuse_sub_resources(request));
     for (size_t i = 0; i < HPL_COUNT(operations); i++) {
         const struct hpl_s3_operation *row = &operations[i];
         if (row->level == level && hpl_bytes_equal(request->http->method, hpl_bytes_str(row->method)) &&
             (!row->parameter || hpl_s3_parameter(request, row->parameter))) {
             request->operation = row;
-            return HPL_OK;
+            return is_foreign(request, row->parameter) ? hpl_fail(request->call, HPL_METHOD_NOT_ALLOWED, "this method is not allowed with these parameters") : HPL_OK;
         }
     }
     return hpl_bytes_equal(request->http->method, hpl_bytes_str("POST")) ? HPL_NOT_IMPLEMENTED : HPL_METHOD_NOT_ALLOWED;
@@ -66,9 +67,7 @@ static enum hpl_status authorise(struct hpl_s3_request *request, struct hpl_sigv
     HPL_TRY(hpl_s3_parse(request));
     HPL_TRY(find_operation(request));
     HPL_TRY(hpl_auth_allows(request->call, &request->identity, request->operation->action));
-    if (hpl_http_header(http, "x-amz-copy-source").data)
-        return hpl_fail(request->call, HPL_NOT_IMPLEMENTED, "copying objects is not implemented");
-    return HPL_OK;
+    return hpl_s3_refuse_headers(request);
 }
 
 static enum hpl_status start(struct hpl_s3_request *request, struct hpl_sigv4_payload *payload)

@@ -1,0 +1,154 @@
+#!/usr/bin/env python3
+"""Single requests, exact to the header: what S3 answers to the rarer ones, and that what is not here does nothing at all."""
+import base64
+import hashlib
+import http.client
+import re
+import unittest
+import urllib.parse
+import xml.etree.ElementTree as ElementTree
+
+import botocore.session
+from botocore.auth import S3SigV4Auth
+from hardplate import AWSRequest, Credentials, Daemon
+
+SSE = "x-amz-server-side-encryption"
+KEY = b"k" * 32
+CUSTOMER = {SSE + "-customer-algorithm": "AES256", SSE + "-customer-key": base64.b64encode(KEY).decode(),
+            SSE + "-customer-key-MD5": base64.b64encode(hashlib.md5(KEY).digest()).decode()}
+
+
+class Signer(S3SigV4Auth):
+    """Signs the body's real hash, whatever botocore would rather send."""
+    sha256 = None
+
+    def payload(self, request):
+        return self.sha256
+
+    def _modify_request_before_signing(self, request):
+        super()._modify_request_before_signing(request)
+        del request.headers["X-Amz-Content-SHA256"]
+        request.headers["X-Amz-Content-SHA256"] = self.sha256
+
+
+class Answer:
+    def __init__(self, response):
+        self.status, self.body = response.status, response.read()
+        self.headers = {name.lower(): value for name, value in response.getheaders()}
+        found = re.search(rb"<Error><Code>(.*?)</Code>", self.body)
+        self.code = found[1].decode() if found else None
+
+
+class Exact(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.daemon = Daemon(backend="local")
+        cls.daemon.admin("POST", "kms/keys", {"tags": {"name": "named"}})
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.daemon.remove()
+
+    def setUp(self):
+        self.bucket = "exact-" + hashlib.md5(self.id().encode()).hexdigest()[:12]
+        self.assertEqual(self.ask("PUT", "").status, 200)
+
+    def ask(self, method, target, body=b"", headers=None, sha256=None):
+        """One signed request for /BUCKET + target, or for target itself where it begins with '//'."""
+        path = target[1:] if target.startswith("//") else f"/{self.bucket}{target}"
+        request = AWSRequest(method, self.daemon.endpoint + path, headers=dict(headers or {}))
+        signer = Signer(Credentials(self.daemon.env["HARDPLATE_USER_ACCESS_KEY"], self.daemon.env["HARDPLATE_USER_SECRET_KEY"]), "s3", self.daemon.env["HARDPLATE_REGION"])
+        signer.sha256 = sha256 or hashlib.sha256(body).hexdigest()
+        signer.add_auth(request)
+        connection = http.client.HTTPConnection(self.daemon.listen, timeout=60)
+        try:
+            connection.putrequest(method, path, skip_accept_encoding=True)
+            for name, value in request.headers.items():
+                connection.putheader(name, value.encode())
+            connection.putheader("Content-Length", str(len(body)))
+            connection.endheaders(body)
+            return Answer(connection.getresponse())
+        finally:
+            connection.close()
+
+    def refused(self, code, status, method, target, body=b"", headers=None, sha256=None):
+        answer = self.ask(method, target, body, headers, sha256)
+        self.assertEqual((answer.status, answer.code), (status, None if method == "HEAD" else code), (method, target, headers, answer.body[-300:]))
+        return answer
+
+    def text(self, answer, name):
+        return [element.text or "" for element in ElementTree.fromstring(answer.body).iter() if element.tag.endswith("}" + name)]
+
+    def upload(self, key, headers=None):
+        return self.text(self.ask("POST", f"/{key}?uploads", b"", headers), "UploadId")[0]
+
+
+class NotHere(Exact):
+    """No success that did something else, or nothing."""
+    HERE = {"AbortMultipartUpload", "CompleteMultipartUpload", "CreateBucket", "CreateMultipartUpload", "DeleteBucket", "DeleteObject", "DeleteObjects", "GetBucketLocation",
+            "GetObject", "HeadBucket", "HeadObject", "ListBuckets", "ListDirectoryBuckets", "ListMultipartUploads", "ListObjects", "ListObjectsV2", "ListParts", "PutObject",
+            "UploadPart", "CopyObject", "UploadPartCopy"} # a copy is told by a header alone
+
+    def still_there(self, why):
+        self.assertEqual(self.ask("GET", "/kept").body, b"body", why)
+
+    def test_every_other_operation_that_the_sdk_knows_is_501_and_changes_nothing(self):
+        model = botocore.session.get_session().get_service_model("s3")
+        self.ask("PUT", "/kept", b"body")
+        for name in sorted(set(model.operation_names) - self.HERE):
+            operation = model.operation_model(name)
+            path, _, query = operation.http["requestUri"].partition("?")
+            target = "/kept" if "{Key" in path else "" if "{Bucket}" in path else "//" if path == "/" else None
+            if target is None: # of another endpoint: WriteGetObjectResponse
+                continue
+            answer = self.ask(operation.http["method"], target + ("?" + query if query else ""))
+            self.assertEqual((answer.status, answer.code), (501, None if operation.http["method"] == "HEAD" else "NotImplemented"), name)
+            self.still_there(name)
+
+    def test_a_sub_resource_goes_with_its_own_methods_only(self):
+        self.ask("PUT", "/kept", b"body")
+        for query, here in (("uploads", {"POST"}), ("uploadId=x", {"GET", "PUT", "POST", "DELETE"}), ("delete", set()), ("location", set())):
+            for method in {"GET", "HEAD", "PUT", "DELETE"} - here:
+                self.refused("MethodNotAllowed", 405, method, "/kept?" + query)
+                self.still_there((method, query))
+        self.refused("InvalidArgument", 400, "PUT", "/kept?partNumber=1", b"a part, not the whole")
+        self.still_there("a part number alone")
+        self.ask("DELETE", "/kept")
+        for query, here in (("uploads", {"GET"}), ("delete", set()), ("location", {"GET"})):
+            for method in {"GET", "HEAD", "PUT", "DELETE"} - here:
+                self.refused("MethodNotAllowed", 405, method, "?" + query)
+        self.assertEqual(self.ask("HEAD", "").status, 200)
+
+    def test_headers_that_ask_for_what_is_not_here_store_nothing(self):
+        for name, value in (("x-amz-tagging", "a=b"), ("x-amz-acl", "public-read"), ("x-amz-grant-read", "id=x"), ("x-amz-object-lock-mode", "COMPLIANCE"),
+                            ("x-amz-object-lock-retain-until-date", "2030-01-01T00:00:00Z"), ("x-amz-object-lock-legal-hold", "ON"), ("x-amz-write-offset-bytes", "3"),
+                            ("x-amz-website-redirect-location", "/x"), ("x-amz-storage-class", "GLACIER"), ("x-amz-copy-source", "/a/b"), ("x-amz-checksum-sha512", "AAAA"),
+                            ("x-amz-checksum-xxhash64", "AAAA"), ("x-amz-checksum-algorithm", "SHA512"), ("x-amz-sdk-checksum-algorithm", "XXHASH3")):
+            self.refused("NotImplemented", 501, "PUT", "/asked", b"x", {name: value})
+            self.refused("NotImplemented", 501, "POST", "/asked?uploads", b"", {name: value}) if name != "x-amz-write-offset-bytes" else None
+            self.refused("NoSuchKey", 404, "GET", "/asked")
+        self.refused("NotImplemented", 501, "PUT", "/asked", b"0\r\nx-amz-checksum-sha512:AAAA\r\n\r\n",
+                     {"x-amz-trailer": "x-amz-checksum-sha512", "x-amz-decoded-content-length": "0"}, "STREAMING-UNSIGNED-PAYLOAD-TRAILER")
+        for headers in ({"x-amz-bucket-object-lock-enabled": "true"}, {"x-amz-acl": "public-read-write"}, {"x-amz-grant-full-control": "id=x"}):
+            self.refused("NotImplemented", 501, "PUT", "//another-bucket", b"", headers)
+        for headers in ({"x-amz-acl": "private"}, {"x-amz-acl": "bucket-owner-full-control"}, {"x-amz-storage-class": "STANDARD"}, {"x-amz-tagging": ""}):
+            self.assertEqual(self.ask("PUT", "/asked", b"x", headers).status, 200, headers)
+
+    def test_a_deletion_under_a_condition_deletes_nothing(self):
+        self.ask("PUT", "/kept", b"body")
+        for headers in ({"If-Match": '"other"'}, {"x-amz-if-match-size": "77"}, {"x-amz-if-match-last-modified-time": "Thu, 01 Dec 2000 16:00:00 GMT"}):
+            self.refused("NotImplemented", 501, "DELETE", "/kept", b"", headers)
+            self.still_there(headers)
+        for condition in ("<ETag>other</ETag>", "<Size>77</Size>", "<LastModifiedTime>2000-12-01T16:00:00Z</LastModifiedTime>"):
+            self.refused("NotImplemented", 501, "POST", "?delete", f"<Delete><Object><Key>kept</Key>{condition}</Object></Delete>".encode())
+            self.still_there(condition)
+
+    def test_an_expected_owner_is_compared(self):
+        self.refused("AccessDenied", 403, "PUT", "/owned", b"x", {"x-amz-expected-bucket-owner": "111122223333"})
+        self.refused("AccessDenied", 403, "DELETE", "", b"", {"x-amz-expected-bucket-owner": "111122223333"})
+        owner = self.text(self.ask("GET", "//"), "ID")[0]
+        self.assertEqual(self.ask("PUT", "/owned", b"x", {"x-amz-expected-bucket-owner": owner}).status, 200)
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)
