@@ -6,6 +6,7 @@
 #include <stdlib.h>
 
 #include "engine/seal/fields.h"
+#include "http/head.h"
 
 #define MAX_USER_METADATA 2048u
 
@@ -159,16 +160,38 @@ static bool is_kept(const char *name)
     return strncmp(name, "x-amz-meta-", 11) == 0;
 }
 
-/* "aws-chunked" is how the body travelled, not how it is encoded. */
-static struct hpl_bytes without_aws_chunked(struct hpl_bytes value)
+/* One header more of the object's. Several of one name are one, with commas between. */
+static enum hpl_status keep_header(struct hpl_s3_request *request, json_t *metadata, const char *name, struct hpl_bytes value)
 {
-    static const char word[] = "aws-chunked";
-    if (value.len < sizeof word - 1 || memcmp(value.data, word, sizeof word - 1) != 0)
-        return value;
-    value = hpl_bytes(value.data + sizeof word - 1, value.len - (sizeof word - 1));
-    while (value.len && (*value.data == ',' || *value.data == ' '))
-        value = hpl_bytes(value.data + 1, value.len - 1);
-    return value;
+    if (!hpl_utf8_is_valid(value))
+        return hpl_fail(request->call, HPL_INVALID_ARGUMENT, "the header %.80s is not UTF-8", name);
+    json_t *old = json_object_get(metadata, name);
+    json_t *text = old ? json_sprintf("%s,%.*s", json_string_value(old), (int)value.len, (const char *)value.data) : json_stringn((const char *)value.data, value.len);
+    return json_object_set_new(metadata, name, text) == 0 ? HPL_OK : HPL_NO_MEMORY;
+}
+
+/* Content-Encoding without "aws-chunked", which is how the body travelled, not how it is encoded: SDKs send it alone or behind the object's own. */
+static enum hpl_status keep_encoding(struct hpl_s3_request *request, json_t *metadata, const char *name, struct hpl_bytes value)
+{
+    struct hpl_buf kept = {0};
+    while (value.len) {
+        const uint8_t *comma = memchr(value.data, ',', value.len);
+        struct hpl_bytes word = {value.data, comma ? (size_t)(comma - value.data) : value.len};
+        value = comma ? hpl_bytes(comma + 1, value.len - word.len - 1) : hpl_bytes(NULL, 0);
+        while (word.len && (*word.data == ' ' || *word.data == '\t'))
+            word = hpl_bytes(word.data + 1, word.len - 1);
+        while (word.len && (word.data[word.len - 1] == ' ' || word.data[word.len - 1] == '\t'))
+            word.len--;
+        if (word.len == 0 || hpl_http_is_word(word, "aws-chunked"))
+            continue;
+        hpl_buf_put_str(&kept, kept.len ? "," : "");
+        hpl_buf_put_bytes(&kept, word);
+    }
+    enum hpl_status status = hpl_buf_check(&kept);
+    if (status == HPL_OK && kept.len)
+        status = keep_header(request, metadata, name, hpl_buf_bytes(&kept));
+    hpl_buf_wipe(&kept);
+    return status;
 }
 
 enum hpl_status hpl_object_metadata(struct hpl_s3_request *request, json_t **out)
@@ -177,7 +200,6 @@ enum hpl_status hpl_object_metadata(struct hpl_s3_request *request, json_t **out
     size_t user_bytes = 0;
     for (size_t i = 0; i < request->http->num_headers; i++) {
         const struct hpl_sigv4_header *header = &request->http->headers[i];
-        struct hpl_bytes value = header->value;
         char name[256];
         if (header->name.len >= sizeof name)
             continue;
@@ -185,16 +207,9 @@ enum hpl_status hpl_object_metadata(struct hpl_s3_request *request, json_t **out
             name[j] = j < header->name.len ? (char)tolower(header->name.data[j]) : '\0';
         if (!is_kept(name))
             continue;
-        if (strcmp(name, "content-encoding") == 0 && (value = without_aws_chunked(value)).len == 0)
-            continue;
         if (strncmp(name, "x-amz-meta-", 11) == 0)
-            user_bytes += header->name.len - 11 + value.len;
-        if (!hpl_utf8_is_valid(value))
-            return hpl_fail(request->call, HPL_INVALID_ARGUMENT, "the header %.80s is not UTF-8", name);
-        json_t *old = json_object_get(metadata, name);
-        json_t *text = old ? json_sprintf("%s,%.*s", json_string_value(old), (int)value.len, (const char *)value.data) : json_stringn((const char *)value.data, value.len);
-        if (json_object_set_new(metadata, name, text) != 0)
-            return HPL_NO_MEMORY;
+            user_bytes += header->name.len - 11 + header->value.len;
+        HPL_TRY((strcmp(name, "content-encoding") == 0 ? keep_encoding : keep_header)(request, metadata, name, header->value));
     }
     if (user_bytes > MAX_USER_METADATA)
         return HPL_METADATA_TOO_LARGE;

@@ -150,5 +150,15 @@ class NotHere(Exact):
         self.assertEqual(self.ask("PUT", "/owned", b"x", {"x-amz-expected-bucket-owner": owner}).status, 200)
 
 
+class Objects(Exact):
+    def test_how_a_body_travelled_is_not_how_it_is_encoded(self):
+        for sent, kept in (("aws-chunked", None), ("gzip", "gzip"), ("gzip,aws-chunked", "gzip"), ("aws-chunked, gzip", "gzip"), ("gzip , AWS-Chunked, br", "gzip,br")):
+            body = b"4\r\nbody\r\n0\r\n\r\n"
+            answer = self.ask("PUT", "/encoded", body, {"Content-Encoding": sent, "x-amz-decoded-content-length": "4"}, "STREAMING-UNSIGNED-PAYLOAD-TRAILER")
+            self.assertEqual(answer.status, 200, (sent, answer.body))
+            answer = self.ask("GET", "/encoded")
+            self.assertEqual((answer.headers.get("content-encoding"), answer.body), (kept, b"body"), sent)
+
+
 if __name__ == "__main__":
     unittest.main(verbosity=2)
