@@ -9,6 +9,7 @@
 #include "http/head.h"
 
 #define MAX_USER_METADATA 2048u
+#define USER_METADATA "x-amz-meta-"
 
 /* --- pairs ----------------------------------------------------------------------------------------------------------------- */
 
@@ -157,7 +158,7 @@ static bool is_kept(const char *name)
     for (size_t i = 0; i < HPL_COUNT(kept_headers); i++)
         if (strcmp(name, kept_headers[i]) == 0)
             return true;
-    return strncmp(name, "x-amz-meta-", 11) == 0;
+    return strncmp(name, USER_METADATA, strlen(USER_METADATA)) == 0;
 }
 
 /* One header more of the object's. Several of one name are one, with commas between. */
@@ -200,15 +201,15 @@ enum hpl_status hpl_object_metadata(struct hpl_s3_request *request, json_t **out
     size_t user_bytes = 0;
     for (size_t i = 0; i < request->http->num_headers; i++) {
         const struct hpl_sigv4_header *header = &request->http->headers[i];
-        char name[256];
+        char name[HPL_S3_MAX_NAME + 1];
         if (header->name.len >= sizeof name)
-            continue;
+            return HPL_METADATA_TOO_LARGE;
         for (size_t j = 0; j <= header->name.len; j++)
             name[j] = j < header->name.len ? (char)tolower(header->name.data[j]) : '\0';
         if (!is_kept(name))
             continue;
-        if (strncmp(name, "x-amz-meta-", 11) == 0)
-            user_bytes += header->name.len - 11 + header->value.len;
+        if (strncmp(name, USER_METADATA, strlen(USER_METADATA)) == 0)
+            user_bytes += header->name.len - strlen(USER_METADATA) + header->value.len;
         HPL_TRY((strcmp(name, "content-encoding") == 0 ? keep_encoding : keep_header)(request, metadata, name, header->value));
     }
     if (user_bytes > MAX_USER_METADATA)

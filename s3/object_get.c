@@ -234,7 +234,7 @@ static void answer_metadata(struct hpl_s3_request *request)
             has_type = has_type || strcmp(overrides[i].header, "content-type") == 0;
         }
     for (uint32_t i = 0; i < manifest->num_metadata; i++) {
-        char name[256];
+        char name[HPL_S3_MAX_NAME + 1];
         bool is_overridden = false;
         snprintf(name, sizeof name, "%.*s", (int)manifest->metadata[i].name.len, (const char *)manifest->metadata[i].name.data);
         for (size_t j = 0; j < HPL_COUNT(overrides); j++)

@@ -159,6 +159,14 @@ class Objects(Exact):
             answer = self.ask("GET", "/encoded")
             self.assertEqual((answer.headers.get("content-encoding"), answer.body), (kept, b"body"), sent)
 
+    def test_user_metadata_is_limited_as_a_whole(self):
+        for name, value in (("n" * 2048, ""), ("n" * 300, "v" * 1748), ("n", "v" * 2047)):
+            self.assertEqual(self.ask("PUT", "/described", b"x", {f"x-amz-meta-{name}": value}).status, 200, len(name))
+            self.assertEqual(self.ask("HEAD", "/described").headers.get(f"x-amz-meta-{name}"), value, len(name))
+            for longer in ((name + "n", value), (name, value + "v"), (name + "n" * 5000, value)):
+                self.refused("MetadataTooLarge", 400, "PUT", "/described", b"x", {f"x-amz-meta-{longer[0]}": longer[1]})
+                self.refused("MetadataTooLarge", 400, "POST", "/described?uploads", b"", {f"x-amz-meta-{longer[0]}": longer[1]})
+
 
 if __name__ == "__main__":
     unittest.main(verbosity=2)
