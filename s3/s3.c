@@ -3,7 +3,7 @@
 
 #include <stdlib.h>
 
-#define MAX_XML (1u << 20)
+#define MAX_XML (8u << 20) /* 10,000 parts with their checksums, or 1,000 keys of 1,024 bytes that XML writes as "&quot;" */
 
 /* The first row that fits wins. */
 static const struct hpl_s3_operation operations[] = {

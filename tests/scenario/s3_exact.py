@@ -168,5 +168,22 @@ class Objects(Exact):
                 self.refused("MetadataTooLarge", 400, "POST", "/described?uploads", b"", {f"x-amz-meta-{longer[0]}": longer[1]})
 
 
+class Bodies(Exact):
+    def test_a_list_of_deletions_may_have_a_thousand_of_the_longest_keys(self):
+        self.ask("PUT", "/" + "%22" * 1024, b"x")
+        keys = ["&quot;" * 1024] + ["&quot;" * 1020 + f"{i:04}" for i in range(999)]
+        body = ("<Delete><Quiet>true</Quiet>" + "".join(f"<Object><Key>{key}</Key></Object>" for key in keys) + "</Delete>").encode()
+        answer = self.ask("POST", "?delete", body)
+        self.assertEqual((answer.status, self.text(answer, "Error")), (200, []), answer.body[:300])
+        self.refused("NoSuchKey", 404, "GET", "/" + "%22" * 1024)
+
+    def test_a_completion_may_name_ten_thousand_parts_with_checksums(self):
+        upload = self.upload("many", {"x-amz-checksum-algorithm": "SHA256"})
+        etag = self.ask("PUT", f"/many?partNumber=1&uploadId={upload}", b"only").headers["etag"]
+        part = f"<ETag>&quot;{etag[1:-1]}&quot;</ETag><ChecksumSHA256>{base64.b64encode(hashlib.sha256(b'only').digest()).decode()}</ChecksumSHA256>"
+        body = "<CompleteMultipartUpload>" + "".join(f"<Part>{part}<PartNumber>{i + 1}</PartNumber></Part>" for i in range(10000)) + "</CompleteMultipartUpload>"
+        self.refused("EntityTooSmall", 400, "POST", f"/many?uploadId={upload}", body.encode()) # so it was read to its end
+
+
 if __name__ == "__main__":
     unittest.main(verbosity=2)
