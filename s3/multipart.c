@@ -316,13 +316,20 @@ static void put_key(const struct uploads *uploads, struct hpl_buf *xml, const ch
     hpl_buf_wipe(&encoded);
 }
 
+/* How much of a key is the common prefix that it belongs to; 0 when it stands for itself. */
+static size_t common_prefix(const struct uploads *uploads, const char *key)
+{
+    size_t prefix_len = strlen(uploads->prefix);
+    const char *found = *uploads->delimiter && strncmp(key, uploads->prefix, prefix_len) == 0 ? strstr(key + prefix_len, uploads->delimiter) : NULL;
+    return found ? (size_t)(found - key) + strlen(uploads->delimiter) : 0;
+}
+
 static bool add_upload(void *arg, const struct hpl_upload *upload)
 {
     struct uploads *uploads = arg;
     char time[40];
-    const char *found = *uploads->delimiter ? strstr(upload->key + strlen(uploads->prefix), uploads->delimiter) : NULL;
-    size_t group_len = found ? (size_t)(found - upload->key) + strlen(uploads->delimiter) : 0;
-    if (found && strlen(uploads->last_prefix) == group_len && strncmp(uploads->last_prefix, upload->key, group_len) == 0)
+    size_t group_len = common_prefix(uploads, upload->key);
+    if (group_len && strlen(uploads->last_prefix) == group_len && strncmp(uploads->last_prefix, upload->key, group_len) == 0)
         return true;
     if (uploads->count == uploads->max) {
         uploads->is_truncated = true;
@@ -331,7 +338,7 @@ static bool add_upload(void *arg, const struct hpl_upload *upload)
     uploads->count++;
     snprintf(uploads->next_key, sizeof uploads->next_key, "%s", upload->key);
     snprintf(uploads->next_id, sizeof uploads->next_id, "%s", upload->id);
-    if (found) {
+    if (group_len) {
         snprintf(uploads->last_prefix, sizeof uploads->last_prefix, "%.*s", (int)group_len, upload->key);
         hpl_xml_open(&uploads->prefixes, "CommonPrefixes");
         put_key(uploads, &uploads->prefixes, "Prefix", uploads->last_prefix);
@@ -357,6 +364,8 @@ enum hpl_status hpl_s3_list_uploads(struct hpl_s3_request *request)
     HPL_TRY(hpl_s3_number(request, "max-uploads", 1, 1000000, 1000, &uploads.max));
     if (uploads.max > 1000)
         uploads.max = 1000;
+    if (key_marker) /* its group was given on the page before */
+        snprintf(uploads.last_prefix, sizeof uploads.last_prefix, "%.*s", (int)common_prefix(&uploads, key_marker), key_marker);
     enum hpl_status status = hpl_store_list_uploads(request->call, request->s3->store, request->bucket, uploads.prefix, key_marker ? key_marker : "",
                                                     id_marker ? id_marker : key_marker && *key_marker ? "~" : "", add_upload, &uploads);
     if (status == HPL_OK) {

@@ -185,5 +185,22 @@ class Bodies(Exact):
         self.refused("EntityTooSmall", 400, "POST", f"/many?uploadId={upload}", body.encode()) # so it was read to its end
 
 
+class Listings(Exact):
+    def test_uploads_page_by_groups_that_come_once(self):
+        keys = ["a", "a", "a/1", "a/2", "a/2", "b", "c/1", "c/2", "d"]
+        for key in keys:
+            self.upload(key)
+        for size in (1, 2, 3, 5, 1000):
+            rows, groups, marker, is_more = [], [], "", True
+            while is_more:
+                page = self.ask("GET", f"?uploads=&delimiter=%2F&max-uploads={size}{marker}")
+                prefixes = [p for p in self.text(page, "Prefix") if p]
+                self.assertLessEqual(len(self.text(page, "Key") + prefixes), size)
+                rows, groups = rows + self.text(page, "Key"), groups + prefixes
+                is_more = self.text(page, "IsTruncated") == ["true"]
+                marker = is_more and "&key-marker={}&upload-id-marker={}".format(*(urllib.parse.quote(self.text(page, n)[0], safe="") for n in ("NextKeyMarker", "NextUploadIdMarker")))
+            self.assertEqual((rows, groups), (["a", "a", "b", "d"], ["a/", "c/"]), size)
+
+
 if __name__ == "__main__":
     unittest.main(verbosity=2)
