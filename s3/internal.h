@@ -13,6 +13,8 @@
 #define HPL_S3_MIN_PART (5ull << 20)   /* of every part but the last */
 #define HPL_S3_MAX_PARAMETERS 64u
 #define HPL_S3_MAX_NAME (11u + 2048u)  /* of a header that is kept: all of the user metadata may be one name */
+#define HPL_S3_MAX_ASKED INT32_MAX       /* rows of a listing: more than a page may be asked for */
+#define HPL_S3_PAGE 1000                 /* rows of a listing that are given at most */
 #define HPL_S3_OWNER "hardplate"      /* of everything; there are no accounts */
 #define HPL_S3_PIECE (16u * HPL_PACKAGE_LEN) /* 1 MiB of plaintext at a time */
 

@@ -116,9 +116,9 @@ static enum hpl_status read_common(struct hpl_s3_request *request, struct listin
         return hpl_fail(request->call, HPL_INVALID_ARGUMENT, "'encoding-type' must be url");
     if (strlen(listing->prefix) > HPL_OBJECT_KEY_MAX)
         return hpl_fail(request->call, HPL_INVALID_ARGUMENT, "'prefix' is longer than any key");
-    HPL_TRY(hpl_s3_number(request, "max-keys", 0, 1000000000, 1000, &listing->max_keys));
-    if (listing->max_keys > 1000)
-        listing->max_keys = 1000;
+    HPL_TRY(hpl_s3_number(request, "max-keys", 0, HPL_S3_MAX_ASKED, HPL_S3_PAGE, &listing->max_keys));
+    if (listing->max_keys > HPL_S3_PAGE)
+        listing->max_keys = HPL_S3_PAGE;
     return HPL_OK;
 }
 

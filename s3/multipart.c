@@ -280,10 +280,10 @@ enum hpl_status hpl_s3_list_parts(struct hpl_s3_request *request)
     struct hpl_upload upload = {0};
     struct hpl_upload_state state = {0};
     int64_t max, after;
-    HPL_TRY(hpl_s3_number(request, "max-parts", 1, 1000000, 1000, &max));
+    HPL_TRY(hpl_s3_number(request, "max-parts", 1, HPL_S3_MAX_ASKED, HPL_S3_PAGE, &max));
     HPL_TRY(hpl_s3_number(request, "part-number-marker", 0, HPL_MANIFEST_MAX_PARTS, 0, &after));
-    if (max > 1000)
-        max = 1000;
+    if (max > HPL_S3_PAGE)
+        max = HPL_S3_PAGE;
     enum hpl_status status = hpl_store_get_upload(request->call, request->s3->store, hpl_s3_parameter(request, "uploadId"), request->bucket, request->key, &upload);
     if (status == HPL_OK)
         status = hpl_upload_open(request, &upload, &state);
@@ -361,9 +361,9 @@ enum hpl_status hpl_s3_list_uploads(struct hpl_s3_request *request)
     const char *key_marker = hpl_s3_parameter(request, "key-marker"), *id_marker = hpl_s3_parameter(request, "upload-id-marker");
     struct uploads uploads = {.prefix = prefix ? prefix : "", .delimiter = delimiter ? delimiter : "", .is_url = encoding && strcmp(encoding, "url") == 0};
     struct hpl_buf xml = {0};
-    HPL_TRY(hpl_s3_number(request, "max-uploads", 1, 1000000, 1000, &uploads.max));
-    if (uploads.max > 1000)
-        uploads.max = 1000;
+    HPL_TRY(hpl_s3_number(request, "max-uploads", 1, HPL_S3_MAX_ASKED, HPL_S3_PAGE, &uploads.max));
+    if (uploads.max > HPL_S3_PAGE)
+        uploads.max = HPL_S3_PAGE;
     if (key_marker) /* its group was given on the page before */
         snprintf(uploads.last_prefix, sizeof uploads.last_prefix, "%.*s", (int)common_prefix(&uploads, key_marker), key_marker);
     enum hpl_status status = hpl_store_list_uploads(request->call, request->s3->store, request->bucket, uploads.prefix, key_marker ? key_marker : "",
