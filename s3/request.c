@@ -33,7 +33,7 @@ static enum hpl_status parse_path(struct hpl_s3_request *request, struct hpl_byt
     enum hpl_status status = text ? HPL_OK : HPL_NO_MEMORY;
     if (slash)
         *slash++ = '\0';
-    if (status == HPL_OK && *text && (!is_bucket_name(text) || is_reserved(text)))
+    if (status == HPL_OK && (*text || slash) && (!is_bucket_name(text) || is_reserved(text)))
         status = hpl_fail(request->call, HPL_INVALID_BUCKET_NAME, is_reserved(text) ? "this bucket name is reserved" : "the bucket name is not valid");
     if (status == HPL_OK && *text)
         memcpy(request->bucket, text, strlen(text) + 1);
@@ -49,7 +49,7 @@ static char *decode_text(struct hpl_bytes raw)
 {
     struct hpl_buf decoded = {0};
     char *text = NULL;
-    if (hpl_uri_decode(&decoded, raw, true) && !(decoded.len && memchr(decoded.data, '\0', decoded.len)))
+    if (hpl_uri_decode(&decoded, raw, true) && !(decoded.len && memchr(decoded.data, '\0', decoded.len)) && hpl_utf8_is_valid(hpl_buf_bytes(&decoded)))
         text = hpl_strndup(hpl_buf_bytes(&decoded));
     hpl_buf_wipe(&decoded);
     return text;
@@ -71,7 +71,7 @@ static enum hpl_status parse_query(struct hpl_s3_request *request, struct hpl_by
         parameter->name = decode_text(hpl_bytes(pair.data, name_len));
         parameter->value = decode_text(equals ? hpl_bytes(equals + 1, pair.len - name_len - 1) : hpl_bytes("", 0));
         if (!parameter->name || !parameter->value)
-            return hpl_fail(request->call, HPL_INVALID_ARGUMENT, "the query is not percent-encoded right");
+            return hpl_fail(request->call, HPL_INVALID_ARGUMENT, "the query is not percent-encoded UTF-8");
     }
     return HPL_OK;
 }

@@ -104,6 +104,13 @@ void hpl_xml_start(struct hpl_buf *out, const char *root_name)
     hpl_buf_printf(out, "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<%s xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\">", root_name);
 }
 
+/* What UTF-8 may hold and XML 1.0 may not, not even as a reference: most control characters, U+FFFE and U+FFFF. */
+static bool is_no_character(struct hpl_bytes text, size_t i)
+{
+    const uint8_t *at = text.data + i;
+    return (*at < 0x20 && *at != '\n' && *at != '\t') || (text.len - i >= 3 && at[0] == 0xef && at[1] == 0xbf && at[2] >= 0xbe);
+}
+
 void hpl_xml_text(struct hpl_buf *out, const char *name, struct hpl_bytes text)
 {
     hpl_xml_open(out, name);
@@ -115,9 +122,10 @@ void hpl_xml_text(struct hpl_buf *out, const char *name, struct hpl_bytes text)
         case '"': hpl_buf_put_str(out, "&quot;"); break;
         case '\r': hpl_buf_put_str(out, "&#13;"); break;
         default:
-            if (text.data[i] < 0x20 && text.data[i] != '\n' && text.data[i] != '\t')
+            if (is_no_character(text, i)) {
                 hpl_buf_put_str(out, "\xef\xbf\xbd");
-            else
+                i += text.data[i] == 0xef ? 2 : 0;
+            } else
                 hpl_buf_put_u8(out, text.data[i]);
         }
     hpl_xml_close(out, name);

@@ -14,7 +14,7 @@ enum hpl_status hpl_xml_read(struct hpl_call *call, struct hpl_bytes document, c
 void hpl_xml_start(struct hpl_buf *out, const char *root_name);
 void hpl_xml_open(struct hpl_buf *out, const char *name);
 void hpl_xml_close(struct hpl_buf *out, const char *name);
-/* <name>escaped text</name>; control characters that XML cannot hold become U+FFFD. */
+/* <name>escaped text</name>; characters that XML cannot hold become U+FFFD. */
 void hpl_xml_text(struct hpl_buf *out, const char *name, struct hpl_bytes text);
 void hpl_xml_str(struct hpl_buf *out, const char *name, const char *text);
 void hpl_xml_int(struct hpl_buf *out, const char *name, int64_t value);

@@ -201,6 +201,30 @@ class Listings(Exact):
                 marker = is_more and "&key-marker={}&upload-id-marker={}".format(*(urllib.parse.quote(self.text(page, n)[0], safe="") for n in ("NextKeyMarker", "NextUploadIdMarker")))
             self.assertEqual((rows, groups), (["a", "a", "b", "d"], ["a/", "c/"]), size)
 
+    def test_more_than_a_page_may_be_asked_for(self):
+        upload = self.upload("parts")
+        self.ask("PUT", "/key", b"x")
+        for target, element in (("?max-keys=", "MaxKeys"), ("?list-type=2&max-keys=", "MaxKeys"), ("?uploads=&max-uploads=", "MaxUploads"), (f"/parts?uploadId={upload}&max-parts=", "MaxParts")):
+            for asked in ("1000", "1001", "2147483647"):
+                answer = self.ask("GET", target + asked)
+                self.assertEqual((answer.status, self.text(answer, element)), (200, ["1000"]), target + asked)
+            for asked in ("2147483648", "-1", "x", "1.5"):
+                self.refused("InvalidArgument", 400, "GET", target + asked)
+
+    def test_every_answer_is_xml_whatever_the_keys_and_the_query_hold(self):
+        for key in ("%01", "a%EF%BF%BEb", "a%EF%BF%BFb", "%7F", "%C2%85", "a%0Db", "%E2%80%A8"):
+            self.assertEqual(self.ask("PUT", "/" + key, b"x").status, 200, key)
+        keys = [urllib.parse.unquote(key) for key in self.text(self.ask("GET", "?list-type=2&encoding-type=url"), "Key")]
+        self.assertEqual(keys, ["\x01", "a\rb", "a\ufffeb", "a\uffffb", "\x7f", "\x85", "\u2028"])
+        self.assertEqual(self.text(self.ask("GET", "?list-type=2"), "Key"), ["\ufffd", "a\rb", "a\ufffdb", "a\ufffdb", "\x7f", "\x85", "\u2028"])
+        for name in ("prefix", "delimiter", "marker", "start-after"):
+            self.refused("InvalidArgument", 400, "GET", f"?{name}=%FF")
+            self.refused("InvalidArgument", 400, "GET", f"?uploads=&{name}=%ED%A0%80")
+
+    def test_no_bucket_is_named_by_nothing(self):
+        for target in ("///", "///key", "///?list-type=2"):
+            self.refused("InvalidBucketName", 400, "GET", target)
+
 
 if __name__ == "__main__":
     unittest.main(verbosity=2)
