@@ -54,6 +54,21 @@ static bool parse_seconds(double *seconds, const char *text)
     return end != text && *end == '\0' && *seconds > 0 && *seconds <= 600;
 }
 
+/* A name that is none would be a run of nothing. */
+static bool are_known(const char *only)
+{
+    static const char *const names[] = {"local", "softhsm", "tokend", "openbao", "kes"};
+    for (size_t len; *only; only += len + (only[len] == ',')) {
+        bool is_known = false;
+        len = strcspn(only, ",");
+        for (size_t i = 0; i < HPL_COUNT(names); i++)
+            is_known = is_known || (strlen(names[i]) == len && strncmp(only, names[i], len) == 0);
+        if (!is_known)
+            return false;
+    }
+    return true;
+}
+
 static bool be_quick(struct hpl_bench_kms_options *options)
 {
     options->is_quick = true;
@@ -73,6 +88,7 @@ static int parse(struct hpl_bench_kms_options *options, int argc, char **argv)
         {NULL, 0, NULL, 0},
     };
     unsigned keys = 1;
+    const char *given_seconds = NULL, *given_threads = NULL; /* they count wherever --quick stands */
     *options = (struct hpl_bench_kms_options){.seconds = 5, .rounds = 5, .connections = 16, .keystore = {.sessions = 16}};
     bool is_right = parse_threads(options, "1,4,16");
     for (int option; is_right && (option = getopt_long(argc, argv, "", table, NULL)) != -1;)
@@ -81,17 +97,18 @@ static int parse(struct hpl_bench_kms_options *options, int argc, char **argv)
         case 'q': is_right = be_quick(options); break;
         case 'H': options->is_http = true; break;
         case 'r': options->is_reconfigure = true; break;
-        case 's': is_right = parse_seconds(&options->seconds, optarg); break;
-        case 't': is_right = parse_threads(options, optarg); break;
+        case 's': given_seconds = optarg; break;
+        case 't': given_threads = optarg; break;
         case 'k': is_right = parse_number(&keys, optarg, 1, 1000000, '\0', NULL); break;
         case 'S': is_right = parse_number(&options->keystore.sessions, optarg, 1, 256, '\0', NULL); break;
         case 'l': is_right = parse_number(&options->keystore.latency_ms, optarg, 0, 10000, '\0', NULL); break;
         case 'c': is_right = parse_number(&options->connections, optarg, 1, 256, '\0', NULL); break;
-        case 'o': options->only = optarg; break;
+        case 'o': options->only = optarg; is_right = *optarg && are_known(optarg); break;
         case 'h': print_usage(stdout); return 0;
         default: is_right = false;
         }
     options->keystore.num_keys = keys;
+    is_right = is_right && (!given_seconds || parse_seconds(&options->seconds, given_seconds)) && (!given_threads || parse_threads(options, given_threads));
     if (is_right && optind == argc && !(options->is_http && options->is_reconfigure))
         return -1;
     print_usage(stderr);

@@ -27,16 +27,25 @@ static void print_usage(FILE *to)
     fprintf(to, "hardplate-bench COMMAND --help tells its options.\n");
 }
 
+/* A table that did not arrive is no success. */
+static int flush_output(int exit_status)
+{
+    if ((fflush(stdout) == 0 && !ferror(stdout)) || exit_status)
+        return exit_status;
+    perror("hardplate-bench: cannot write standard output");
+    return 1;
+}
+
 int main(int argc, char **argv)
 {
     if (argc == 2 && strcmp(argv[1], "--help") == 0) {
         print_usage(stdout);
-        return 0;
+        return flush_output(0);
     }
     hpl_json_init();
     for (size_t i = 0; argc > 1 && i < sizeof commands / sizeof commands[0]; i++)
         if (strcmp(argv[1], commands[i].name) == 0)
-            return commands[i].run(argc - 1, argv + 1);
+            return flush_output(commands[i].run(argc - 1, argv + 1));
     if (argc > 1)
         fprintf(stderr, "hardplate-bench: no command '%s'\n", argv[1]);
     print_usage(stderr);

@@ -58,18 +58,20 @@ int hpl_bench_parse(struct hpl_bench_options *options, int argc, char **argv, co
         {"help", no_argument, NULL, 'h'},
         {NULL, 0, NULL, 0},
     };
+    const char *given_sizes = NULL, *given_seconds = NULL; /* they count wherever --quick stands */
     *options = (struct hpl_bench_options){.seconds = 0.1, .num_samples = HPL_BENCH_MAX_SAMPLES};
     bool is_right = parse_sizes(options, sizes);
     for (int option; is_right && (option = getopt_long(argc, argv, "", table, NULL)) != -1;)
         switch (option) {
         case 'j': options->is_json = true; break;
         case 'q': is_right = be_quick(options, quick_sizes); break;
-        case 's': is_right = parse_seconds(options, optarg); break;
-        case 'z': is_right = parse_sizes(options, optarg); break;
+        case 's': given_seconds = optarg; break;
+        case 'z': given_sizes = optarg; break;
         case 'p': options->plot = optarg; break;
         case 'h': print_usage(stdout, argv[0], sizes); return 0;
         default: is_right = false;
         }
+    is_right = is_right && (!given_sizes || parse_sizes(options, given_sizes)) && (!given_seconds || parse_seconds(options, given_seconds));
     if (is_right && optind == argc)
         return -1;
     print_usage(stderr, argv[0], sizes);

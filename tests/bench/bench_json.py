@@ -29,6 +29,12 @@ def check(program, command, plot):
     if command == "seal":
         assert all(row["gbps"] == 1 for row in told["rows"] if row["impl"] == "slow:1"), told
         assert "slow:1" in {row["impl"] for row in told["rows"]}, told
+    size = 4 << 20 if command == "workers" else 100
+    for options in (["--sizes", str(size), "--quick"], ["--quick", "--sizes", str(size)]):
+        ran = subprocess.run([program, command, "--json", *options], check=True, capture_output=True, timeout=120)
+        assert {row["size"] for row in json.loads(ran.stdout)["rows"] if not row["impl"].startswith("hardplate-split")} == {size}, options
+    with open("/dev/full", "w") as full:
+        assert subprocess.run([program, command, "--quick"], stdout=full, stderr=subprocess.PIPE, timeout=120).returncode == 1, "a table that did not arrive"
     svg = xml.etree.ElementTree.parse(plot).getroot()
     text = " ".join(node.text or "" for node in svg.iter("{http://www.w3.org/2000/svg}text"))
     for impl in {row["impl"] for row in told["rows"]}:
@@ -60,7 +66,8 @@ def check_kms(program):
             assert "local" in impls and ("softhsm" in impls or "softhsm left out" in ran.stderr), impls
         else:
             assert told["rows"][0]["switches"] == 0 < told["rows"][1]["switches"], told
-    assert subprocess.run([program, "kms", "--threads", "0"], capture_output=True).returncode == 2, "a number out of range is taken"
+    for wrong in (["--threads", "0"], ["--only", "nobody"], ["--only", "local,nobody"], ["--only", ""]):
+        assert subprocess.run([program, "kms", "--quick", *wrong], capture_output=True).returncode == 2, wrong
 
 
 with tempfile.TemporaryDirectory() as folder:
