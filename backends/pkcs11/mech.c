@@ -253,7 +253,7 @@ enum hpl_status hpl_p11_wrap(struct hpl_p11_op *op, const struct hpl_p11_key *ke
 }
 
 /* What a failed C_Decrypt means: some tokens name the ciphertext, some only say GENERAL_ERROR (SoftHSM) or FUNCTION_FAILED (nShield).
- * After a MAC that was right it is never the ciphertext. */
+ * After a MAC or a tag that was right it is never the ciphertext. */
 static enum hpl_status judge_open(struct hpl_p11_op *op, const struct hpl_p11_io *io, CK_RV rv)
 {
     bool was_decrypt = strcmp(io->function, "C_Decrypt") == 0 && !io->is_proven;

@@ -18,7 +18,7 @@ struct hpl_p11_io {
     uint8_t aad[HPL_WRAP_AAD_LEN];
     const char *function; /* the last one called */
     bool is_as_said;      /* after seal: the token did with the IV what the variant says */
-    bool is_proven;       /* after open: the MAC was right, so what failed after it was not the ciphertext */
+    bool is_proven;       /* after open: the MAC or the tag was right, so what failed after it was not the ciphertext */
 };
 
 struct hpl_p11_tier {
@@ -29,7 +29,7 @@ struct hpl_p11_tier {
     const char *canary;           /* the label of its canary */
     /* secret: HPL_P11_SECRET_MIN to _MAX bytes. CKR_OK with is_as_said fills all of out. */
     CK_RV (*seal)(struct hpl_p11_io *io, enum hpl_p11_iv_mode variant, struct hpl_bytes secret, struct hpl_wrapped *out);
-    /* *len holds the room. What our own MAC refuses is CKR_ENCRYPTED_DATA_INVALID of "C_Decrypt". */
+    /* *len holds the room, and is not believed of a module that says more or less than can be. What our own MAC refuses is CKR_ENCRYPTED_DATA_INVALID of "C_Decrypt". */
     CK_RV (*open)(struct hpl_p11_io *io, const struct hpl_wrapped *wrapped, uint8_t *room, CK_ULONG *len);
 };
 

@@ -74,7 +74,9 @@ static CK_RV open(struct hpl_p11_io *io, const struct hpl_wrapped *wrapped, uint
         return rv;
     io->function = "C_Decrypt";
     rv = io->fn->C_Decrypt(io->session, (CK_BYTE_PTR)wrapped->ct, wrapped->ct_len - HPL_P11_MAC_LEN, room, len);
-    return rv == CKR_OK ? unpad(room, len) : rv;
+    if (rv != CKR_OK)
+        return rv;
+    return *len + HPL_P11_MAC_LEN == wrapped->ct_len ? unpad(room, len) : CKR_FUNCTION_FAILED;
 }
 
 const struct hpl_p11_tier hpl_p11_tier_cbc = {

@@ -77,7 +77,9 @@ static CK_RV open(struct hpl_p11_io *io, const struct hpl_wrapped *wrapped, uint
     if (rv != CKR_OK)
         return rv;
     io->function = "C_Decrypt";
-    return io->fn->C_Decrypt(io->session, (CK_BYTE_PTR)wrapped->ct, wrapped->ct_len, room, len);
+    rv = io->fn->C_Decrypt(io->session, (CK_BYTE_PTR)wrapped->ct, wrapped->ct_len, room, len);
+    io->is_proven = rv == CKR_OK;
+    return rv == CKR_OK && *len + TAG_LEN != wrapped->ct_len ? CKR_FUNCTION_FAILED : rv;
 }
 
 const struct hpl_p11_tier hpl_p11_tier_gcm = {

@@ -97,7 +97,7 @@ static CK_RV open(struct hpl_p11_io *io, const struct hpl_wrapped *wrapped, uint
     if (rv != CKR_OK)
         return rv;
     binding_of(io, wrapped->iv, binding);
-    if (*len <= sizeof binding || !hpl_equal_secret(room + *len - sizeof binding, binding, sizeof binding))
+    if (*len <= sizeof binding || *len > HPL_P11_SECRET_MAX + sizeof binding || !hpl_equal_secret(room + *len - sizeof binding, binding, sizeof binding))
         return CKR_FUNCTION_FAILED;
     *len -= sizeof binding;
     return CKR_OK;

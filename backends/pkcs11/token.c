@@ -56,15 +56,16 @@ static enum hpl_status look_at(struct search *search, CK_FUNCTION_LIST *fn, CK_S
 static enum hpl_status look_through(struct search *search, CK_FUNCTION_LIST *fn)
 {
     CK_INFO module;
-    CK_ULONG num_slots = 0;
+    CK_ULONG num_slots = 0, num_told;
     if (fn->C_GetInfo(&module) != CKR_OK || fn->C_GetSlotList(CK_TRUE, NULL, &num_slots) != CKR_OK || num_slots == 0)
         return HPL_OK;
     CK_SLOT_ID *slots = calloc(num_slots, sizeof *slots);
     if (!slots)
         return HPL_NO_MEMORY;
     enum hpl_status status = HPL_OK;
-    if (fn->C_GetSlotList(CK_TRUE, slots, &num_slots) == CKR_OK)
-        for (CK_ULONG i = 0; status == HPL_OK && i < num_slots; i++)
+    num_told = num_slots;
+    if (fn->C_GetSlotList(CK_TRUE, slots, &num_told) == CKR_OK)
+        for (CK_ULONG i = 0; status == HPL_OK && i < num_told && i < num_slots; i++)
             status = look_at(search, fn, slots[i], &module);
     free(slots);
     return status;

@@ -339,7 +339,10 @@ static CK_RV decrypt_init(CK_SESSION_HANDLE session, CK_MECHANISM_PTR mechanism,
 static CK_RV decrypt(CK_SESSION_HANDLE session, CK_BYTE_PTR in, CK_ULONG in_len, CK_BYTE_PTR out, CK_ULONG_PTR out_len)
 {
     wait_latency();
-    return real->C_Decrypt(session, in, in_len, out, out_len);
+    CK_RV rv = real->C_Decrypt(session, in, in_len, out, out_len);
+    if (rv == CKR_OK && shim_get(state->told_len))
+        *out_len = shim_get(state->told_len);
+    return rv;
 }
 
 static CK_RV sign(CK_SESSION_HANDLE session, CK_BYTE_PTR in, CK_ULONG in_len, CK_BYTE_PTR out, CK_ULONG_PTR out_len)
@@ -494,6 +497,14 @@ static CK_RV token_info(CK_SLOT_ID slot, CK_TOKEN_INFO_PTR info)
     return rv;
 }
 
+static CK_RV slot_list(CK_BBOOL has_token, CK_SLOT_ID_PTR list, CK_ULONG_PTR num)
+{
+    CK_RV rv = real->C_GetSlotList(has_token, list, num);
+    if (rv == CKR_OK && list)
+        *num += shim_get(state->num_more_slots);
+    return rv;
+}
+
 /* CKM_AES_GCM is taken out of the list. */
 static CK_RV mechanism_list(CK_SLOT_ID slot, CK_MECHANISM_TYPE_PTR list, CK_ULONG_PTR num)
 {
@@ -556,7 +567,7 @@ static CK_RV shim_C_CloseSession(CK_SESSION_HANDLE session)
 ON_MODULE(INITIALIZE, C_Initialize, (void *args), initialize(args))
 ON_MODULE(FINALIZE, C_Finalize, (void *reserved), finalize(reserved))
 ON_MODULE(GET_INFO, C_GetInfo, (CK_INFO_PTR info), real->C_GetInfo(info))
-ON_MODULE(GET_SLOT_LIST, C_GetSlotList, (CK_BBOOL has_token, CK_SLOT_ID_PTR list, CK_ULONG_PTR num), real->C_GetSlotList(has_token, list, num))
+ON_MODULE(GET_SLOT_LIST, C_GetSlotList, (CK_BBOOL has_token, CK_SLOT_ID_PTR list, CK_ULONG_PTR num), slot_list(has_token, list, num))
 ON_MODULE(GET_SLOT_INFO, C_GetSlotInfo, (CK_SLOT_ID slot, CK_SLOT_INFO_PTR info), real->C_GetSlotInfo(slot, info))
 ON_MODULE(GET_TOKEN_INFO, C_GetTokenInfo, (CK_SLOT_ID slot, CK_TOKEN_INFO_PTR info), token_info(slot, info))
 ON_MODULE(GET_MECHANISM_LIST, C_GetMechanismList, (CK_SLOT_ID slot, CK_MECHANISM_TYPE_PTR list, CK_ULONG_PTR num), mechanism_list(slot, list, num))

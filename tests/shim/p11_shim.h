@@ -60,6 +60,8 @@ struct shim {
     unsigned long token_flags;   /* added to C_GetTokenInfo's */
     unsigned mixes_keys;         /* encrypts and decrypts with another AES key than the handle's; the canary's is left alone */
     unsigned latency_us;         /* before every encryption, decryption and signature */
+    unsigned long told_len;      /* what C_Decrypt says it gave; 0: the truth */
+    unsigned num_more_slots;     /* C_GetSlotList says that it gave so many more */
 
     /* What was seen. */
     unsigned num_calls[SHIM_NUM_FUNCTIONS];

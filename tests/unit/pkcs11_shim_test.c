@@ -331,6 +331,17 @@ HPL_TEST(another_token_in_the_place_of_ours_is_not_used)
     softhsm_wipe(&hsm);
 }
 
+HPL_TEST(slots_that_a_module_only_says_to_have_are_not_looked_at)
+{
+    struct softhsm hsm;
+    shim_init(&hsm, SHIM_AS_IS);
+    shim->num_more_slots = 5000;
+    struct hpl_keystore *keystore = must_open(&hsm);
+    EXPECT(shim->num_calls[SHIM_GET_TOKEN_INFO] < 100);
+    keystore->ops->close(keystore);
+    softhsm_wipe(&hsm);
+}
+
 HPL_TEST(a_restart_that_fails_half_way_is_done_again)
 {
     static const struct { enum shim_where where; unsigned is_after; } faults[] = {

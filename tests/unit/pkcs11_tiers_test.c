@@ -251,6 +251,36 @@ HPL_TEST(a_token_without_session_objects_is_tried_with_token_objects_that_go_aga
     softhsm_wipe(&hsm);
 }
 
+/* What it writes is right; what it says of the length may be anything, beyond all memory too. */
+HPL_TEST(a_module_that_lies_about_the_length_it_gave_is_not_believed)
+{
+    static const char *const mechanisms[] = {"aes-gcm", "aes-cbc-hmac", "rsa-oaep"};
+    static const unsigned long told[] = {16, 1ul << 40, ~0ul};
+    for (size_t i = 0; i < HPL_COUNT(mechanisms); i++) {
+        struct softhsm hsm;
+        struct hpl_call call;
+        struct hpl_keystore *keystore;
+        struct hpl_wrapped wrapped;
+        uint8_t uid[HPL_KEY_UID_LEN];
+        struct shim *shim = shim_init(&hsm, SHIM_AS_IS);
+        hsm.option.mechanism = mechanisms[i];
+        EXPECT_OK(softhsm_try_open(&hsm, &call, &keystore));
+        new_key(keystore, uid);
+        EXPECT_OK(try_wrap(keystore, uid, 1, &wrapped, &call));
+        for (size_t n = 0; n < HPL_COUNT(told); n++) {
+            shim_set(shim->told_len, told[n]);
+            EXPECT_STATUS(try_unwrap(keystore, uid, aad, &wrapped), HPL_KEY_UNAVAILABLE);
+            shim_set(shim->told_len, 0);
+            enum hpl_status status = HPL_KEY_UNAVAILABLE;
+            for (unsigned tries = 0; tries < 200 && status != HPL_OK; tries++, usleep(50000))
+                status = try_unwrap(keystore, uid, aad, &wrapped);
+            EXPECT_OK(status);
+        }
+        keystore->ops->close(keystore);
+        softhsm_wipe(&hsm);
+    }
+}
+
 /* --- the mode is pinned ------------------------------------------------------------------------------------------------------------------ */
 
 HPL_TEST(keys_of_gcm_tell_the_service_how_many_wraps_a_version_may_do)

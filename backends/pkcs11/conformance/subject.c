@@ -62,13 +62,14 @@ static json_t *mechanism_json(struct hpl_probe *probe, CK_MECHANISM_TYPE type)
 
 json_t *hpl_probe_mechanisms(struct hpl_probe *probe)
 {
-    CK_ULONG num = 0;
+    CK_ULONG num = 0, num_told;
     json_t *rows = json_array();
     if (probe->fn->C_GetMechanismList(probe->slot, NULL, &num) != CKR_OK || num == 0 || num > 4096)
         return rows;
     CK_MECHANISM_TYPE *types = calloc(num, sizeof *types);
-    if (types && probe->fn->C_GetMechanismList(probe->slot, types, &num) == CKR_OK)
-        for (CK_ULONG i = 0; i < num; i++)
+    num_told = num;
+    if (types && probe->fn->C_GetMechanismList(probe->slot, types, &num_told) == CKR_OK)
+        for (CK_ULONG i = 0; i < num_told && i < num; i++)
             json_array_append_new(rows, mechanism_json(probe, types[i]));
     free(types);
     return rows;
