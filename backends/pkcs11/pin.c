@@ -119,9 +119,9 @@ static enum hpl_status send(struct hpl_call *call, const struct hpl_p11_login *l
                             const uint8_t digest[static HPL_SHA256_LEN], const struct hpl_secret *pin)
 {
     CK_RV rv = login->token->fn->C_Login(session, CKU_USER, pin->bytes, pin->len);
-    if (rv == CKR_OK || rv == CKR_USER_ALREADY_LOGGED_IN) {
-        if (latch->num_digests)
-            unlink(latch->path);
+    if (rv == CKR_OK && latch->num_digests)
+        unlink(latch->path);
+    if (rv == CKR_OK || rv == CKR_USER_ALREADY_LOGGED_IN) /* which says nothing of this PIN */
         return HPL_OK;
     }
     if (hpl_p11_classify(rv) != HPL_P11_PIN)

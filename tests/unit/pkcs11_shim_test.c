@@ -298,6 +298,31 @@ HPL_TEST(a_pin_counter_that_is_low_is_never_lowered_further)
     }
 }
 
+HPL_TEST(a_login_that_was_somebody_elses_clears_no_refused_pin)
+{
+    struct softhsm hsm;
+    struct hpl_call call;
+    struct hpl_keystore *keystore = NULL;
+    shim_init(&hsm, SHIM_AS_IS);
+    softhsm_write_pin(&hsm, "wrong-pin-1\n");
+    EXPECT_STATUS(softhsm_try_open(&hsm, &call, &keystore), HPL_PIN_REJECTED);
+    EXPECT_NUM(shim->num_logins, 1);
+    softhsm_write_pin(&hsm, "wrong-pin-2\n"); /* another library of the process logs in at that moment */
+    shim->rv = CKR_USER_ALREADY_LOGGED_IN;
+    shim->times = SHIM_ALWAYS;
+    shim->where = SHIM_LOGIN;
+    EXPECT(softhsm_try_open(&hsm, &call, &keystore) != HPL_OK);
+    shim->where = SHIM_NOWHERE;
+    unsigned num_logins = shim->num_logins;
+    softhsm_write_pin(&hsm, "wrong-pin-1\n");
+    EXPECT_STATUS(softhsm_try_open(&hsm, &call, &keystore), HPL_PIN_REJECTED);
+    EXPECT_NUM(shim->num_logins, num_logins);
+    softhsm_write_pin(&hsm, "user-pin-1\n"); /* it is known still who made the token's count low */
+    keystore = must_open(&hsm);
+    keystore->ops->close(keystore);
+    softhsm_wipe(&hsm);
+}
+
 static enum hpl_status wait_until_unwrapped(struct hpl_keystore *keystore, const uint8_t *uid, const struct hpl_wrapped *good)
 {
     enum hpl_status status = HPL_KEY_UNAVAILABLE;
