@@ -3,10 +3,10 @@
 
 #include <stdio.h>
 #include <stdlib.h>
-#include <time.h>
 
 #include "base/clock.h"
 #include "base/codec.h"
+#include "base/lock.h"
 #include "base/log.h"
 
 #define ROW_TYPE "kms"
@@ -14,7 +14,7 @@
 #define HISTORY_MAX 100u /* rows */
 #define OPEN_TIMEOUT_MS 60000u
 #define REFUSED_FOR_NS 2000000000u
-#define WAIT_TO_OPEN_S 5
+#define WAIT_TO_OPEN_NS 5000000000u
 
 static const char *const state_names[] = {"NotConfigured", "Configured", "Running", "Error"};
 
@@ -167,10 +167,7 @@ enum hpl_status hpl_kms_acquire_instance(struct hpl_kms *kms, struct hpl_call *c
     if (*out)
         return HPL_OK;
     /* One opener at a time: opening logs into tokens. Who waits for it gives up soon, so that a dead former keystore does not take every thread. */
-    struct timespec until;
-    clock_gettime(CLOCK_REALTIME, &until);
-    until.tv_sec += WAIT_TO_OPEN_S;
-    if (pthread_mutex_timedlock(&kms->opening, &until) != 0)
+    if (!hpl_lock_by(&kms->opening, hpl_clock_mono_ns() + WAIT_TO_OPEN_NS))
         return hpl_fail(call, HPL_UNAVAILABLE, "a keystore that was active before is being opened; try again");
     enum hpl_status status = attach_again(kms, call, instance, out);
     pthread_mutex_unlock(&kms->opening);

@@ -82,12 +82,12 @@ static bool is_past(struct hpl_p11_direct *direct, uint64_t generation)
 }
 
 /* Hostile ciphertexts cost at most five canaries a second, whatever their number. */
-bool hpl_p11_canary_is_well(struct hpl_p11_direct *direct, uint64_t generation)
+enum hpl_status hpl_p11_canary_verdict(struct hpl_p11_direct *direct, struct hpl_call *call, uint64_t generation)
 {
     pthread_mutex_lock(&direct->canary_lock);
     if (is_past(direct, generation)) {
         pthread_mutex_unlock(&direct->canary_lock);
-        return false;
+        return HPL_KEY_UNAVAILABLE;
     }
     if (direct->canary_generation != generation || hpl_clock_mono_ns() - direct->canary_at_ns >= FRESH_NS) {
         direct->canary_was_well = ask(direct, generation) || ask_again(direct, generation);
@@ -96,7 +96,7 @@ bool hpl_p11_canary_is_well(struct hpl_p11_direct *direct, uint64_t generation)
     }
     bool is_well = direct->canary_was_well;
     pthread_mutex_unlock(&direct->canary_lock);
-    return is_well;
+    return is_well ? HPL_OK : HPL_KEY_UNAVAILABLE;
 }
 
 /* --- meeting a token ------------------------------------------------------------------------------------------------------------- */

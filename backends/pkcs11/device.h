@@ -3,6 +3,8 @@
 #ifndef HPL_BACKENDS_PKCS11_DEVICE_H
 #define HPL_BACKENDS_PKCS11_DEVICE_H
 
+#include <pthread.h>
+
 #include "kms/keystore.h"
 
 #define HPL_P11_ID_LEN 20u /* CKA_ID: uid, then the version big-endian */
@@ -58,6 +60,9 @@ void hpl_p11_ref_id(const struct hpl_p11_ref *ref, uint8_t id[static HPL_P11_ID_
 void hpl_p11_ref_of(const uint8_t id[static HPL_P11_ID_LEN], struct hpl_p11_ref *ref); /* without a check blob */
 /* hpl/<the first 65 bits of the uid in base32>/<version>: at most 28 characters. */
 void hpl_p11_ref_label(const struct hpl_p11_ref *ref, char label[static HPL_P11_LABEL_MAX + 1]);
+
+/* Takes a lock that is held while the token is asked, at the latest at the call's deadline: HPL_TIMEOUT, in words of what is waited for. */
+enum hpl_status hpl_p11_lock(struct hpl_call *call, pthread_mutex_t *lock, const char *what) HPL_MUST_USE;
 
 /* What is kept of a token from its first use on. */
 struct hpl_p11_pinned {

@@ -1,10 +1,11 @@
-/* Names, without Cryptoki: of tokens, of key objects, of IV modes. Any thread. */
+/* What both sides of the seam need, without Cryptoki: names of tokens, of key objects, of IV modes; a wait that ends. Any thread. */
 #include "backends/pkcs11/device.h"
 
 #include <stdio.h>
 
 #include "base/codec.h"
 #include "base/hash.h"
+#include "base/lock.h"
 
 #define GCM_IV_LEN 12u
 #define BLOCK 16u
@@ -105,6 +106,12 @@ static bool has_shape(const struct hpl_p11_facts *facts, const struct hpl_wrappe
     bool may_be_long = facts->iv_mode == HPL_P11_IV_APPENDED || facts->opens != 1u << HPL_MECH_P11_GCM;
     return wrapped->iv_len >= shape->iv_min && wrapped->iv_len <= shape->iv_max && wrapped->ct_len >= shape->ct_min &&
            wrapped->ct_len <= shape->ct_max && wrapped->ct_len % shape->ct_step == 0 && (!is_long || may_be_long);
+}
+
+enum hpl_status hpl_p11_lock(struct hpl_call *call, pthread_mutex_t *lock, const char *what)
+{
+    return hpl_lock_by(lock, call->deadline_ns) ? HPL_OK
+                                                : hpl_fail(call, HPL_TIMEOUT, "the token had not answered another request for %s by the deadline", what);
 }
 
 /* One text for all that is wrong with a ciphertext: the status's own. */

@@ -251,8 +251,8 @@ struct hpl_p11_settle {
 enum hpl_status hpl_p11_settle_op(struct hpl_p11_op *op, void *settle) HPL_MUST_USE;
 /* Decrypts the canary's known answer. */
 enum hpl_status hpl_p11_canary_op(struct hpl_p11_op *op, void *unused) HPL_MUST_USE;
-/* The verdict for this generation, at most 200 ms old; one thread at a time asks the token. False for a generation that is past,
- * without asking. Outside enter and leave. */
-bool hpl_p11_canary_is_well(struct hpl_p11_direct *direct, uint64_t generation);
+/* HPL_OK: it sings in this generation, or did less than 200 ms ago. HPL_KEY_UNAVAILABLE: it is silent, or that generation is past, which
+ * nobody asks then. One thread at a time asks the token: HPL_TIMEOUT for who could not wait for its answer. Outside enter and leave. */
+enum hpl_status hpl_p11_canary_verdict(struct hpl_p11_direct *direct, struct hpl_call *call, uint64_t generation) HPL_MUST_USE;
 
 #endif

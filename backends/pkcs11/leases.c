@@ -5,9 +5,7 @@
 #include "backends/pkcs11/store.h"
 
 #include <stdlib.h>
-#include <time.h>
 
-#include "base/clock.h"
 #include "base/codec.h"
 #include "base/log.h"
 
@@ -79,22 +77,6 @@ static enum hpl_status refill(struct hpl_p11_keystore *keystore, struct hpl_call
         status = take_block(keystore, call, lease, name);
     }
     return status;
-}
-
-/* By the wall clock, the only one of a timed lock that sanitizers follow. */
-enum hpl_status hpl_p11_lock(struct hpl_call *call, pthread_mutex_t *lock, const char *what)
-{
-    uint64_t now_ns = hpl_clock_mono_ns();
-    struct timespec until;
-    if (!call->deadline_ns)
-        return pthread_mutex_lock(lock) == 0 ? HPL_OK : HPL_INTERNAL;
-    clock_gettime(CLOCK_REALTIME, &until);
-    uint64_t at_ns = (uint64_t)until.tv_nsec + (call->deadline_ns > now_ns ? call->deadline_ns - now_ns : 0);
-    until.tv_sec += (time_t)(at_ns / 1000000000u);
-    until.tv_nsec = (long)(at_ns % 1000000000u);
-    if (pthread_mutex_timedlock(lock, &until) != 0)
-        return hpl_fail(call, HPL_TIMEOUT, "the token had not answered another request for %s by the deadline", what);
-    return HPL_OK;
 }
 
 /* --- the table ---------------------------------------------------------------------------------------------------------------------- */

@@ -212,7 +212,7 @@ static enum hpl_status check_key(struct hpl_p11_op *op, struct hpl_p11_key *key,
 enum hpl_status hpl_p11_handles(struct hpl_p11_op *op, struct hpl_p11_key *key, unsigned kinds, const struct hpl_wrapped *check,
                                 CK_OBJECT_HANDLE handles[static HPL_P11_NUM_KINDS])
 {
-    pthread_mutex_lock(&key->lock);
+    HPL_TRY(hpl_p11_lock(op->call, &key->lock, "this key"));
     enum hpl_status status = find_all(op, key, kinds);
     if (status == HPL_OK && check && !key->is_proven)
         status = check_key(op, key, check);
@@ -301,10 +301,14 @@ static enum hpl_status create_locked(struct hpl_p11_op *op, struct hpl_p11_key *
     return status;
 }
 
-static void lock_both(struct hpl_p11_op *op, struct hpl_p11_key *key)
+static enum hpl_status lock_both(struct hpl_p11_op *op, struct hpl_p11_key *key)
 {
-    pthread_mutex_lock(hpl_p11_module_creation_lock(op->direct->module));
-    pthread_mutex_lock(&key->lock);
+    pthread_mutex_t *creation_lock = hpl_p11_module_creation_lock(op->direct->module);
+    HPL_TRY(hpl_p11_lock(op->call, creation_lock, "an object to be made or destroyed"));
+    enum hpl_status status = hpl_p11_lock(op->call, &key->lock, "this key");
+    if (status != HPL_OK)
+        pthread_mutex_unlock(creation_lock);
+    return status;
 }
 
 static void unlock_both(struct hpl_p11_op *op, struct hpl_p11_key *key)
@@ -315,7 +319,7 @@ static void unlock_both(struct hpl_p11_op *op, struct hpl_p11_key *key)
 
 enum hpl_status hpl_p11_create(struct hpl_p11_op *op, struct hpl_p11_key *key)
 {
-    lock_both(op, key);
+    HPL_TRY(lock_both(op, key));
     enum hpl_status status = create_locked(op, key, key->is_mac ? 1u << HPL_P11_MAC : op->direct->tier->kinds);
     unlock_both(op, key);
     return status;
@@ -353,7 +357,7 @@ static enum hpl_status destroy_all(struct hpl_p11_op *op, struct hpl_p11_key *ke
 
 enum hpl_status hpl_p11_destroy(struct hpl_p11_op *op, struct hpl_p11_key *key)
 {
-    lock_both(op, key);
+    HPL_TRY(lock_both(op, key));
     enum hpl_status status = destroy_all(op, key);
     unlock_both(op, key);
     return status;

@@ -123,7 +123,6 @@ static enum hpl_status send(struct hpl_call *call, const struct hpl_p11_login *l
         unlink(latch->path);
     if (rv == CKR_OK || rv == CKR_USER_ALREADY_LOGGED_IN) /* which says nothing of this PIN */
         return HPL_OK;
-    }
     if (hpl_p11_classify(rv) != HPL_P11_PIN)
         return hpl_p11_fail(call, "C_Login", rv);
     latch_write(latch, digest);
@@ -156,7 +155,7 @@ static enum hpl_status try_pin(struct hpl_call *call, const struct hpl_p11_login
 enum hpl_status hpl_p11_login(struct hpl_call *call, const struct hpl_p11_login *login, CK_SESSION_HANDLE session)
 {
     CK_SESSION_INFO info;
-    pthread_mutex_lock(&login_lock);
+    HPL_TRY(hpl_p11_lock(call, &login_lock, "a login"));
     CK_RV rv = login->token->fn->C_GetSessionInfo(session, &info);
     enum hpl_status status = rv != CKR_OK                           ? hpl_p11_fail(call, "C_GetSessionInfo", rv)
                              : info.state == CKS_RW_USER_FUNCTIONS ? HPL_OK

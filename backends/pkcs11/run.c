@@ -195,18 +195,21 @@ static void suspect(struct hpl_p11_op *op, enum hpl_status status)
 /* Asks the canary whether it was the token. */
 static bool was_the_token(struct hpl_p11_op *op, enum hpl_status *status)
 {
-    if (hpl_p11_canary_is_well(op->direct, op->generation))
+    struct hpl_call asking = {.deadline_ns = op->call->deadline_ns};
+    enum hpl_status verdict = hpl_p11_canary_verdict(op->direct, &asking, op->generation);
+    if (verdict == HPL_OK)
         return false;
-    suspect(op, *status);
-    *status = hpl_fail(op->call, HPL_KEY_UNAVAILABLE, "the token does not answer its canary");
+    if (verdict == HPL_KEY_UNAVAILABLE)
+        suspect(op, *status);
+    *status = hpl_fail(op->call, verdict, "the token does not answer its canary");
     return true;
 }
 
 static void judge(struct hpl_p11_op *op, enum hpl_status *status)
 {
     if (was_the_token(op, status))
-        *status = HPL_KEY_UNAVAILABLE;
-    else if (op->class == HPL_P11_MISMATCH) {
+        return;
+    if (op->class == HPL_P11_MISMATCH) {
         atomic_store(&op->direct->has_failed, true);
         hpl_log(HPL_LOG_ERROR, "pkcs11.failed_integrity", HPL_S("token", op->direct->place->option->name), HPL_S("why", hpl_detail(op->call, *status)));
     } else if (op->class == HPL_P11_AMBIGUOUS) {

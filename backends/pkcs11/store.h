@@ -69,10 +69,6 @@ enum hpl_status hpl_p11_record_put(struct hpl_keystore *keystore, struct hpl_cal
 enum hpl_status hpl_p11_record_list(struct hpl_keystore *keystore, struct hpl_call *call, const char *after, size_t limit,
                                     hpl_record_fn fn, void *arg) HPL_MUST_USE;
 
-/* Takes a lock that is held while the token is asked, at the latest at the call's deadline: HPL_TIMEOUT, in words of what is waited
- * for. */
-enum hpl_status hpl_p11_lock(struct hpl_call *call, pthread_mutex_t *lock, const char *what) HPL_MUST_USE;
-
 /* --- leases.c ------------------------------------------------------------------------------------------------------------------------ */
 
 void hpl_p11_leases_init(struct hpl_p11_leases *leases);

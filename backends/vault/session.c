@@ -8,6 +8,7 @@
 
 #include "base/clock.h"
 #include "base/file.h"
+#include "base/lock.h"
 #include "base/log.h"
 
 #define S_NS 1000000000u
@@ -241,15 +242,8 @@ static enum hpl_status copy_token(struct hpl_call *call, struct hpl_vault_sessio
 
 static enum hpl_status lock_login(struct hpl_call *call, struct hpl_vault_session *session)
 {
-    uint64_t now = hpl_clock_mono_ns(), left = call && call->deadline_ns ? call->deadline_ns : now + HPL_VAULT_DEFAULT_TIMEOUT_NS;
-    struct timespec until;
-    left = left > now ? left - now : 0;
-    clock_gettime(CLOCK_REALTIME, &until);
-    until.tv_sec += (time_t)((left + (uint64_t)until.tv_nsec) / S_NS);
-    until.tv_nsec = (long)((left + (uint64_t)until.tv_nsec) % S_NS);
-    if (pthread_mutex_timedlock(&session->logging_in, &until) != 0)
-        return hpl_fail(call, HPL_TIMEOUT, "a login at Vault was still running at the deadline");
-    return HPL_OK;
+    uint64_t deadline_ns = call && call->deadline_ns ? call->deadline_ns : hpl_clock_mono_ns() + HPL_VAULT_DEFAULT_TIMEOUT_NS;
+    return hpl_lock_by(&session->logging_in, deadline_ns) ? HPL_OK : hpl_fail(call, HPL_TIMEOUT, "a login at Vault was still running at the deadline");
 }
 
 /* This token was refused with 403: HPL_OK when there is another to try, HPL_ACCESS_DENIED when it is alive and the policy said no. */

@@ -331,6 +331,17 @@ static enum hpl_status wait_until_unwrapped(struct hpl_keystore *keystore, const
     return status;
 }
 
+HPL_TEST(slots_that_a_module_only_says_to_have_are_not_looked_at)
+{
+    struct softhsm hsm;
+    shim_init(&hsm, SHIM_AS_IS);
+    shim->num_more_slots = 5000;
+    struct hpl_keystore *keystore = must_open(&hsm);
+    EXPECT(shim->num_calls[SHIM_GET_TOKEN_INFO] < 100);
+    keystore->ops->close(keystore);
+    softhsm_wipe(&hsm);
+}
+
 HPL_TEST(another_token_in_the_place_of_ours_is_not_used)
 {
     struct softhsm hsm;
@@ -352,17 +363,6 @@ HPL_TEST(another_token_in_the_place_of_ours_is_not_used)
     EXPECT(shim->num_initialised >= 2);
     shim->has_other_serial = 0;
     EXPECT_OK(wait_until_unwrapped(keystore, uid, &good));
-    keystore->ops->close(keystore);
-    softhsm_wipe(&hsm);
-}
-
-HPL_TEST(slots_that_a_module_only_says_to_have_are_not_looked_at)
-{
-    struct softhsm hsm;
-    shim_init(&hsm, SHIM_AS_IS);
-    shim->num_more_slots = 5000;
-    struct hpl_keystore *keystore = must_open(&hsm);
-    EXPECT(shim->num_calls[SHIM_GET_TOKEN_INFO] < 100);
     keystore->ops->close(keystore);
     softhsm_wipe(&hsm);
 }
@@ -640,6 +640,8 @@ HPL_TEST(a_login_that_is_lost_with_the_session_that_kept_it_comes_back)
 struct waiter {
     struct hpl_keystore *keystore;
     uint8_t uid[HPL_KEY_UID_LEN];
+    struct hpl_wrapped blob;
+    unsigned timeout_ms; /* 0: 20 s */
     enum hpl_status status;
 };
 
@@ -657,8 +659,18 @@ static void *make_key(void *arg)
 {
     struct waiter *waiter = arg;
     struct hpl_call call;
-    hpl_call_init(&call, 20000);
+    hpl_call_init(&call, waiter->timeout_ms ? waiter->timeout_ms : 20000);
     waiter->status = waiter->keystore->ops->create_version(waiter->keystore, &call, waiter->uid, 1);
+    return NULL;
+}
+
+static void *open_blob(void *arg)
+{
+    struct waiter *waiter = arg;
+    struct hpl_call call;
+    struct hpl_secret *HPL_SECRET_AUTO opened = NULL;
+    hpl_call_init(&call, waiter->timeout_ms ? waiter->timeout_ms : 20000);
+    waiter->status = waiter->keystore->ops->unwrap(waiter->keystore, &call, waiter->uid, 1, aad, &waiter->blob, &opened);
     return NULL;
 }
 
@@ -730,6 +742,48 @@ HPL_TEST(who_waits_for_a_key_s_first_check_blob_waits_no_longer_than_it_may)
     EXPECT_OK(try_wrap(waiter.keystore, waiter.uid, &wrapped));
     waiter.keystore->ops->close(waiter.keystore);
     softhsm_wipe(&hsm);
+}
+
+/* One call hangs in the token, for a search of its key, a key that it makes, the canary that it waits for; another of its kind comes. */
+HPL_TEST(who_comes_after_a_call_that_hangs_waits_no_longer_than_it_may)
+{
+    static const struct {
+        enum shim_where where;
+        unsigned skip;
+        void *(*ask)(void *);
+        bool is_bad;
+    } cases[] = {{SHIM_FIND, 0, open_blob, false}, {SHIM_GENERATE, 0, make_key, false}, {SHIM_DECRYPT, 1, open_blob, true}};
+    for (size_t i = 0; i < HPL_COUNT(cases); i++) {
+        struct softhsm hsm;
+        struct waiter first = {0}, second = {.timeout_ms = 200};
+        pthread_t thread;
+        shim_init(&hsm, SHIM_AS_IS);
+        struct hpl_keystore *keystore = must_open(&hsm);
+        new_key(keystore, first.uid);
+        EXPECT_OK(try_wrap(keystore, first.uid, &first.blob));
+        if (!cases[i].is_bad) { /* a keystore that has not searched it yet */
+            keystore->ops->close(keystore);
+            keystore = must_open(&hsm);
+        }
+        if (cases[i].ask == make_key)
+            hpl_uuid_new(first.uid);
+        first.blob.ct[0] ^= cases[i].is_bad;
+        first.keystore = second.keystore = keystore;
+        second.blob = first.blob;
+        memcpy(second.uid, first.uid, sizeof second.uid);
+        hang_in(shim, cases[i].where, cases[i].skip);
+        EXPECT_NUM(pthread_create(&thread, NULL, cases[i].ask, &first), 0);
+        wait_for_the_fault(shim);
+        uint64_t from_ns = hpl_clock_mono_ns();
+        cases[i].ask(&second);
+        EXPECT_STATUS(second.status, HPL_TIMEOUT);
+        EXPECT(ms_since(from_ns) < 1500);
+        pthread_join(thread, NULL);
+        EXPECT_STATUS(first.status, cases[i].is_bad ? HPL_INVALID_CIPHERTEXT : HPL_OK);
+        EXPECT_NUM(shim->num_initialised, 1 + !cases[i].is_bad);
+        keystore->ops->close(keystore);
+        softhsm_wipe(&hsm);
+    }
 }
 
 struct unwrapper {
