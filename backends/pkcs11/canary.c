@@ -48,6 +48,19 @@ enum hpl_status hpl_p11_canary_op(struct hpl_p11_op *op, void *unused)
     return HPL_OK;
 }
 
+/* The pool's sessions may all be busy with what is slow, or lost, and neither says that the token is dead. One that gives no more lends one of those. */
+static enum hpl_status open_own(struct hpl_p11_op *op, bool *is_own)
+{
+    const struct hpl_p11_token *token = &op->direct->token;
+    CK_SESSION_HANDLE session;
+    *is_own = token->fn->C_OpenSession(token->slot, CKF_SERIAL_SESSION | CKF_RW_SESSION, NULL, NULL, &session) == CKR_OK;
+    if (!*is_own)
+        return hpl_p11_checkout(op);
+    op->fn = token->fn;
+    op->handle = session;
+    return HPL_OK;
+}
+
 /* One attempt, without connecting: this runs while a connection is in doubt. False too when the generation is another by now. */
 static bool ask(struct hpl_p11_direct *direct, uint64_t generation)
 {
@@ -57,13 +70,17 @@ static bool ask(struct hpl_p11_direct *direct, uint64_t generation)
     if (hpl_p11_module_enter(direct->module, &call, &op.generation) != HPL_OK)
         return false;
     enum hpl_status status = HPL_KEY_UNAVAILABLE;
+    bool is_own = false;
     if (op.generation == generation && atomic_load(&direct->generation) == generation)
-        status = hpl_p11_checkout(&op);
+        status = open_own(&op, &is_own);
     if (status == HPL_OK)
         status = hpl_p11_canary_op(&op, NULL);
     if (op.class == HPL_P11_HANDLE)
         atomic_compare_exchange_strong(&direct->epoch, &op.epoch, op.epoch + 1);
-    hpl_p11_checkin(&op);
+    if (is_own)
+        op.fn->C_CloseSession(op.handle);
+    else
+        hpl_p11_checkin(&op);
     hpl_p11_module_leave(direct->module);
     return status == HPL_OK;
 }
@@ -84,7 +101,7 @@ static bool is_past(struct hpl_p11_direct *direct, uint64_t generation)
 /* Hostile ciphertexts cost at most five canaries a second, whatever their number. */
 enum hpl_status hpl_p11_canary_verdict(struct hpl_p11_direct *direct, struct hpl_call *call, uint64_t generation)
 {
-    pthread_mutex_lock(&direct->canary_lock);
+    HPL_TRY(hpl_p11_lock(call, &direct->canary_lock, "its canary"));
     if (is_past(direct, generation)) {
         pthread_mutex_unlock(&direct->canary_lock);
         return HPL_KEY_UNAVAILABLE;

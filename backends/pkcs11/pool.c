@@ -25,7 +25,7 @@ void hpl_p11_pool_init(struct hpl_p11_pool *pool)
     hpl_p11_cond_init(&pool->changed);
 }
 
-/* SoftHSM gains nothing from many; a network HSM likes 16 to 30. Two are left for the anchor and for trials. */
+/* SoftHSM gains nothing from many; a network HSM likes 16 to 30. Two are left: the anchor, and one for trials and the canary. */
 static unsigned size_of(const struct hpl_p11_token *token, unsigned wanted)
 {
     CK_ULONG limit = token->max_rw_sessions;

@@ -589,6 +589,57 @@ HPL_TEST(bad_blobs_after_one_real_trouble_start_no_module_again)
 }
 
 /* Also where the moment is met by the run that mends another failure. */
+struct flood {
+    struct hpl_keystore *keystore;
+    uint8_t uid[HPL_KEY_UID_LEN];
+    struct hpl_wrapped bad;
+    _Atomic bool should_stop;
+    _Atomic unsigned counts[HPL_NUM_STATUSES]; /* of the bad ones */
+};
+
+static void *wrap_on(void *arg)
+{
+    struct flood *flood = arg;
+    struct hpl_wrapped wrapped;
+    while (!atomic_load(&flood->should_stop))
+        (void)!try_wrap(flood->keystore, flood->uid, &wrapped);
+    return NULL;
+}
+
+static void *unwrap_bad_ones(void *arg)
+{
+    struct flood *flood = arg;
+    while (!atomic_load(&flood->should_stop))
+        atomic_fetch_add(&flood->counts[try_unwrap(flood->keystore, flood->uid, &flood->bad)], 1);
+    return NULL;
+}
+
+/* The canary must not have to wait for a session of the pool. */
+HPL_TEST(bad_blobs_at_a_slow_token_with_all_its_sessions_busy_start_no_module_again)
+{
+    struct softhsm hsm;
+    struct flood flood = {0};
+    pthread_t threads[40];
+    shim_init(&hsm, SHIM_AS_IS);
+    hsm.option.max_sessions = 2;
+    flood.keystore = must_open(&hsm);
+    new_key(flood.keystore, flood.uid);
+    EXPECT_OK(try_wrap(flood.keystore, flood.uid, &flood.bad));
+    flood.bad.ct[0] ^= 1;
+    shim_set(shim->latency_us, 250000);
+    for (size_t i = 0; i < HPL_COUNT(threads); i++)
+        EXPECT_NUM(pthread_create(&threads[i], NULL, i % 2 ? wrap_on : unwrap_bad_ones, &flood), 0);
+    sleep(8);
+    atomic_store(&flood.should_stop, true);
+    for (size_t i = 0; i < HPL_COUNT(threads); i++)
+        pthread_join(threads[i], NULL);
+    EXPECT(flood.counts[HPL_INVALID_CIPHERTEXT] > 0);
+    EXPECT_NUM(flood.counts[HPL_KEY_UNAVAILABLE], 0);
+    EXPECT_NUM(shim->num_initialised, 1);
+    flood.keystore->ops->close(flood.keystore);
+    softhsm_wipe(&hsm);
+}
+
 HPL_TEST(a_check_blob_that_fails_for_a_moment_takes_nothing_down)
 {
     static const struct {
