@@ -159,7 +159,7 @@ static void close_device(struct hpl_p11_device *device)
     struct hpl_call call = {0};
     uint64_t generation;
     bool can_enter = direct->module && hpl_p11_module_enter(direct->module, &call, &generation) == HPL_OK;
-    hpl_p11_pool_close(&direct->pool, can_enter && generation == direct->pool.generation);
+    hpl_p11_pool_close(&direct->pool, can_enter && direct->pool.generation >= hpl_p11_module_open_since(direct->module));
     if (can_enter)
         hpl_p11_module_leave(direct->module);
     hpl_p11_module_unref(direct->module);

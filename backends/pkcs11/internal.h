@@ -42,8 +42,8 @@ enum hpl_status hpl_p11_fail(struct hpl_call *call, const char *function, CK_RV 
 
 struct hpl_p11_module;
 
-/* path: absolute, or NULL for the modules that p11-kit is configured with. Loads and initialises on first use; reserved, when not
- * NULL, goes to C_Initialize as it is. */
+/* path: absolute, or NULL for the modules that p11-kit is configured with. Loads and initialises on first use, unless another library
+ * of this process did, which then finalizes it too; reserved, when not NULL, goes to C_Initialize as it is. */
 enum hpl_status hpl_p11_module_ref(struct hpl_call *call, const char *path, const char *reserved, struct hpl_p11_module **out) HPL_MUST_USE;
 void hpl_p11_module_unref(struct hpl_p11_module *module); /* the last one finalizes; no call may be in flight */
 /* Every call into the module happens between enter and leave. Waits while the module is restarted, up to the call's deadline;
@@ -58,6 +58,8 @@ CK_FUNCTION_LIST **hpl_p11_module_lists(struct hpl_p11_module *module);
 /* Held while objects are made or destroyed: some modules race there (SoftHSM #573). */
 pthread_mutex_t *hpl_p11_module_creation_lock(struct hpl_p11_module *module);
 uint64_t hpl_p11_module_generation(struct hpl_p11_module *module);
+/* The first generation whose sessions may be open still: the present one, or an earlier one where the module is not ours to finalize. */
+uint64_t hpl_p11_module_open_since(struct hpl_p11_module *module);
 
 /* --- token.c: which token ------------------------------------------------------------------------------------------------ */
 
@@ -112,9 +114,9 @@ struct hpl_p11_op;
 
 void hpl_p11_cond_init(pthread_cond_t *cond); /* timed waits go by hpl_clock_mono_ns() */
 void hpl_p11_pool_init(struct hpl_p11_pool *pool);
-/* Forgets sessions of an earlier initialisation, closes those of this one, and opens the anchor. Nothing may be checked out. */
+/* Forgets its sessions, closes them first where they are of open_since or later, and opens the anchor. Nothing may be checked out. */
 enum hpl_status hpl_p11_pool_open(struct hpl_p11_pool *pool, struct hpl_call *call, const struct hpl_p11_token *token,
-                                  unsigned wanted, uint64_t generation) HPL_MUST_USE;
+                                  unsigned wanted, uint64_t generation, uint64_t open_since) HPL_MUST_USE;
 void hpl_p11_pool_close(struct hpl_p11_pool *pool, bool is_alive); /* is_alive: the module may be called */
 /* One session for one operation; waits up to the deadline, at most 2 s. */
 enum hpl_status hpl_p11_checkout(struct hpl_p11_op *op) HPL_MUST_USE;

@@ -4,6 +4,7 @@
 #include "backends/pkcs11/internal.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <unistd.h>
 #include <p11-kit/p11-kit.h>
@@ -25,7 +26,8 @@ struct hpl_p11_module {
     unsigned in_flight;
     bool is_restarting, is_initialised;
     bool owes_finalize; /* C_Finalize failed, so the module may still be as it was */
-    uint64_t generation;
+    bool is_foreign;    /* another library of this process initialised it: theirs to finalize, with sessions in use */
+    uint64_t generation, open_since; /* sessions of this generation and those after it were not ended by a C_Finalize */
     CK_FUNCTION_LIST **lists; /* NULL-terminated; what p11-kit gave */
 };
 
@@ -86,14 +88,17 @@ static CK_RV initialise_one(struct hpl_p11_module *module)
         module->owes_finalize = rv != CKR_OK && rv != CKR_CRYPTOKI_NOT_INITIALIZED;
     }
     rv = fn->C_Initialize(&wide);
-    if (rv == CKR_CRYPTOKI_ALREADY_INITIALIZED) /* fine if it was not us: another library of this process */
-        return module->owes_finalize ? rv : CKR_OK;
+    module->is_foreign = rv == CKR_CRYPTOKI_ALREADY_INITIALIZED && !module->owes_finalize;
+    if (rv == CKR_CRYPTOKI_ALREADY_INITIALIZED)
+        return module->is_foreign ? CKR_OK : rv;
     module->owes_finalize = rv != CKR_OK; /* it may have got half way */
     return rv;
 }
 
 static CK_RV finalize_one(struct hpl_p11_module *module)
 {
+    if (module->is_foreign)
+        return CKR_OK;
     CK_RV rv = module->lists[0]->C_Finalize(NULL);
     module->owes_finalize = rv != CKR_OK && rv != CKR_CRYPTOKI_NOT_INITIALIZED;
     return rv;
@@ -190,22 +195,33 @@ static enum hpl_status find_or_load(struct hpl_call *call, const char *path, con
     return HPL_OK;
 }
 
+/* Under the lock. */
+static void count_generation(struct hpl_p11_module *module, bool was_foreign)
+{
+    module->generation++;
+    if (!was_foreign || !module->is_foreign)
+        module->open_since = module->generation;
+}
+
 static enum hpl_status first_use(struct hpl_call *call, struct hpl_p11_module *module)
 {
     pthread_mutex_lock(&module->lock);
     enum hpl_status status = initialise(call, module);
-    module->generation++;
+    count_generation(module, false);
     pthread_mutex_unlock(&module->lock);
     return status;
 }
 
 enum hpl_status hpl_p11_module_ref(struct hpl_call *call, const char *path, const char *reserved, struct hpl_p11_module **out)
 {
+    char real[PATH_MAX];
     *out = NULL;
     if (reserved && !path)
         return hpl_fail(call, HPL_INVALID_CONFIGURATION, "init_reserved needs module: p11-kit's own configuration has x-init-reserved for that");
     if (path && path[0] != '/')
         return hpl_fail(call, HPL_INVALID_CONFIGURATION, "the PKCS#11 module '%.100s' is not an absolute path", path);
+    if (path && realpath(path, real)) /* one library, however it is spelled, is one module */
+        path = real;
     pthread_mutex_lock(&registry_lock);
     struct hpl_p11_module *module = NULL;
     enum hpl_status status = find_or_load(call, path, reserved, &module);
@@ -301,7 +317,7 @@ enum hpl_status hpl_p11_module_restart(struct hpl_p11_module *module, struct hpl
         return hpl_fail(call, HPL_BACKEND, "a PKCS#11 module cannot be used in a forked child: open the backend there anew");
     pthread_mutex_lock(&module->lock);
     if (claim(module, seen)) {
-        bool is_drained = drain(module);
+        bool is_drained = drain(module), was_foreign = module->is_foreign;
         pthread_mutex_unlock(&module->lock);
         if (is_drained) {
             finalize(module);
@@ -309,7 +325,8 @@ enum hpl_status hpl_p11_module_restart(struct hpl_p11_module *module, struct hpl
         } else
             status = hpl_fail(call, HPL_KEY_UNAVAILABLE, "a call into %s does not return, so it cannot be initialised again", name_of(module));
         pthread_mutex_lock(&module->lock);
-        module->generation += is_drained;
+        if (is_drained)
+            count_generation(module, was_foreign);
         module->is_restarting = false;
         pthread_cond_broadcast(&module->changed);
     }
@@ -325,6 +342,14 @@ CK_FUNCTION_LIST **hpl_p11_module_lists(struct hpl_p11_module *module)
 pthread_mutex_t *hpl_p11_module_creation_lock(struct hpl_p11_module *module)
 {
     return &module->creation_lock;
+}
+
+uint64_t hpl_p11_module_open_since(struct hpl_p11_module *module)
+{
+    pthread_mutex_lock(&module->lock);
+    uint64_t open_since = module->open_since;
+    pthread_mutex_unlock(&module->lock);
+    return open_since;
 }
 
 uint64_t hpl_p11_module_generation(struct hpl_p11_module *module)

@@ -52,10 +52,11 @@ static void close_all(struct hpl_p11_pool *pool)
 }
 
 /* The lock is not held over the token: status takes it. Nobody else is here, for who connects is alone and nothing is checked out. */
-enum hpl_status hpl_p11_pool_open(struct hpl_p11_pool *pool, struct hpl_call *call, const struct hpl_p11_token *token, unsigned wanted, uint64_t generation)
+enum hpl_status hpl_p11_pool_open(struct hpl_p11_pool *pool, struct hpl_call *call, const struct hpl_p11_token *token, unsigned wanted, uint64_t generation,
+                                  uint64_t open_since)
 {
     CK_SESSION_HANDLE anchor = 0;
-    if (pool->generation == generation)
+    if (pool->generation >= open_since)
         close_all(pool);
     CK_RV rv = token->fn->C_OpenSession(token->slot, CKF_SERIAL_SESSION | CKF_RW_SESSION, NULL, NULL, &anchor);
     pthread_mutex_lock(&pool->lock);

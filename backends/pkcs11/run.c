@@ -68,7 +68,8 @@ static enum hpl_status attach(struct hpl_p11_direct *direct, struct hpl_call *ca
     struct hpl_p11_login login = {.token = &direct->token, .place = direct->place};
     HPL_TRY(hpl_p11_token_find(call, direct->module, direct->place->option->uri, &found));
     HPL_TRY(same_token(direct, call, &found));
-    HPL_TRY(hpl_p11_pool_open(&direct->pool, call, &direct->token, direct->place->option->max_sessions, generation));
+    HPL_TRY(hpl_p11_pool_open(&direct->pool, call, &direct->token, direct->place->option->max_sessions, generation,
+                              hpl_p11_module_open_since(direct->module)));
     atomic_fetch_add(&direct->epoch, 1);
     return hpl_p11_login(call, &login, direct->pool.anchor);
 }

@@ -61,16 +61,26 @@ static enum hpl_status try_unwrap(struct place *place)
     return place->keystore->ops->unwrap(place->keystore, &call, place->uid, 1, aad, &place->good, &opened);
 }
 
-static void place_init(struct place *place)
+static void place_make(struct place *place)
 {
-    struct hpl_call call;
     softhsm_init(&place->hsm, "hpl test");
     place->shim = shared_shim(place->hsm.dir);
     place->hsm.option.module = SHIM_MODULE;
+}
+
+static void place_open(struct place *place)
+{
+    struct hpl_call call;
     EXPECT_OK(softhsm_try_open(&place->hsm, &call, &place->keystore));
     hpl_uuid_new(place->uid);
     EXPECT_OK(place->keystore->ops->create_version(place->keystore, &call, place->uid, 1));
     EXPECT_OK(try_wrap(place, &place->good));
+}
+
+static void place_init(struct place *place)
+{
+    place_make(place);
+    place_open(place);
 }
 
 static void place_wipe(struct place *place)
@@ -204,6 +214,49 @@ HPL_TEST(a_logout_or_closed_sessions_by_somebody_else_are_got_over)
     }
     EXPECT_NUM(place.shim->num_stale_objects, 0);
     place_wipe(&place);
+}
+
+/* Not even when the token is in trouble: they may be in the middle of a call, and their sessions are theirs. */
+HPL_TEST(a_module_that_somebody_else_initialised_is_theirs_to_finalize)
+{
+    struct place place = {0};
+    CK_SESSION_HANDLE session;
+    CK_SESSION_INFO info;
+    place_make(&place);
+    CK_FUNCTION_LIST *fn = other_user();
+    EXPECT_NUM(fn->C_Initialize(NULL), CKR_OK);
+    EXPECT_NUM(fn->C_OpenSession(first_slot(fn), CKF_SERIAL_SESSION | CKF_RW_SESSION, NULL, NULL, &session), CKR_OK);
+    place_open(&place);
+    place.shim->rv = CKR_DEVICE_ERROR;
+    place.shim->times = SHIM_ALWAYS;
+    shim_set(place.shim->where, SHIM_DECRYPT);
+    for (int i = 0; i < 20; i++, usleep(50000))
+        EXPECT(try_unwrap(&place) != HPL_OK);
+    EXPECT(place.shim->num_initialised > 1);
+    shim_set(place.shim->where, SHIM_NOWHERE);
+    EXPECT(is_back(&place, 5000));
+    EXPECT_NUM(fn->C_GetSessionInfo(session, &info), CKR_OK);
+    place_wipe(&place);
+    EXPECT_NUM(fn->C_GetSessionInfo(session, &info), CKR_OK);
+    EXPECT_NUM(fn->C_Finalize(NULL), CKR_OK);
+}
+
+HPL_TEST(one_module_under_two_names_is_one_module)
+{
+    struct softhsm hsm;
+    struct hpl_call call;
+    struct hpl_keystore *keystores[2];
+    char link[160];
+    softhsm_init(&hsm, "hpl test");
+    snprintf(link, sizeof link, "%s/link.so", hsm.dir);
+    EXPECT_NUM(symlink(SOFTHSM_MODULE, link), 0);
+    EXPECT_OK(softhsm_try_open(&hsm, &call, &keystores[0]));
+    hsm.option.module = link;
+    EXPECT_OK(softhsm_try_open(&hsm, &call, &keystores[1]));
+    keystores[0]->ops->close(keystores[0]);
+    EXPECT_OK(keystores[1]->ops->probe(keystores[1], &call));
+    keystores[1]->ops->close(keystores[1]);
+    softhsm_wipe(&hsm);
 }
 
 HPL_TEST(a_forked_child_reaches_no_token)
