@@ -174,6 +174,22 @@ static void end_change(struct local *local)
     pthread_mutex_unlock(&local->changing);
 }
 
+/* What a crash left of a file that was to be replaced holds sealed material, of destroyed keys too. Under changing: nobody writes one now. */
+static void sweep_leftovers(struct local *local)
+{
+    DIR *dir = opendir(local->dir);
+    for (struct dirent *entry; dir && (entry = readdir(dir));) {
+        const char *dot = strrchr(entry->d_name, '.');
+        char whole[NAME_LEN + 5] = "";
+        if (dot && (size_t)(dot - entry->d_name) < sizeof whole && strlen(dot + 1) == 6)
+            memcpy(whole, entry->d_name, (size_t)(dot - entry->d_name));
+        if (is_file_name(whole) || strcmp(whole, ".identity") == 0)
+            (void)unlinkat(dirfd(dir), entry->d_name, 0);
+    }
+    if (dir)
+        closedir(dir);
+}
+
 /* --- which file has which uid -------------------------------------------------------------------------------------------- */
 
 static void learn(struct local *local, const uint8_t uid[static HPL_KEY_UID_LEN], const char *name)
@@ -472,6 +488,7 @@ static enum hpl_status remove_version(struct hpl_keystore *keystore, struct hpl_
     struct hpl_key_file file;
     enum hpl_status status = file_of(call, local, uid, name, &file);
     forget_material(local, uid, version);
+    sweep_leftovers(local);
     if (status == HPL_OK) {
         hpl_key_file_remove(&file, version);
         if (file.revision || file.num_versions)
@@ -730,6 +747,7 @@ static enum hpl_status open_folder(struct hpl_call *call, struct local *local)
     if (local->lock_fd < 0)
         return hpl_file_error(call, "cannot open", path);
     HPL_TRY(begin_change(call, local));
+    sweep_leftovers(local);
     enum hpl_status status = hpl_local_identity(call, local->dir, local->root, local->identity);
     end_change(local);
     return status;

@@ -389,6 +389,31 @@ HPL_TEST(what_a_crash_left_waiting_never_hides_the_keys_own_file)
     hpl_hex_encode(hex, uid, sizeof uid);
     path_of(&place, hex, waiting);
     snprintf(saved, sizeof saved, "%s/saved", place.dir);
+/* hpl_file_replace names what it writes so until it is whole. */
+HPL_TEST(what_a_crash_left_of_a_key_file_is_gone_with_the_key_or_at_the_next_start)
+{
+    struct place place = new_place();
+    struct hpl_keystore *keystore = open_place(&place);
+    uint8_t uid[HPL_KEY_UID_LEN];
+    struct hpl_call call = {0};
+    char path[300], left[320], other[320];
+    make_key(keystore, "k", uid);
+    path_of(&place, "k", path);
+    snprintf(left, sizeof left, "%s.aB3xYz", path);
+    snprintf(other, sizeof other, "%s/notes.aB3xYz", place.keys);
+    copy_file(path, left);
+    copy_file(path, other);
+    EXPECT_OK(keystore->ops->destroy_version(keystore, &call, uid, 1));
+    EXPECT(access(left, F_OK) != 0);
+    copy_file(path, left);
+    keystore->ops->close(keystore);
+    keystore = open_place(&place);
+    EXPECT(access(left, F_OK) != 0);
+    EXPECT(access(path, F_OK) == 0 && access(other, F_OK) == 0); /* nothing else */
+    keystore->ops->close(keystore);
+    hpl_secret_free(place.root);
+}
+
     EXPECT_OK(keystore->ops->create_version(keystore, &call, uid, 1));
     copy_file(waiting, saved);
     EXPECT_OK(keystore->ops->record_put(keystore, &call, "k", uid, 0, hpl_bytes_str("{}"), NULL));
