@@ -34,6 +34,12 @@ static bool may_be_used(const char *path, const struct hpl_backend_env *env)
     return may;
 }
 
+static bool is_same(const char *path, const char *folder)
+{
+    char real[PATH_MAX];
+    return folder && realpath(folder, real) && strcmp(path, real) == 0;
+}
+
 enum hpl_status hpl_local_place(struct hpl_call *call, const json_t *config, const struct hpl_backend_env *env, char out[static PATH_MAX])
 {
     const char *given = NULL;
@@ -52,6 +58,8 @@ enum hpl_status hpl_local_place(struct hpl_call *call, const json_t *config, con
         if (!realpath(slash == path ? "/" : path, real) || snprintf(out, PATH_MAX, "%s/%s", strcmp(real, "/") ? real : "", slash + 1) >= PATH_MAX)
             return hpl_fail(call, HPL_INVALID_REQUEST, "the folder above 'key_dir' is not there: %s", strerror(errno));
     }
+    if (is_same(out, env->state_dir))
+        return hpl_fail(call, HPL_INVALID_REQUEST, "'key_dir' must not be the state folder itself, where the root secret may lie: name a folder in it");
     if (may_be_used(out, env))
         return HPL_OK;
     return hpl_fail(call, HPL_INVALID_REQUEST, "'key_dir' must lie under the state folder or one that key_dirs in the local configuration file names");

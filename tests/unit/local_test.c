@@ -232,6 +232,17 @@ HPL_TEST(a_key_dir_outside_the_named_folders_is_refused_links_too)
     hpl_secret_free(place.root);
 }
 
+HPL_TEST(the_state_folder_itself_is_no_key_dir)
+{
+    struct place place = new_place();
+    struct hpl_keystore *keystore = NULL;
+    char spelled[220];
+    snprintf(spelled, sizeof spelled, "%s/../%s/", place.dir, strrchr(place.dir, '/') + 1);
+    EXPECT_STATUS(try_open(&place.env, place.dir, &keystore), HPL_INVALID_REQUEST);
+    EXPECT_STATUS(try_open(&place.env, spelled, &keystore), HPL_INVALID_REQUEST);
+    hpl_secret_free(place.root);
+}
+
 HPL_TEST(another_root_secret_is_refused_at_opening)
 {
     struct place place = new_place();
@@ -378,17 +389,6 @@ HPL_TEST(destroyed_material_is_gone_for_every_handle_and_from_the_folder)
     hpl_secret_free(place.root);
 }
 
-HPL_TEST(what_a_crash_left_waiting_never_hides_the_keys_own_file)
-{
-    struct place place = new_place();
-    struct hpl_keystore *keystore = open_place(&place);
-    struct hpl_call call = {0};
-    uint8_t uid[HPL_KEY_UID_LEN];
-    char waiting[300], saved[300], hex[33];
-    hpl_uuid_new(uid);
-    hpl_hex_encode(hex, uid, sizeof uid);
-    path_of(&place, hex, waiting);
-    snprintf(saved, sizeof saved, "%s/saved", place.dir);
 /* hpl_file_replace names what it writes so until it is whole. */
 HPL_TEST(what_a_crash_left_of_a_key_file_is_gone_with_the_key_or_at_the_next_start)
 {
@@ -414,6 +414,17 @@ HPL_TEST(what_a_crash_left_of_a_key_file_is_gone_with_the_key_or_at_the_next_sta
     hpl_secret_free(place.root);
 }
 
+HPL_TEST(what_a_crash_left_waiting_never_hides_the_keys_own_file)
+{
+    struct place place = new_place();
+    struct hpl_keystore *keystore = open_place(&place);
+    struct hpl_call call = {0};
+    uint8_t uid[HPL_KEY_UID_LEN];
+    char waiting[300], saved[300], hex[33];
+    hpl_uuid_new(uid);
+    hpl_hex_encode(hex, uid, sizeof uid);
+    path_of(&place, hex, waiting);
+    snprintf(saved, sizeof saved, "%s/saved", place.dir);
     EXPECT_OK(keystore->ops->create_version(keystore, &call, uid, 1));
     copy_file(waiting, saved);
     EXPECT_OK(keystore->ops->record_put(keystore, &call, "k", uid, 0, hpl_bytes_str("{}"), NULL));
