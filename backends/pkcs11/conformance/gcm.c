@@ -181,23 +181,20 @@ static struct sealed changed(const struct sealed *sealed, enum change change)
     return copy;
 }
 
-/* What C_Decrypt says, and what the same session says to the next C_EncryptInit. */
+/* What C_Decrypt says, and what the same session says to the next encryption, with the IV as this token wants it. */
 static json_t *ask_refusal(struct hpl_probe *probe, const char *name, const struct sealed *sealed, enum change change, size_t ct_len)
 {
     struct sealed copy = changed(sealed, change), next;
     CK_SESSION_HANDLE session;
-    uint8_t aad[sizeof context], out[HPL_PROBE_ROOM], iv[12] = "next probe..";
+    uint8_t aad[sizeof context], out[HPL_PROBE_ROOM];
     CK_ULONG out_len = sizeof out;
     const char *function = "C_OpenSession";
-    struct gcm gcm;
     memcpy(aad, context, sizeof aad);
     aad[0] ^= change == CONTEXT;
     CK_RV rv = hpl_probe_open(probe, &session), after = rv;
     if (rv == CKR_OK) {
         rv = decrypt(probe, session, &copy, aad, sizeof aad, ct_len, out, &out_len, &function);
-        const char *unused;
-        gcm_init(&gcm, iv, sizeof iv, context, sizeof context);
-        after = encrypt(probe, session, &gcm, known, &next, &unused);
+        after = seal(probe, session, &next);
         hpl_probe_close(probe, session);
     }
     bool was_refused = rv != CKR_OK;
