@@ -7,6 +7,7 @@
 #include <p11-kit/p11-kit.h>
 
 #include "backends/pkcs11/cryptoki.h"
+#include "backends/pkcs11/device.h"
 #include "base/codec.h"
 #include "base/json.h"
 
@@ -401,6 +402,128 @@ HPL_TEST(a_key_that_could_leave_the_token_is_not_used)
     EXPECT_STATUS(try_wrap(keystore, uid, &wrapped), HPL_INTEGRITY);
     EXPECT_STATUS(keystore->ops->destroy_version(keystore, &call, uid, 1), HPL_INTEGRITY);
     EXPECT_NUM(door_find(&door, CKA_ID, id, sizeof id, &key), 2);
+    door_close(&door);
+    keystore->ops->close(keystore);
+    softhsm_wipe(&hsm);
+}
+
+/* An AES key as ours is made, but for what is said. */
+static void door_make(struct door *door, const uint8_t uid[static HPL_KEY_UID_LEN], CK_BBOOL is_sensitive, CK_BBOOL is_extractable)
+{
+    struct hpl_p11_ref ref = {.version = 1};
+    uint8_t id[20];
+    char label[HPL_P11_LABEL_MAX + 1];
+    CK_OBJECT_HANDLE key;
+    CK_ULONG len = 32;
+    CK_BBOOL yes = CK_TRUE;
+    CK_MECHANISM mechanism = {CKM_AES_KEY_GEN, NULL, 0};
+    memcpy(ref.uid, uid, sizeof ref.uid);
+    hpl_p11_ref_label(&ref, label);
+    id_of(id, uid);
+    CK_ATTRIBUTE template[] = {{CKA_VALUE_LEN, &len, sizeof len}, {CKA_TOKEN, &yes, 1}, {CKA_PRIVATE, &yes, 1}, {CKA_ENCRYPT, &yes, 1}, {CKA_DECRYPT, &yes, 1},
+                               {CKA_SENSITIVE, &is_sensitive, 1}, {CKA_EXTRACTABLE, &is_extractable, 1}, {CKA_ID, id, sizeof id},
+                               {CKA_LABEL, label, strlen(label)}};
+    EXPECT_NUM(door->fn->C_GenerateKey(door->session, &mechanism, template, HPL_COUNT(template), &key), CKR_OK);
+}
+
+HPL_TEST(a_key_of_the_right_name_that_could_leave_the_token_is_not_used)
+{
+    static const struct { CK_BBOOL is_sensitive, is_extractable; } cases[] = {{CK_FALSE, CK_FALSE}, {CK_TRUE, CK_TRUE}};
+    struct softhsm hsm;
+    softhsm_init(&hsm, "hpl test");
+    struct hpl_keystore *keystore = must_open(&hsm);
+    for (size_t i = 0; i < HPL_COUNT(cases); i++) {
+        uint8_t uid[HPL_KEY_UID_LEN], id[20];
+        struct door door;
+        struct hpl_wrapped wrapped;
+        struct hpl_call call = {0};
+        CK_OBJECT_HANDLE key;
+        hpl_uuid_new(uid);
+        id_of(id, uid);
+        door_open(&door);
+        door_make(&door, uid, cases[i].is_sensitive, cases[i].is_extractable);
+        EXPECT_STATUS(try_wrap(keystore, uid, &wrapped), HPL_INTEGRITY);
+        EXPECT_STATUS(keystore->ops->create_version(keystore, &call, uid, 1), HPL_INTEGRITY);
+        EXPECT(strstr(call.detail, "can leave the token") != NULL);
+        EXPECT_STATUS(keystore->ops->destroy_version(keystore, &call, uid, 1), HPL_INTEGRITY);
+        EXPECT_NUM(door_find(&door, CKA_ID, id, sizeof id, &key), 1);
+        door_close(&door);
+    }
+    keystore->ops->close(keystore);
+    softhsm_wipe(&hsm);
+}
+
+HPL_TEST(two_keys_of_one_name_are_neither_used_nor_destroyed)
+{
+    struct softhsm hsm;
+    uint8_t uid[HPL_KEY_UID_LEN], id[20];
+    struct door door;
+    struct hpl_wrapped wrapped;
+    CK_OBJECT_HANDLE key;
+    softhsm_init(&hsm, "hpl test");
+    struct hpl_keystore *keystore = must_open(&hsm);
+    hpl_uuid_new(uid);
+    id_of(id, uid);
+    door_open(&door);
+    for (int i = 0; i < 2; i++)
+        door_make(&door, uid, CK_TRUE, CK_FALSE);
+    struct hpl_call wrapping, creating = {0}, destroying = {0};
+    struct hpl_secret *HPL_SECRET_AUTO secret = hpl_secret_random(32);
+    hpl_call_init(&wrapping, 5000);
+    EXPECT_STATUS(keystore->ops->wrap(keystore, &wrapping, uid, 1, aad, secret, &wrapped), HPL_INTEGRITY);
+    EXPECT_STATUS(keystore->ops->create_version(keystore, &creating, uid, 1), HPL_INTEGRITY);
+    EXPECT_STATUS(keystore->ops->destroy_version(keystore, &destroying, uid, 1), HPL_INTEGRITY);
+    EXPECT(strstr(wrapping.detail, "more than one") && strstr(creating.detail, "more than one") && strstr(destroying.detail, "more than one"));
+    EXPECT_NUM(door_find(&door, CKA_ID, id, sizeof id, &key), 2);
+    door_close(&door);
+    keystore->ops->close(keystore);
+    softhsm_wipe(&hsm);
+}
+
+static void expect_flags(struct door *door, CK_OBJECT_HANDLE key, const CK_ATTRIBUTE_TYPE *types, size_t num, CK_BBOOL wanted)
+{
+    for (size_t i = 0; i < num; i++) {
+        CK_BBOOL is = !wanted;
+        CK_ATTRIBUTE attribute = {types[i], &is, sizeof is};
+        EXPECT_NUM(door->fn->C_GetAttributeValue(door->session, key, &attribute, 1), CKR_OK);
+        if (is != wanted)
+            fprintf(stderr, "\n    attribute 0x%lx\n", types[i]);
+        EXPECT_NUM(is, wanted);
+    }
+}
+
+HPL_TEST(a_key_may_do_nothing_but_its_own_work)
+{
+    static const CK_ATTRIBUTE_TYPE never[] = {CKA_EXTRACTABLE, CKA_WRAP, CKA_UNWRAP, CKA_DERIVE}, always[] = {CKA_TOKEN, CKA_PRIVATE, CKA_SENSITIVE},
+                                   cipher[] = {CKA_ENCRYPT, CKA_DECRYPT}, mac[] = {CKA_SIGN, CKA_VERIFY}, copies[] = {CKA_COPYABLE};
+    static const struct { const char *label; bool is_mac; } keys[] = {{"hpl/canary", false}, {"hpl/meta-mac", true}, {NULL, false}};
+    struct softhsm hsm;
+    uint8_t uid[HPL_KEY_UID_LEN], id[20];
+    struct door door;
+    softhsm_init(&hsm, "hpl test");
+    struct hpl_keystore *keystore = must_open(&hsm);
+    new_key(keystore, uid);
+    id_of(id, uid);
+    door_open(&door);
+    for (size_t i = 0; i < HPL_COUNT(keys); i++) {
+        const char *label = keys[i].label;
+        CK_OBJECT_HANDLE key;
+        CK_ULONG len = 0;
+        CK_MECHANISM_TYPE allowed[4];
+        CK_ATTRIBUTE size = {CKA_VALUE_LEN, &len, sizeof len}, mechanisms = {CKA_ALLOWED_MECHANISMS, allowed, sizeof allowed};
+        EXPECT_NUM(label ? door_find(&door, CKA_LABEL, label, strlen(label), &key) : door_find(&door, CKA_ID, id, sizeof id, &key), 1);
+        expect_flags(&door, key, never, HPL_COUNT(never), CK_FALSE);
+        expect_flags(&door, key, always, HPL_COUNT(always), CK_TRUE);
+        expect_flags(&door, key, cipher, HPL_COUNT(cipher), !keys[i].is_mac);
+        expect_flags(&door, key, mac, HPL_COUNT(mac), keys[i].is_mac);
+        expect_flags(&door, key, copies, HPL_COUNT(copies), CK_FALSE);
+        EXPECT_NUM(door.fn->C_GetAttributeValue(door.session, key, &size, 1), CKR_OK);
+        EXPECT_NUM(len, 32);
+        if (keys[i].is_mac)
+            continue;
+        EXPECT_NUM(door.fn->C_GetAttributeValue(door.session, key, &mechanisms, 1), CKR_OK);
+        EXPECT(mechanisms.ulValueLen == sizeof *allowed && allowed[0] == CKM_AES_GCM);
+    }
     door_close(&door);
     keystore->ops->close(keystore);
     softhsm_wipe(&hsm);
