@@ -2,6 +2,7 @@
 #include "s3/internal.h"
 
 #include <stdlib.h>
+#include <strings.h>
 
 #define PREFIX "x-amz-server-side-encryption"
 #define CUSTOMER PREFIX "-customer-"
@@ -108,10 +109,20 @@ static enum hpl_status read_managed(struct hpl_s3_request *request, const char *
     return read_context(request);
 }
 
+/* A presigned URL may carry such a parameter. S3 wants a header; passed over, it would store in the clear what was to be sealed. */
+static enum hpl_status refuse_parameters(struct hpl_s3_request *request)
+{
+    for (size_t i = 0; i < request->num_parameters; i++)
+        if (strncasecmp(request->parameters[i].name, PREFIX, sizeof PREFIX - 1) == 0)
+            return hpl_fail(request->call, HPL_INVALID_ARGUMENT, "%.80s must be a header of the request, not a parameter of its query", request->parameters[i].name);
+    return HPL_OK;
+}
+
 enum hpl_status hpl_sse_read(struct hpl_s3_request *request)
 {
     char algorithm[64];
     bool is_managed;
+    HPL_TRY(refuse_parameters(request));
     HPL_TRY(hpl_s3_header(request, PREFIX, algorithm, sizeof algorithm, &is_managed));
     HPL_TRY(hpl_sse_read_customer(request));
     if (is_managed && request->sse.mode == HPL_MODE_SSE_C)

@@ -1,0 +1,76 @@
+#!/usr/bin/env python3
+"""Requests that no SDK here sends, each right in signature and framing: what they ask for is done as S3 does it, or refused by S3's name."""
+import base64
+import http.client
+import unittest
+import urllib.parse
+import zlib
+
+from hardplate import ADMIN, AWSRequest, Credentials, Daemon, S3SigV4Auth
+from botocore.auth import S3SigV4QueryAuth
+
+BODY = b"what stands behind this is a checksum " * 300
+TRAILER = "x-amz-checksum-crc32"
+SSE = "x-amz-server-side-encryption"
+
+
+def crc32(data):
+    return base64.b64encode(zlib.crc32(data).to_bytes(4, "big")).decode()
+
+
+class Saying(S3SigV4Auth):
+    """Signs the word that it is given as the body's hash."""
+
+    def __init__(self, credentials, word):
+        super().__init__(credentials, "s3", "us-east-1")
+        self.word = word
+
+    def payload(self, request):
+        return self.word
+
+
+class Wire(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.daemon = Daemon(backend="local")
+        cls.credentials = Credentials(cls.daemon.env["HARDPLATE_ACCESS_KEY"], cls.daemon.env["HARDPLATE_SECRET_KEY"])
+        cls.s3 = cls.daemon.s3()
+        cls.s3.create_bucket(Bucket="box")
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.daemon.remove()
+
+    def send(self, method, target, headers=(), body=b""):
+        """(status, S3's code or the admin API's, headers) of a request just as it is given."""
+        connection = http.client.HTTPConnection(self.daemon.listen, timeout=60)
+        connection.request(method, target, body or None, dict(headers))
+        answer = connection.getresponse()
+        text = answer.read().decode(errors="replace")
+        connection.close()
+        code = text.partition("<Code>")[2].partition("</Code>")[0] or text.partition('"code":"')[2].partition('"')[0]
+        return answer.status, code, answer.headers
+
+    def signed(self, method, target, headers=(), body=b"", word="UNSIGNED-PAYLOAD"):
+        request = AWSRequest(method, self.daemon.endpoint + target, headers=dict(headers))
+        Saying(self.credentials, word).add_auth(request)
+        return self.send(method, target, {**dict(request.headers), "Host": self.daemon.listen}, body)
+
+    def presigned(self, method, target, headers=(), body=b"", **parameters):
+        request = AWSRequest(method, self.daemon.endpoint + target, params={name.replace("_", "-"): value for name, value in parameters.items()}, headers=dict(headers))
+        S3SigV4QueryAuth(self.credentials, "s3", "us-east-1", expires=60).add_auth(request)
+        return self.send(method, request.url.removeprefix(self.daemon.endpoint), headers, body)
+
+    def is_stored(self, key):
+        return self.signed("HEAD", f"/box/{key}")[0] == 200
+
+    def test_encryption_asked_for_in_a_query_is_never_passed_over(self):
+        for name in (SSE, SSE.title(), SSE + "-aws-kms-key-id", SSE + "-context", SSE + "-customer-algorithm"):
+            parameter = {name.replace("-", "_"): "AES256" if name == SSE else "aws:kms"}
+            for target, method in (("/box/sealed", "PUT"), ("/box/sealed?uploads=", "POST")):
+                self.assertEqual(self.presigned(method, target, body=b"secret" if method == "PUT" else b"", **parameter)[:2], (400, "InvalidArgument"), (name, method))
+        self.assertFalse(self.is_stored("sealed"))
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)
