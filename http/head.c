@@ -67,6 +67,11 @@ static struct hpl_bytes cut(struct hpl_bytes *rest, char separator)
     return item;
 }
 
+struct hpl_bytes hpl_http_next_word(struct hpl_bytes *list)
+{
+    return trim(cut(list, ','));
+}
+
 bool hpl_http_parse_field(struct hpl_bytes line, struct hpl_sigv4_header *field)
 {
     const uint8_t *colon = line.len ? memchr(line.data, ':', line.len) : NULL;
@@ -171,7 +176,7 @@ static bool is_host(struct hpl_bytes value)
 static void note_connection(struct hpl_http_head *head, struct hpl_bytes list, bool *is_close)
 {
     while (list.len) {
-        struct hpl_bytes word = trim(cut(&list, ','));
+        struct hpl_bytes word = hpl_http_next_word(&list);
         if (hpl_http_is_word(word, "close"))
             *is_close = true;
         else if (hpl_http_is_word(word, "keep-alive"))

@@ -31,6 +31,8 @@ int hpl_http_head_parse(struct hpl_http_head *head, const uint8_t *data, size_t 
 bool hpl_http_parse_field(struct hpl_bytes line, struct hpl_sigv4_header *field);
 /* The same name or word in any case of ASCII letters. */
 bool hpl_http_is_word(struct hpl_bytes bytes, const char *word);
+/* The next member of a comma-separated list (RFC 9110 section 5.6.1), taken off *list, without the white space around it; may be empty. */
+struct hpl_bytes hpl_http_next_word(struct hpl_bytes *list);
 /* Decimal digits only, up to INT64_MAX; -1 on anything else. */
 int64_t hpl_http_parse_length(struct hpl_bytes digits);
 bool hpl_http_is_token(struct hpl_bytes bytes);

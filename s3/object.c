@@ -4,6 +4,7 @@
 #include <ctype.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <strings.h>
 
 #include "engine/seal/fields.h"
 #include "http/head.h"
@@ -176,13 +177,7 @@ static enum hpl_status keep_encoding(struct hpl_s3_request *request, json_t *met
 {
     struct hpl_buf kept = {0};
     while (value.len) {
-        const uint8_t *comma = memchr(value.data, ',', value.len);
-        struct hpl_bytes word = {value.data, comma ? (size_t)(comma - value.data) : value.len};
-        value = comma ? hpl_bytes(comma + 1, value.len - word.len - 1) : hpl_bytes(NULL, 0);
-        while (word.len && (*word.data == ' ' || *word.data == '\t'))
-            word = hpl_bytes(word.data + 1, word.len - 1);
-        while (word.len && (word.data[word.len - 1] == ' ' || word.data[word.len - 1] == '\t'))
-            word.len--;
+        struct hpl_bytes word = hpl_http_next_word(&value);
         if (word.len == 0 || hpl_http_is_word(word, "aws-chunked"))
             continue;
         hpl_buf_put_str(&kept, kept.len ? "," : "");
@@ -195,23 +190,44 @@ static enum hpl_status keep_encoding(struct hpl_s3_request *request, json_t *met
     return status;
 }
 
+static enum hpl_status keep(struct hpl_s3_request *request, json_t *metadata, const struct hpl_sigv4_header *header, size_t *user_bytes)
+{
+    char name[HPL_S3_MAX_NAME + 1];
+    if (header->name.len >= sizeof name)
+        return HPL_METADATA_TOO_LARGE;
+    for (size_t i = 0; i <= header->name.len; i++)
+        name[i] = i < header->name.len ? (char)tolower(header->name.data[i]) : '\0';
+    if (!is_kept(name))
+        return HPL_OK;
+    if (strncmp(name, USER_METADATA, strlen(USER_METADATA)) == 0)
+        *user_bytes += header->name.len - strlen(USER_METADATA) + header->value.len;
+    return (strcmp(name, "content-encoding") == 0 ? keep_encoding : keep_header)(request, metadata, name, header->value);
+}
+
+/* SDKs that presign put user metadata into the query, where it is as well signed as a header; but a query can hold what no header can. */
+static enum hpl_status keep_parameter(struct hpl_s3_request *request, json_t *metadata, const struct hpl_s3_parameter *parameter, size_t *user_bytes)
+{
+    struct hpl_sigv4_header header;
+    struct hpl_buf line = {0};
+    hpl_buf_printf(&line, "%s:%s", parameter->name, parameter->value);
+    enum hpl_status status = hpl_buf_check(&line);
+    if (status == HPL_OK && !hpl_http_parse_field(hpl_buf_bytes(&line), &header))
+        status = hpl_fail(request->call, HPL_INVALID_ARGUMENT, "the parameter %.80s could not be sent as a header", parameter->name);
+    if (status == HPL_OK)
+        status = keep(request, metadata, &header, user_bytes);
+    hpl_buf_wipe(&line);
+    return status;
+}
+
 enum hpl_status hpl_object_metadata(struct hpl_s3_request *request, json_t **out)
 {
     json_t *HPL_JSON_AUTO metadata = json_object();
     size_t user_bytes = 0;
-    for (size_t i = 0; i < request->http->num_headers; i++) {
-        const struct hpl_sigv4_header *header = &request->http->headers[i];
-        char name[HPL_S3_MAX_NAME + 1];
-        if (header->name.len >= sizeof name)
-            return HPL_METADATA_TOO_LARGE;
-        for (size_t j = 0; j <= header->name.len; j++)
-            name[j] = j < header->name.len ? (char)tolower(header->name.data[j]) : '\0';
-        if (!is_kept(name))
-            continue;
-        if (strncmp(name, USER_METADATA, strlen(USER_METADATA)) == 0)
-            user_bytes += header->name.len - strlen(USER_METADATA) + header->value.len;
-        HPL_TRY((strcmp(name, "content-encoding") == 0 ? keep_encoding : keep_header)(request, metadata, name, header->value));
-    }
+    for (size_t i = 0; i < request->http->num_headers; i++)
+        HPL_TRY(keep(request, metadata, &request->http->headers[i], &user_bytes));
+    for (size_t i = 0; i < request->num_parameters; i++)
+        if (strncasecmp(request->parameters[i].name, USER_METADATA, strlen(USER_METADATA)) == 0)
+            HPL_TRY(keep_parameter(request, metadata, &request->parameters[i], &user_bytes));
     if (user_bytes > MAX_USER_METADATA)
         return HPL_METADATA_TOO_LARGE;
     *out = metadata;

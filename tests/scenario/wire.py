@@ -71,6 +71,19 @@ class Wire(unittest.TestCase):
                 self.assertEqual(self.presigned(method, target, body=b"secret" if method == "PUT" else b"", **parameter)[:2], (400, "InvalidArgument"), (name, method))
         self.assertFalse(self.is_stored("sealed"))
 
+    def test_user_metadata_in_a_presigned_query_is_kept(self):
+        self.assertEqual(self.presigned("PUT", "/box/told", body=b"x", x_amz_meta_colour="dark blue", X_Amz_Meta_Size="7")[0], 200)
+        self.assertEqual(self.s3.head_object(Bucket="box", Key="told")["Metadata"], {"colour": "dark blue", "size": "7"})
+        self.assertEqual(self.presigned("PUT", "/box/injected", body=b"x", x_amz_meta_a="b\r\nSet-Cookie: c")[:2], (400, "InvalidArgument"))
+        self.assertEqual(self.presigned("PUT", "/box/injected", body=b"x", x_amz_meta_a="b" * 2100)[:2], (400, "MetadataTooLarge"))
+        self.assertFalse(self.is_stored("injected"))
+
+    def test_aws_chunked_is_no_encoding_of_the_object_wherever_it_stands(self):
+        for sent, kept in (("aws-chunked,gzip", "gzip"), ("gzip,aws-chunked", "gzip"), ("gzip , AWS-Chunked, br", "gzip,br"), ("aws-chunked", None), ("gzip", "gzip")):
+            headers = {"Content-Encoding": sent, "x-amz-decoded-content-length": "1"}
+            self.assertEqual(self.signed("PUT", "/box/encoded", headers, b"1\r\nx\r\n0\r\n\r\n", word="STREAMING-UNSIGNED-PAYLOAD-TRAILER")[0], 200, sent)
+            self.assertEqual(self.signed("HEAD", "/box/encoded")[2]["Content-Encoding"], kept, sent)
+
 
 if __name__ == "__main__":
     unittest.main(verbosity=2)
