@@ -84,6 +84,11 @@ class Wire(unittest.TestCase):
             self.assertEqual(self.signed("PUT", "/box/encoded", headers, b"1\r\nx\r\n0\r\n\r\n", word="STREAMING-UNSIGNED-PAYLOAD-TRAILER")[0], 200, sent)
             self.assertEqual(self.signed("HEAD", "/box/encoded")[2]["Content-Encoding"], kept, sent)
 
+    def test_two_slashes_are_no_way_to_the_list_of_buckets(self):
+        for target in ("//", "//box/told", "/" + ADMIN + "kms/status"):
+            self.assertEqual(self.signed("GET", target)[:2], (400, "InvalidBucketName"), target)
+        self.assertEqual(self.signed("GET", "/")[0], 200)
+
 
 if __name__ == "__main__":
     unittest.main(verbosity=2)
