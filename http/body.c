@@ -114,6 +114,24 @@ enum hpl_status hpl_body_feed(struct hpl_call *call, struct hpl_body *body, stru
     return goes_on && is_end ? prove(call, body) : HPL_OK;
 }
 
+/* S3 compares the two lists both ways; so that nobody between can take a checksum off the end of a body, or put one there. */
+enum hpl_status hpl_body_check_trailers(struct hpl_call *call, const struct hpl_body *body, struct hpl_bytes announced)
+{
+    const struct hpl_chunked *chunked = &body->inner.chunked;
+    bool is_signed = body->payload.mode == HPL_PAYLOAD_CHUNKED_SIGNED_TRAILER;
+    size_t num_announced = is_signed; /* the signature of the others, which is never in the list */
+    if (!is_signed && body->payload.mode != HPL_PAYLOAD_CHUNKED_UNSIGNED_TRAILER)
+        return HPL_OK;
+    while (announced.len) {
+        struct hpl_bytes name = hpl_http_next_word(&announced);
+        if (name.len && hpl_chunked_count_trailers(chunked, name) != 1)
+            return hpl_fail(call, HPL_MALFORMED_TRAILER, "x-amz-trailer names %.*s, which must come once, behind the body", (int)(name.len > 80 ? 80 : name.len),
+                            (const char *)name.data);
+        num_announced += name.len > 0;
+    }
+    return hpl_chunked_count_trailers(chunked, hpl_bytes(NULL, 0)) == num_announced ? HPL_OK : HPL_MALFORMED_TRAILER;
+}
+
 struct hpl_bytes hpl_body_trailer(const struct hpl_body *body, const char *name)
 {
     struct hpl_bytes value = hpl_chunked_trailer(body->is_aws ? &body->inner.chunked : &body->outer, name);

@@ -30,6 +30,9 @@ enum hpl_status hpl_body_init(struct hpl_call *call, struct hpl_body *body, int6
  * stop. HPL_INVALID_REQUEST, HPL_TOO_LARGE, HPL_INCOMPLETE_BODY, HPL_SHA256_MISMATCH, HPL_AUTH_BAD_SIGNATURE. */
 enum hpl_status hpl_body_feed(struct hpl_call *call, struct hpl_body *body, struct hpl_bytes *input, hpl_body_sink_fn *sink,
                               void *arg) HPL_MUST_USE;
+/* Of a whole body: do the trailers of an aws-chunked payload that has such stand in announced, the value of x-amz-trailer, each once,
+ * and none beside them? Otherwise what was to prove the body would be missing. HPL_MALFORMED_TRAILER. */
+enum hpl_status hpl_body_check_trailers(struct hpl_call *call, const struct hpl_body *body, struct hpl_bytes announced) HPL_MUST_USE;
 /* A trailer of either layer. */
 struct hpl_bytes hpl_body_trailer(const struct hpl_body *body, const char *name);
 void hpl_body_wipe(struct hpl_body *body);

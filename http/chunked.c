@@ -1,6 +1,8 @@
 /* The chunked decoder: lines are collected whole and then parsed, data is passed on as views. Pure; runs in jobs. */
 #include "http/chunked.h"
 
+#include <strings.h>
+
 #include "http/head.h"
 
 enum { SIZE_LINE, DATA, DATA_END, AFTER_LAST, TRAILER_LINE, DONE };
@@ -222,18 +224,37 @@ enum hpl_status hpl_chunked_next(struct hpl_call *call, struct hpl_chunked *chun
     return HPL_OK;
 }
 
+/* The next line of the kept trailers, taken off *rest. */
+static struct hpl_sigv4_header next_kept(struct hpl_bytes *rest)
+{
+    const uint8_t *end = memchr(rest->data, '\n', rest->len);
+    struct hpl_bytes line = hpl_bytes(rest->data, (size_t)(end - rest->data));
+    struct hpl_sigv4_header field;
+    *rest = skip(*rest, line.len + 1);
+    HPL_CHECK(hpl_http_parse_field(line, &field));
+    return field;
+}
+
 struct hpl_bytes hpl_chunked_trailer(const struct hpl_chunked *chunked, const char *name)
 {
     struct hpl_bytes rest = hpl_buf_bytes(&chunked->trailers);
-    struct hpl_sigv4_header field;
     while (rest.len) {
-        const uint8_t *end = memchr(rest.data, '\n', rest.len);
-        struct hpl_bytes line = hpl_bytes(rest.data, (size_t)(end - rest.data));
-        if (hpl_http_parse_field(line, &field) && hpl_http_is_word(field.name, name))
+        const struct hpl_sigv4_header field = next_kept(&rest);
+        if (hpl_http_is_word(field.name, name))
             return field.value;
-        rest = skip(rest, line.len + 1);
     }
     return (struct hpl_bytes){0};
+}
+
+size_t hpl_chunked_count_trailers(const struct hpl_chunked *chunked, struct hpl_bytes name)
+{
+    struct hpl_bytes rest = hpl_buf_bytes(&chunked->trailers);
+    size_t count = 0;
+    while (rest.len) {
+        const struct hpl_bytes other = next_kept(&rest).name;
+        count += name.len == 0 || (other.len == name.len && strncasecmp((const char *)other.data, (const char *)name.data, name.len) == 0);
+    }
+    return count;
 }
 
 void hpl_chunked_wipe(struct hpl_chunked *chunked)

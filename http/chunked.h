@@ -34,6 +34,8 @@ struct hpl_bytes hpl_chunked_extension(const struct hpl_chunked *chunked);
 bool hpl_chunked_extension_is_valid(struct hpl_bytes extension);
 /* A trailer's value by name (any case), or a NULL view. Valid until wiped. */
 struct hpl_bytes hpl_chunked_trailer(const struct hpl_chunked *chunked, const char *name);
+/* How often a trailer of that name (any case) came; an empty name counts them all. */
+size_t hpl_chunked_count_trailers(const struct hpl_chunked *chunked, struct hpl_bytes name);
 void hpl_chunked_wipe(struct hpl_chunked *chunked);
 
 #endif

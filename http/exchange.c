@@ -176,6 +176,8 @@ static void run_body(struct hpl_http_exchange *exchange)
     struct hpl_bytes input = hpl_bytes(in->data + in->start, in->end - in->start);
     exchange->failure = hpl_body_feed(&exchange->call, &exchange->body, &input, take_span, exchange);
     in->start = in->end - input.len;
+    if (exchange->failure == HPL_OK && exchange->body.is_done)
+        exchange->failure = hpl_body_check_trailers(&exchange->call, &exchange->body, hpl_http_header(&exchange->request, "x-amz-trailer"));
     if (exchange->failure == HPL_OK)
         exchange->failure = hpl_buf_check(&exchange->whole);
     if (exchange->failure == HPL_OK && !exchange->is_answered && exchange->body.is_done)

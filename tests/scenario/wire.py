@@ -78,6 +78,19 @@ class Wire(unittest.TestCase):
         self.assertEqual(self.presigned("PUT", "/box/injected", body=b"x", x_amz_meta_a="b" * 2100)[:2], (400, "MetadataTooLarge"))
         self.assertFalse(self.is_stored("injected"))
 
+    def trailing(self, announced, *trailers):
+        headers = {"Content-Encoding": "aws-chunked", "x-amz-decoded-content-length": str(len(BODY)), **({"x-amz-trailer": announced} if announced else {})}
+        body = b"%x\r\n%s\r\n0\r\n" % (len(BODY), BODY) + "".join(f"{name}:{value}\r\n" for name, value in trailers).encode() + b"\r\n"
+        return self.signed("PUT", "/box/trailing", headers, body, word="STREAMING-UNSIGNED-PAYLOAD-TRAILER")[:2]
+
+    def test_the_trailers_are_those_that_were_announced(self):
+        right, note = (TRAILER, crc32(BODY)), ("x-note", "1")
+        for announced, trailers in ((TRAILER, [right]), (TRAILER.upper(), [right]), (None, [])):
+            self.assertEqual(self.trailing(announced, *trailers), (200, ""), (announced, trailers))
+        self.assertEqual(self.trailing(TRAILER, (TRAILER, crc32(b""))), (400, "BadDigest"))
+        for announced, trailers in ((TRAILER, []), (TRAILER, [right, right]), (TRAILER, [right, note]), (TRAILER, [note]), (None, [right])):
+            self.assertEqual(self.trailing(announced, *trailers), (400, "MalformedTrailerError"), (announced, trailers))
+
     def test_aws_chunked_is_no_encoding_of_the_object_wherever_it_stands(self):
         for sent, kept in (("aws-chunked,gzip", "gzip"), ("gzip,aws-chunked", "gzip"), ("gzip , AWS-Chunked, br", "gzip,br"), ("aws-chunked", None), ("gzip", "gzip")):
             headers = {"Content-Encoding": sent, "x-amz-decoded-content-length": "1"}

@@ -545,6 +545,36 @@ HPL_TEST(aws_chunked_with_a_trailer_works_in_either_framing)
     stop(server);
 }
 
+/* The answer to a body of "hello" with these trailers, of which x-amz-trailer names those. */
+static const char *send_trailers(struct hpl_http_server *server, const char *announced, const char *trailers)
+{
+    char text[600];
+    int fd = dial(server);
+    snprintf(text, sizeof text,
+             "PUT /sum HTTP/1.1\r\nHost: h\r\nx-amz-content-sha256: STREAMING-UNSIGNED-PAYLOAD-TRAILER\r\nx-amz-trailer: %s\r\n"
+             "x-amz-decoded-content-length: 5\r\nConnection: close\r\nContent-Length: %zu\r\n\r\n5\r\nhello\r\n0\r\n%s\r\n",
+             announced, strlen(trailers) + 15, trailers);
+    say(fd, text);
+    return hear(fd, NULL);
+}
+
+HPL_TEST(the_trailers_that_come_are_those_that_were_announced)
+{
+    static const char note[] = "x-note:yes\r\n", both[] = "X-Other: 1\r\nx-note:yes\r\n";
+    struct hpl_http_server *server = start((struct hpl_http_options){0});
+    EXPECT(has(send_trailers(server, "x-note", note), "\r\n\r\n5 05e918d2 yes"));
+    EXPECT(has(send_trailers(server, " X-Note\t, x-other", both), "\r\n\r\n5 05e918d2 yes"));
+    EXPECT(has(send_trailers(server, "x-note,,", note), "\r\n\r\n5 05e918d2 yes"));
+    EXPECT(has(send_trailers(server, "", ""), "\r\n\r\n5 05e918d2"));
+    EXPECT(has(send_trailers(server, "x-note", ""), "MalformedTrailerError"));
+    EXPECT(has(send_trailers(server, "x-note, x-other", note), "MalformedTrailerError"));
+    EXPECT(has(send_trailers(server, "x-note", both), "MalformedTrailerError"));
+    EXPECT(has(send_trailers(server, "", note), "MalformedTrailerError"));
+    EXPECT(has(send_trailers(server, "x-note", "x-note:no\r\nx-note:yes\r\n"), "MalformedTrailerError"));
+    EXPECT(has(send_trailers(server, "x-note, x-note", note), "MalformedTrailerError"));
+    stop(server);
+}
+
 static void *upload(void *arg)
 {
     static uint8_t pattern[MIB];
