@@ -265,11 +265,11 @@ static enum hpl_status check_signed_headers(struct hpl_call *call, const struct 
         previous = name;
     }
     if (!list_has(list, hpl_bytes_str("host")))
-        return malformed(call, "the host header must be signed");
+        return hpl_fail(call, HPL_AUTH_UNSIGNED_HEADER, "the host header must be signed");
     for (size_t i = 0; i < request->num_headers; i++) {
         struct hpl_bytes name = request->headers[i].name;
         if (name.len > 6 && strncasecmp((const char *)name.data, "x-amz-", 6) == 0 && !list_has(list, name))
-            return hpl_fail(call, HPL_AUTH_MALFORMED, "the header %.*s was sent but is not signed", (int)(name.len > 60 ? 60 : name.len),
+            return hpl_fail(call, HPL_AUTH_UNSIGNED_HEADER, "the header %.*s was sent but is not signed", (int)(name.len > 60 ? 60 : name.len),
                             (const char *)name.data);
     }
     return HPL_OK;
@@ -493,6 +493,8 @@ enum hpl_status hpl_sigv4_verify(struct hpl_call *call, struct hpl_auth *auth, c
     struct claim claim = {0};
     *payload = (struct hpl_sigv4_payload){0};
     enum hpl_status status = verify(call, auth, request, options, &claim, identity, payload);
+    if (status == HPL_AUTH_MALFORMED && claim.is_presigned) /* S3 has a name for each form */
+        status = HPL_AUTH_MALFORMED_QUERY;
     hpl_buf_wipe(&claim.signed_headers);
     if (status != HPL_OK) {
         hpl_sigv4_payload_wipe(payload);

@@ -102,6 +102,14 @@ class Wire(unittest.TestCase):
             self.assertEqual(self.signed("GET", target)[:2], (400, "InvalidBucketName"), target)
         self.assertEqual(self.signed("GET", "/")[0], 200)
 
+    def test_what_is_wrong_with_a_signature_has_s3s_name(self):
+        request = AWSRequest("GET", self.daemon.endpoint + "/box/told")
+        Saying(self.credentials, "UNSIGNED-PAYLOAD").add_auth(request)
+        self.assertEqual(self.send("GET", "/box/told", {**dict(request.headers), "x-amz-acl": "private"})[:2], (403, "AccessDenied"))
+        self.assertEqual(self.signed("GET", "/box/told", {"x-amz-security-token": "none"})[:2], (400, "InvalidToken"))
+        self.assertEqual(self.send("GET", "/box/told", {"Authorization": "AWS4-HMAC-SHA256 x"})[:2], (400, "AuthorizationHeaderMalformed"))
+        self.assertEqual(self.send("GET", "/box/told?X-Amz-Algorithm=AWS4-HMAC-SHA256")[:2], (400, "AuthorizationQueryParametersError"))
+
 
 if __name__ == "__main__":
     unittest.main(verbosity=2)

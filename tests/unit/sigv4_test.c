@@ -249,14 +249,20 @@ HPL_TEST(one_changed_byte_anywhere_is_refused)
     for_each_vector(is_refused_when_changed);
 }
 
+/* S3 names what is wrong with a signed query and what is wrong with a signed header differently. */
+static enum hpl_status malformed(const struct request *request)
+{
+    return strstr(request->query, "X-Amz-Signature=") ? HPL_AUTH_MALFORMED_QUERY : HPL_AUTH_MALFORMED;
+}
+
 static void is_refused_to_others(const json_t *vector, struct request *request)
 {
     (void)vector;
     request->options.services = "other";
-    EXPECT_STATUS(verify(request), HPL_AUTH_MALFORMED);
+    EXPECT_STATUS(verify(request), malformed(request));
     request->options.services = "s3,kms,service";
     request->options.region = "eu-central-1";
-    EXPECT_STATUS(verify(request), HPL_AUTH_MALFORMED);
+    EXPECT_STATUS(verify(request), malformed(request));
     request->options.region = NULL;
     EXPECT_OK(verify(request));
 }
@@ -375,13 +381,18 @@ HPL_TEST(a_request_signed_with_the_secret_of_before_is_refused)
     wipe_request(&request);
 }
 
-static void refuses_authorization(const char *value)
+static void answers_authorization(const char *value, enum hpl_status want)
 {
     struct request request = vector_named("s3-get-object");
     set_header(&request, "authorization", value);
-    EXPECT_STATUS(verify(&request), HPL_AUTH_MALFORMED);
+    EXPECT_STATUS(verify(&request), want);
     EXPECT(call.detail[0] != '\0');
     wipe_request(&request);
+}
+
+static void refuses_authorization(const char *value)
+{
+    answers_authorization(value, HPL_AUTH_MALFORMED);
 }
 
 #define CREDENTIAL "Credential=" EXAMPLE_KEY "/20130524/us-east-1/s3/aws4_request"
@@ -405,13 +416,17 @@ HPL_TEST(a_malformed_authorization_is_refused)
     refuses_authorization("AWS4-HMAC-SHA256 Credential=" EXAMPLE_KEY "/20130524/us-east-1/aws4_request, " SIGNED ", " SIGNATURE);
     refuses_authorization("AWS4-HMAC-SHA256 Credential=" EXAMPLE_KEY "/20130524/us-east-1/s3/aws4_request/x, " SIGNED ", " SIGNATURE);
     refuses_authorization("AWS4-HMAC-SHA256 Credential=" EXAMPLE_KEY "/20130525/us-east-1/s3/aws4_request, " SIGNED ", " SIGNATURE);
-    refuses_authorization("AWS4-HMAC-SHA256 " CREDENTIAL ", SignedHeaders=range;x-amz-content-sha256;x-amz-date, " SIGNATURE);
-    refuses_authorization("AWS4-HMAC-SHA256 " CREDENTIAL ", SignedHeaders=host;range;x-amz-date, " SIGNATURE);
     refuses_authorization("AWS4-HMAC-SHA256 " CREDENTIAL ", SignedHeaders=range;host;x-amz-content-sha256;x-amz-date, " SIGNATURE);
     refuses_authorization("AWS4-HMAC-SHA256 " CREDENTIAL ", SignedHeaders=host;host;range;x-amz-content-sha256;x-amz-date, " SIGNATURE);
     refuses_authorization("AWS4-HMAC-SHA256 " CREDENTIAL ", SignedHeaders=Host;range;x-amz-content-sha256;x-amz-date, " SIGNATURE);
     refuses_authorization("AWS4-HMAC-SHA256 " CREDENTIAL ", SignedHeaders=host;none;range;x-amz-content-sha256;x-amz-date, " SIGNATURE);
-    refuses_authorization("AWS4-HMAC-SHA256 " CREDENTIAL ", SignedHeaders=, " SIGNATURE);
+    answers_authorization("AWS4-HMAC-SHA256 " CREDENTIAL ", SignedHeaders=, " SIGNATURE, HPL_AUTH_UNSIGNED_HEADER);
+}
+
+HPL_TEST(an_authorization_without_host_or_an_amz_header_is_told_so)
+{
+    answers_authorization("AWS4-HMAC-SHA256 " CREDENTIAL ", SignedHeaders=range;x-amz-content-sha256;x-amz-date, " SIGNATURE, HPL_AUTH_UNSIGNED_HEADER);
+    answers_authorization("AWS4-HMAC-SHA256 " CREDENTIAL ", SignedHeaders=host;range;x-amz-date, " SIGNATURE, HPL_AUTH_UNSIGNED_HEADER);
 }
 
 HPL_TEST(the_parts_may_stand_in_any_order_with_or_without_spaces)
@@ -439,12 +454,12 @@ HPL_TEST(headers_that_decide_come_once_and_amz_headers_are_signed)
     add_header(&request, "User-Agent", "not signed, and need not be");
     EXPECT_OK(verify(&request));
     add_header(&request, "X-Amz-Acl", "public-read");
-    EXPECT_STATUS(verify(&request), HPL_AUTH_MALFORMED);
+    EXPECT_STATUS(verify(&request), HPL_AUTH_UNSIGNED_HEADER);
     EXPECT(strstr(call.detail, "X-Amz-Acl") != NULL);
     wipe_request(&request);
     request = vector_named("s3-presigned");
     add_header(&request, "x-amz-acl", "public-read");
-    EXPECT_STATUS(verify(&request), HPL_AUTH_MALFORMED);
+    EXPECT_STATUS(verify(&request), HPL_AUTH_UNSIGNED_HEADER);
     wipe_request(&request);
 }
 
@@ -520,7 +535,7 @@ static void refuses_presigned(const char *from, const char *to)
 {
     struct request request = vector_named("s3-presigned");
     replace(&request.query, from, to);
-    EXPECT_STATUS(verify(&request), HPL_AUTH_MALFORMED);
+    EXPECT_STATUS(verify(&request), HPL_AUTH_MALFORMED_QUERY);
     wipe_request(&request);
 }
 
@@ -534,19 +549,23 @@ HPL_TEST(a_malformed_presigned_query_is_refused)
     refuses_presigned("Expires=86400", "Expires=86400&X-Amz-Expires=86400");
     refuses_presigned("&X-Amz-Expires=86400", "");
     refuses_presigned("&X-Amz-SignedHeaders=host", "");
-    refuses_presigned("SignedHeaders=host", "SignedHeaders=date");
+    refuses_presigned("SignedHeaders=host", "SignedHeaders=Host");
     refuses_presigned("AWS4-HMAC-SHA256", "AWS4-HMAC-SHA1");
     refuses_presigned("X-Amz-Algorithm=AWS4-HMAC-SHA256&", "");
     refuses_presigned("X-Amz-Date=20130524T000000Z", "X-Amz-Date=20130524");
     refuses_presigned("X-Amz-Date=20130524T000000Z", "X-Amz-Date=%zz");
     refuses_presigned("&X-Amz-Signature=", "&X-Amz-Signature=00&X-Amz-Signature=");
+    struct request request = vector_named("s3-presigned");
+    replace(&request.query, "SignedHeaders=host", "SignedHeaders=date");
+    EXPECT_STATUS(verify(&request), HPL_AUTH_UNSIGNED_HEADER);
+    wipe_request(&request);
 }
 
 HPL_TEST(a_request_is_presigned_only_where_that_is_allowed_and_never_signed_twice)
 {
     struct request request = vector_named("s3-presigned");
     request.options.allow_presigned = false;
-    EXPECT_STATUS(verify(&request), HPL_AUTH_MALFORMED);
+    EXPECT_STATUS(verify(&request), HPL_AUTH_MALFORMED_QUERY);
     request.options.allow_presigned = true;
     add_header(&request, "Authorization", "AWS4-HMAC-SHA256 " CREDENTIAL ", " SIGNED ", " SIGNATURE);
     EXPECT_STATUS(verify(&request), HPL_AUTH_MALFORMED);
