@@ -31,6 +31,8 @@ void hpl_admin_fail(struct hpl_http_exchange *exchange, enum hpl_status status)
     const char *detail = hpl_detail(hpl_http_call(exchange), status);
     json_t *HPL_JSON_AUTO value =
         json_pack("{s:s, s:s, s:s}", "code", row->kms_code, "message", detail, "description", row->text);
+    if (row->kms_http == 401) /* RFC 9110 section 15.5.2 */
+        hpl_http_add_header_bytes(exchange, "WWW-Authenticate", hpl_bytes_str("AWS4-HMAC-SHA256"));
     if (row->kms_http == 503)
         hpl_http_add_header(exchange, "Retry-After", "%u", hpl_http_call(exchange)->retry_after_s ? hpl_http_call(exchange)->retry_after_s : 1);
     answer_json(exchange, row->kms_http, value, &(struct hpl_buf){0});
@@ -75,19 +77,29 @@ static enum hpl_status verify(struct hpl_admin *admin, struct hpl_http_exchange 
     return HPL_OK;
 }
 
+static enum hpl_status no_route(struct hpl_http_exchange *exchange, const struct hpl_buf *allowed)
+{
+    const struct hpl_bytes method = hpl_http_request(exchange)->method;
+    struct hpl_call *call = hpl_http_call(exchange);
+    if (allowed->len == 0)
+        return hpl_fail(call, HPL_NOT_FOUND, "no such admin route; docs/admin-api.md lists them");
+    hpl_http_add_header_bytes(exchange, "Allow", hpl_buf_bytes(allowed));
+    return hpl_fail(call, HPL_METHOD_NOT_ALLOWED, "this route does not take %.*s", (int)method.len, (const char *)method.data);
+}
+
 static enum hpl_status authorise(struct hpl_admin *admin, struct hpl_http_exchange *exchange, struct work *work,
                                  struct hpl_sigv4_payload *payload)
 {
     const struct hpl_http_request *http = hpl_http_request(exchange);
     struct hpl_call *call = hpl_http_call(exchange);
-    bool is_known_path;
+    struct hpl_buf allowed = {0};
     HPL_TRY(verify(admin, exchange, &work->identity, payload));
-    work->route = hpl_admin_find_route(http->method, behind_prefix(http->path), work->tail, sizeof work->tail, &is_known_path);
-    HPL_TRY(hpl_auth_allows(call, &work->identity, work->route ? work->route->action : "kms:Unknown"));
-    if (!work->route && is_known_path)
-        return hpl_fail(call, HPL_METHOD_NOT_ALLOWED, "this route does not take %.*s", (int)http->method.len, (const char *)http->method.data);
-    if (!work->route)
-        return hpl_fail(call, HPL_NOT_FOUND, "no such admin route; docs/admin-api.md lists them");
+    work->route = hpl_admin_find_route(http->method, behind_prefix(http->path), work->tail, sizeof work->tail, &allowed);
+    enum hpl_status status = hpl_auth_allows(call, &work->identity, work->route ? work->route->action : "kms:Unknown");
+    if (status == HPL_OK && !work->route)
+        status = no_route(exchange, &allowed);
+    hpl_buf_wipe(&allowed);
+    HPL_TRY(status);
     if (work->route->gives_keys && !is_private(http))
         return hpl_fail(call, HPL_INSECURE_TRANSPORT, "data keys are not sent over a plaintext connection; use TLS");
     return HPL_OK;

@@ -66,13 +66,15 @@ static const struct { const char *path; void (*run)(struct hpl_http_exchange *ex
 static void begin(struct hpl_http_exchange *exchange)
 {
     const struct hpl_http_request *http = hpl_http_request(exchange);
-    bool is_get = hpl_bytes_equal(http->method, hpl_bytes_str("GET"));
+    bool is_read = hpl_bytes_equal(http->method, hpl_bytes_str("GET")) || hpl_bytes_equal(http->method, hpl_bytes_str("HEAD"));
     for (size_t i = 0; i < HPL_COUNT(pages); i++)
         if (hpl_bytes_equal(http->path, hpl_bytes_str(pages[i].path))) {
-            if (is_get)
+            if (is_read) {
                 pages[i].run(exchange);
-            else
-                hpl_admin_fail(exchange, HPL_METHOD_NOT_ALLOWED);
+                return;
+            }
+            hpl_http_add_header_bytes(exchange, "Allow", hpl_bytes_str("GET, HEAD"));
+            hpl_admin_fail(exchange, HPL_METHOD_NOT_ALLOWED);
             return;
         }
     hpl_admin_fail(exchange, HPL_NOT_FOUND);

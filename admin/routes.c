@@ -74,15 +74,14 @@ static bool path_fits(const char *pattern, struct hpl_bytes path, char *tail, si
 }
 
 const struct hpl_admin_route *hpl_admin_find_route(struct hpl_bytes method, struct hpl_bytes path, char *tail, size_t tail_size,
-                                                   bool *is_known_path)
+                                                   struct hpl_buf *allowed)
 {
-    *is_known_path = false;
     for (size_t i = 0; i < HPL_COUNT(routes); i++) {
         if (!path_fits(routes[i].path, path, tail, tail_size))
             continue;
-        *is_known_path = true;
         if (hpl_bytes_equal(method, hpl_bytes_str(routes[i].method)))
             return &routes[i];
+        hpl_http_put_method(allowed, routes[i].method);
     }
     return NULL;
 }

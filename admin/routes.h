@@ -25,9 +25,9 @@ struct hpl_admin_route {
     enum hpl_status (*run)(const struct hpl_admin_request *request, json_t **answer);
 };
 
-/* The route, or NULL with *is_known_path telling whether another method would fit. tail gets the "*" part decoded. */
+/* The route, or NULL with the methods that would fit appended to allowed. tail gets the "*" part decoded. */
 const struct hpl_admin_route *hpl_admin_find_route(struct hpl_bytes method, struct hpl_bytes path, char *tail, size_t tail_size,
-                                                   bool *is_known_path);
+                                                   struct hpl_buf *allowed);
 
 /* A query parameter's decoded value into value (size bytes with the NUL). HPL_NOT_FOUND when it is not there,
  * HPL_INVALID_REQUEST when it is malformed or too long. */

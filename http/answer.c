@@ -102,6 +102,13 @@ void hpl_http_add_header(struct hpl_http_exchange *exchange, const char *name, c
     hpl_buf_wipe(&value);
 }
 
+void hpl_http_put_method(struct hpl_buf *list, const char *method)
+{
+    const char *text = list->len ? hpl_buf_text(list) : NULL;
+    if (!text || !strstr(text, method)) /* no method's name is a part of another's */
+        hpl_buf_printf(list, "%s%s", text ? ", " : "", method);
+}
+
 /* The connection ends after this answer when anyone wants that, when the request was not read to its end, or when a client that waits for "100" hears
  * something else: some read the next answer on that connection wrongly. */
 static void decide_last(struct hpl_http_exchange *exchange)

@@ -67,6 +67,8 @@ void hpl_http_status(struct hpl_http_exchange *exchange, int status);
 void hpl_http_add_header(struct hpl_http_exchange *exchange, const char *name, const char *fmt, ...) HPL_PRINTF(3, 4);
 /* A value with control bytes is dropped, never sent. */
 void hpl_http_add_header_bytes(struct hpl_http_exchange *exchange, const char *name, struct hpl_bytes value);
+/* A method more in the list that an Allow header tells, which every 405 carries (RFC 9110 section 15.5.6); one that is in it stays as it is. */
+void hpl_http_put_method(struct hpl_buf *list, const char *method);
 void hpl_http_send(struct hpl_http_exchange *exchange, const char *content_type, struct hpl_bytes body); /* copied; wiped after */
 void hpl_http_send_empty(struct hpl_http_exchange *exchange);
 /* Content-Length len, then produce until len bytes were given; the head goes out with the first of them. head_only sends the length without a

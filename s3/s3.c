@@ -39,19 +39,35 @@ static bool is_foreign(const struct hpl_s3_request *request, const char *paramet
     return false;
 }
 
+/* But for the method. */
+static bool fits(const struct hpl_s3_request *request, int level, const struct hpl_s3_operation *row)
+{
+    return row->level == level && (!row->parameter || hpl_s3_parameter(request, row->parameter));
+}
+
+static enum hpl_status not_allowed(struct hpl_s3_request *request, int level)
+{
+    struct hpl_buf methods = {0};
+    for (size_t i = 0; i < HPL_COUNT(operations); i++)
+        if (fits(request, level, &operations[i]) && !is_foreign(request, operations[i].parameter))
+            hpl_http_put_method(&methods, operations[i].method);
+    hpl_http_add_header_bytes(request->exchange, "Allow", hpl_buf_bytes(&methods));
+    hpl_buf_wipe(&methods);
+    return hpl_fail(request->call, HPL_METHOD_NOT_ALLOWED, "this method is not allowed with this path and these parameters");
+}
+
 static enum hpl_status find_operation(struct hpl_s3_request *request)
 {
     int level = !request->bucket[0] ? 0 : !request->key[0] ? 1 : 2;
     HPL_TRY(hpl_s3_refuse_sub_resources(request));
     for (size_t i = 0; i < HPL_COUNT(operations); i++) {
         const struct hpl_s3_operation *row = &operations[i];
-        if (row->level == level && hpl_bytes_equal(request->http->method, hpl_bytes_str(row->method)) &&
-            (!row->parameter || hpl_s3_parameter(request, row->parameter))) {
+        if (fits(request, level, row) && hpl_bytes_equal(request->http->method, hpl_bytes_str(row->method))) {
             request->operation = row;
-            return is_foreign(request, row->parameter) ? hpl_fail(request->call, HPL_METHOD_NOT_ALLOWED, "this method is not allowed with these parameters") : HPL_OK;
+            return is_foreign(request, row->parameter) ? not_allowed(request, level) : HPL_OK;
         }
     }
-    return hpl_bytes_equal(request->http->method, hpl_bytes_str("POST")) ? HPL_NOT_IMPLEMENTED : HPL_METHOD_NOT_ALLOWED;
+    return hpl_bytes_equal(request->http->method, hpl_bytes_str("POST")) ? HPL_NOT_IMPLEMENTED : not_allowed(request, level);
 }
 
 static enum hpl_status authorise(struct hpl_s3_request *request, struct hpl_sigv4_payload *payload)

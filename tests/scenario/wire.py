@@ -110,6 +110,18 @@ class Wire(unittest.TestCase):
         self.assertEqual(self.send("GET", "/box/told", {"Authorization": "AWS4-HMAC-SHA256 x"})[:2], (400, "AuthorizationHeaderMalformed"))
         self.assertEqual(self.send("GET", "/box/told?X-Amz-Algorithm=AWS4-HMAC-SHA256")[:2], (400, "AuthorizationQueryParametersError"))
 
+    def test_a_405_says_what_is_allowed_and_a_401_what_is_wanted(self):
+        admin = ADMIN + "kms/status"
+        for target, method, allowed in ((admin, "DELETE", "GET, POST"), ("/", "PUT", "GET"), ("/box", "OPTIONS", "GET, HEAD, PUT, DELETE"), ("/box?uploads", "PUT", "GET"),
+                                        ("/hardplate/health/live", "PUT", "GET, HEAD")):
+            word = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+            status, code, headers = self.signed(method, target, word=word)
+            self.assertEqual((status, code), (405, "MethodNotAllowed"), target)
+            self.assertEqual(sorted(headers["Allow"].split(", ")), sorted(allowed.split(", ")), target)
+        status, _, headers = self.send("GET", admin)
+        self.assertEqual((status, headers["WWW-Authenticate"]), (401, "AWS4-HMAC-SHA256"))
+        self.assertEqual(self.send("HEAD", "/hardplate/health/live")[0], 200)
+
 
 if __name__ == "__main__":
     unittest.main(verbosity=2)
