@@ -80,6 +80,11 @@ enum hpl_status hpl_s3_refuse_headers(struct hpl_s3_request *request)
             return hpl_fail(request->call, HPL_NOT_IMPLEMENTED, "what the header %.*s asks for is not implemented", (int)(header->name.len > 60 ? 60 : header->name.len),
                             (const char *)header->name.data);
     }
+    for (size_t i = 0; i < request->num_parameters; i++) { /* where a presigned request may carry them */
+        const struct hpl_s3_parameter *parameter = &request->parameters[i];
+        if (is_missing_feature(&(struct hpl_sigv4_header){hpl_bytes_str(parameter->name), hpl_bytes_str(parameter->value)}))
+            return hpl_fail(request->call, HPL_NOT_IMPLEMENTED, "what the parameter %.60s asks for is not implemented", parameter->name);
+    }
     if (owner.data && !hpl_bytes_equal(owner, hpl_bytes_str(HPL_S3_OWNER)))
         return hpl_fail(request->call, HPL_ACCESS_DENIED, "the bucket's owner is '" HPL_S3_OWNER "', not the one that x-amz-expected-bucket-owner names");
     return HPL_OK;

@@ -78,6 +78,12 @@ class Wire(unittest.TestCase):
         self.assertEqual(self.presigned("PUT", "/box/injected", body=b"x", x_amz_meta_a="b" * 2100)[:2], (400, "MetadataTooLarge"))
         self.assertFalse(self.is_stored("injected"))
 
+    def test_what_is_not_there_is_not_there_in_a_query_either(self):
+        for parameter in ({"x_amz_acl": "public-read"}, {"X_Amz_Tagging": "a=b"}, {"x_amz_storage_class": "GLACIER"}, {"x_amz_copy_source": "/box/told"}):
+            self.assertEqual(self.presigned("PUT", "/box/asked", body=b"x", **parameter)[:2], (501, "NotImplemented"), parameter)
+        self.assertFalse(self.is_stored("asked"))
+        self.assertEqual(self.presigned("PUT", "/box/asked", body=b"x", x_amz_acl="private")[0], 200)
+
     def trailing(self, announced, *trailers):
         headers = {"Content-Encoding": "aws-chunked", "x-amz-decoded-content-length": str(len(BODY)), **({"x-amz-trailer": announced} if announced else {})}
         body = b"%x\r\n%s\r\n0\r\n" % (len(BODY), BODY) + "".join(f"{name}:{value}\r\n" for name, value in trailers).encode() + b"\r\n"
