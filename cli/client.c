@@ -1,5 +1,5 @@
 /* The signed client. One thread. */
-#include "cli/client.h"
+#include "cli/commands.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -191,10 +191,15 @@ static enum hpl_exit read_answer(struct asked *asked, long http_status, json_t *
     }
     const char *message = json_string_value(json_object_get(value, "message")), *code = json_string_value(json_object_get(value, "code"));
     const char *mend = message && code ? mend_for(code) : NULL;
-    if (message)
-        fprintf(stderr, "hardplate: %s: %s%s%s%s\n", code ? code : "refused", message, mend ? " (" : "", mend ? mend : "", mend ? ")" : "");
-    else
+    struct hpl_buf line = {0};
+    if (message) {
+        hpl_cli_put_plain(&line, code ? code : "refused");
+        hpl_buf_put_str(&line, ": ");
+        hpl_cli_put_plain(&line, message);
+        fprintf(stderr, "hardplate: %s%s%s%s\n", hpl_buf_text(&line), mend ? " (" : "", mend ? mend : "", mend ? ")" : "");
+    } else
         fprintf(stderr, "hardplate: the endpoint answered HTTP %ld and no JSON: is it a hardplated?\n", http_status);
+    hpl_buf_wipe(&line);
     json_decref(value);
     return exit_for(http_status);
 }

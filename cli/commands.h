@@ -60,7 +60,9 @@ enum hpl_status hpl_cli_read_key_file(struct hpl_call *call, const char *path, s
 enum hpl_exit hpl_cli_read_object(const char *path, json_t **object);
 
 typedef void hpl_show_fn(const json_t *answer);
-/* The answer as it came with --json; otherwise by show. Takes answer. */
+/* Appends text with every control character as \u and four hex digits: what others wrote does not steer a terminal, nor pass for a line of ours. */
+void hpl_cli_put_plain(struct hpl_buf *out, const char *text);
+/* The answer as it came with --json; otherwise by show, its texts plain. Takes answer. */
 enum hpl_exit hpl_cli_print(const struct hpl_client *client, json_t *answer, hpl_show_fn *show);
 /* Asks, and prints the answer by show. */
 enum hpl_exit hpl_cli_ask_and_print(const struct hpl_client *client, const char *method, const char *path, const char *query, const json_t *body,

@@ -105,9 +105,16 @@ enum hpl_exit hpl_cli_keys_policy_get(const struct hpl_client *client, int argc,
         return hpl_cli_usage_error(client, "one key id is wanted");
     hpl_buf_put_str(&query, "key_id=");
     hpl_uri_put(&query, hpl_bytes_str(argv[1]), false);
-    enum hpl_exit code = hpl_cli_ask_and_print(client, "GET", "kms/keys/policy", hpl_buf_text(&query), NULL, show_policy);
+    json_t *answer = NULL;
+    enum hpl_exit code = hpl_client_ask(client, "GET", "kms/keys/policy", hpl_buf_text(&query), NULL, &answer);
     hpl_buf_wipe(&query);
-    return code;
+    if (code != HPL_EXIT_DONE)
+        return code;
+    if (client->is_json)
+        return hpl_cli_print(client, answer, NULL);
+    show_policy(answer); /* JSON escapes by itself, and must come back as it went */
+    json_decref(answer);
+    return HPL_EXIT_DONE;
 }
 
 enum hpl_exit hpl_cli_keys_policy_set(const struct hpl_client *client, int argc, char **argv)

@@ -6,6 +6,52 @@
 
 #define NAME_WIDTH 20
 
+/* A terminal obeys C0, DEL and C1 (in UTF-8: c2 80 to c2 9f), and a newline makes a row of its own. */
+void hpl_cli_put_plain(struct hpl_buf *out, const char *text)
+{
+    for (const uint8_t *at = (const uint8_t *)text; *at; at++)
+        if (*at < 0x20 || *at == 0x7f)
+            hpl_buf_printf(out, "\\u%04x", *at);
+        else if (*at == 0xc2 && at[1] >= 0x80 && at[1] < 0xa0)
+            hpl_buf_printf(out, "\\u%04x", *++at);
+        else
+            hpl_buf_put_u8(out, *at);
+}
+
+static json_t *plain_text(const char *text)
+{
+    struct hpl_buf plain = {0};
+    hpl_cli_put_plain(&plain, text);
+    json_t *copy = plain.is_failed ? NULL : json_stringn((const char *)plain.data, plain.len);
+    hpl_buf_wipe(&plain);
+    return copy;
+}
+
+/* A copy whose names and texts are all plain. */
+static json_t *plain_copy(const json_t *value)
+{
+    const char *name;
+    size_t i;
+    json_t *member, *copy;
+    if (json_is_string(value))
+        return plain_text(json_string_value(value));
+    if (json_is_array(value)) {
+        copy = json_array();
+        json_array_foreach((json_t *)value, i, member)
+            json_array_append_new(copy, plain_copy(member));
+        return copy;
+    }
+    if (!json_is_object(value))
+        return json_incref((json_t *)value);
+    copy = json_object();
+    json_object_foreach((json_t *)value, name, member)
+    {
+        json_t *HPL_JSON_AUTO plain_name = plain_text(name);
+        json_object_set_new(copy, json_string_value(plain_name), plain_copy(member));
+    }
+    return copy;
+}
+
 enum hpl_exit hpl_cli_print(const struct hpl_client *client, json_t *answer, hpl_show_fn *show)
 {
     if (client->is_json) {
@@ -13,8 +59,10 @@ enum hpl_exit hpl_cli_print(const struct hpl_client *client, json_t *answer, hpl
         if (hpl_json_put(&text, answer) == HPL_OK)
             printf("%s\n", hpl_buf_text(&text));
         hpl_buf_wipe(&text);
-    } else
-        show(answer);
+    } else {
+        json_t *HPL_JSON_AUTO plain = plain_copy(answer);
+        show(plain);
+    }
     json_decref(answer);
     return HPL_EXIT_DONE;
 }

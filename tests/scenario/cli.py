@@ -103,6 +103,19 @@ class Keys(Cli):
         self.assertIn("allow_immediate_deletion", self.cli("keys", "delete", "short", "--now", "--confirm", "short", wanted=1))
         self.cli("data-key", "--key", "short")
 
+    def test_what_others_wrote_does_not_steer_the_terminal(self):
+        text = "a\x1b]0;x\x07\nevil  Enabled\x7f\x9b31m\u00e9"
+        self.cli("keys", "create", "painted", "--description", text, "--tag", "t\x1b[1m=v\x1b[31m")
+        for args in (["keys", "list"], ["keys", "describe", "painted"]):
+            said = self.cli(*args)
+            self.assertFalse(re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", said), (args, said))
+            self.assertIn("a\\u001b]0;x\\u0007\\u000aevil  Enabled\\u007f\\u009b31m\u00e9", said)
+        self.assertEqual(self.answer("keys", "describe", "painted")["key_metadata"]["description"], text)
+        self.assertIn("no key 'a\\u000ab\\u001b'", self.cli("keys", "describe", "a\nb\x1b", wanted=1))
+        policy = {"grants": [{"principals": ["a\u001bb"], "operations": ["*"]}]}
+        self.cli("keys", "policy", "set", "painted", "-", stdin=json.dumps(policy))
+        self.assertEqual(json.loads(self.cli("keys", "policy", "get", "painted"))["grants"][0]["principals"], ["a\u001bb"])
+
     def test_output_that_does_not_arrive_is_a_failure(self):
         for args in (["keys", "list"], ["--json", "data-key"], ["keys", "policy", "get", "hardplate-dev"], ["--help"], ["--version"], ["seal", "--help"]):
             with open("/dev/full", "wb") as full:
