@@ -219,14 +219,13 @@ static enum hpl_status build_object(struct hpl_s3_request *request, struct compl
 }
 
 /* A completion need not carry the customer key; one that does must carry the right one. */
-static enum hpl_status check_customer_key(struct hpl_s3_request *request, const struct completion *completion)
+static enum hpl_status check_sse(struct hpl_s3_request *request, const struct completion *completion)
 {
     struct hpl_secret *HPL_SECRET_AUTO manifest_key = NULL;
-    HPL_TRY(hpl_sse_read_customer(request));
+    HPL_TRY(hpl_sse_read(request));
+    HPL_TRY(hpl_upload_check_sse(request, &completion->state));
     if (request->sse.mode != HPL_MODE_SSE_C)
         return HPL_OK;
-    if (completion->state.mode != HPL_MODE_SSE_C)
-        return hpl_fail(request->call, HPL_INVALID_REQUEST, "this upload was created without a customer key");
     HPL_TRY(hpl_manifest_key_new(request->call, &manifest_key, request->sse.customer_key, completion->state.instance));
     return hpl_equal_secret(manifest_key->bytes, completion->state.manifest_key->bytes, manifest_key->len)
                ? HPL_OK : hpl_fail(request->call, HPL_ACCESS_DENIED, "the customer key is not the one that this upload was created with");
@@ -238,7 +237,7 @@ static enum hpl_status complete(struct hpl_s3_request *request, struct completio
     HPL_TRY(hpl_s3_write_conditions(request, &completion->must_be_new));
     HPL_TRY(hpl_store_get_upload(request->call, request->s3->store, id, request->bucket, request->key, &completion->upload));
     HPL_TRY(hpl_upload_open(request, &completion->upload, &completion->state));
-    HPL_TRY(check_customer_key(request, completion));
+    HPL_TRY(check_sse(request, completion));
     HPL_TRY(hpl_xml_read(request->call, hpl_http_whole_body(request->exchange), "CompleteMultipartUpload", take_element, completion));
     if (completion->num_wanted == 0)
         return HPL_MALFORMED_XML;

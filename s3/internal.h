@@ -89,8 +89,8 @@ enum hpl_status hpl_s3_refuse_headers(struct hpl_s3_request *request) HPL_MUST_U
 /* --- sse.c */
 /* Reads the headers of a request that stores. HPL_INVALID_REQUEST and friends; nothing was stored. */
 enum hpl_status hpl_sse_read(struct hpl_s3_request *request) HPL_MUST_USE;
-/* Only the customer key's three headers, for reads and parts. */
-enum hpl_status hpl_sse_read_customer(struct hpl_s3_request *request) HPL_MUST_USE;
+/* Those of a read: the customer key's three, or none. */
+enum hpl_status hpl_sse_read_get(struct hpl_s3_request *request) HPL_MUST_USE;
 /* A copy of the customer key, which was read, as a data key. */
 enum hpl_status hpl_sse_data_key(struct hpl_s3_request *request, struct hpl_secret **out) HPL_MUST_USE;
 void hpl_sse_wipe(struct hpl_sse *sse);
@@ -154,6 +154,8 @@ struct hpl_upload_state {
     struct hpl_buf envelope;
 };
 enum hpl_status hpl_upload_open(struct hpl_s3_request *request, const struct hpl_upload *upload, struct hpl_upload_state *state) HPL_MUST_USE;
+/* A part or a completion may say again how the upload is encrypted, but nothing else: HPL_INVALID_REQUEST. After hpl_sse_read. */
+enum hpl_status hpl_upload_check_sse(struct hpl_s3_request *request, const struct hpl_upload_state *state) HPL_MUST_USE;
 void hpl_upload_state_wipe(struct hpl_upload_state *state);
 /* Which checksum the parts and the whole have, HPL_NUM_SUMS for none, and whether the whole's is made of the parts' checksums or of their bytes. */
 enum hpl_checksum_kind hpl_upload_sum(const struct hpl_upload_state *state, bool *is_composite);

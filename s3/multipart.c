@@ -223,6 +223,19 @@ enum hpl_status hpl_upload_load_parts(struct hpl_kept_parts *parts, uint32_t aft
     return status == HPL_OK ? parts->status : status;
 }
 
+enum hpl_status hpl_upload_check_sse(struct hpl_s3_request *request, const struct hpl_upload_state *state)
+{
+    const struct hpl_sse *sse = &request->sse;
+    const char *key_id = json_string_value(json_object_get(state->json, "key_id"));
+    if (sse->mode == HPL_MODE_PLAIN)
+        return HPL_OK;
+    if (sse->mode == HPL_MODE_SSE_C && state->mode != HPL_MODE_SSE_C)
+        return hpl_fail(request->call, HPL_INVALID_REQUEST, "this upload was created without a customer key");
+    if (sse->mode != state->mode || (sse->key_id[0] && strcmp(sse->key_id, key_id ? key_id : "") != 0))
+        return hpl_fail(request->call, HPL_INVALID_REQUEST, "this upload was created with another encryption, or with none");
+    return HPL_OK;
+}
+
 /* --- abort ----------------------------------------------------------------------------------------------------------------- */
 
 enum hpl_status hpl_s3_abort_upload(struct hpl_s3_request *request)

@@ -101,7 +101,7 @@ static enum hpl_status verify(struct hpl_s3_request *request)
 static enum hpl_status open_object(struct hpl_s3_request *request)
 {
     json_t *HPL_JSON_AUTO sums = NULL;
-    HPL_TRY(hpl_sse_read_customer(request));
+    HPL_TRY(hpl_sse_read_get(request));
     struct hpl_get *get = request->get = calloc(1, sizeof *get);
     if (!get)
         return hpl_fail(request->call, HPL_NO_MEMORY, "out of memory");

@@ -381,16 +381,16 @@ enum hpl_status hpl_s3_part_begin(struct hpl_s3_request *request)
     HPL_TRY(hpl_s3_number(request, "partNumber", 1, HPL_MANIFEST_MAX_PARTS, 0, &number));
     if (number == 0)
         return hpl_fail(request->call, HPL_INVALID_ARGUMENT, "'partNumber' must be a number from 1 to 10000");
-    HPL_TRY(hpl_sse_read_customer(request));
+    HPL_TRY(hpl_sse_read(request));
     HPL_TRY(new_put(request));
     struct hpl_put *put = request->put;
     HPL_TRY(hpl_store_get_upload(request->call, request->s3->store, id, request->bucket, request->key, &put->upload));
     HPL_TRY(hpl_upload_open(request, &put->upload, &put->upload_state));
     put->mode = put->upload_state.mode;
     memcpy(put->instance, put->upload_state.instance, sizeof put->instance);
-    if ((put->mode == HPL_MODE_SSE_C) != (request->sse.mode == HPL_MODE_SSE_C))
-        return hpl_fail(request->call, HPL_INVALID_REQUEST, put->mode == HPL_MODE_SSE_C ? "this upload was created with a customer key: send it with every part"
-                                                                                        : "this upload was created without a customer key");
+    HPL_TRY(hpl_upload_check_sse(request, &put->upload_state));
+    if (put->mode == HPL_MODE_SSE_C && request->sse.mode != HPL_MODE_SSE_C)
+        return hpl_fail(request->call, HPL_INVALID_REQUEST, "this upload was created with a customer key: send it with every part");
     HPL_TRY(upload_data_key(request));
     return open_pipeline(request, (uint32_t)number, len);
 }

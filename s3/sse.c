@@ -45,7 +45,7 @@ enum hpl_status hpl_sse_data_key(struct hpl_s3_request *request, struct hpl_secr
     return *out ? HPL_OK : hpl_fail(request->call, HPL_NO_MEMORY, "the secret region is full");
 }
 
-enum hpl_status hpl_sse_read_customer(struct hpl_s3_request *request)
+static enum hpl_status read_customer(struct hpl_s3_request *request)
 {
     char algorithm[16], key[64], md5[25];
     bool has_algorithm, has_key, has_md5;
@@ -65,6 +65,13 @@ enum hpl_status hpl_sse_read_customer(struct hpl_s3_request *request)
         status = read_customer_key(request, key, md5);
     hpl_wipe(key, sizeof key);
     return status;
+}
+
+enum hpl_status hpl_sse_read_get(struct hpl_s3_request *request)
+{
+    if (hpl_http_header(request->http, PREFIX).data)
+        return hpl_fail(request->call, HPL_INVALID_ARGUMENT, "the header " PREFIX " is not for reads");
+    return read_customer(request);
 }
 
 /* Plain JSON, or JSON in Base64 as the SDKs send it. */
@@ -124,7 +131,7 @@ enum hpl_status hpl_sse_read(struct hpl_s3_request *request)
     bool is_managed;
     HPL_TRY(refuse_parameters(request));
     HPL_TRY(hpl_s3_header(request, PREFIX, algorithm, sizeof algorithm, &is_managed));
-    HPL_TRY(hpl_sse_read_customer(request));
+    HPL_TRY(read_customer(request));
     if (is_managed && request->sse.mode == HPL_MODE_SSE_C)
         return hpl_fail(request->call, HPL_INVALID_ARGUMENT, "a request asks for one kind of server-side encryption, not for two");
     if (is_managed)

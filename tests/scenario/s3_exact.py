@@ -185,6 +185,38 @@ class Bodies(Exact):
         self.refused("EntityTooSmall", 400, "POST", f"/many?uploadId={upload}", body.encode()) # so it was read to its end
 
 
+class Encryption(Exact):
+    MODES = {"plain": {}, "sse-s3": {SSE: "AES256"}, "sse-kms": {SSE: "aws:kms", SSE + "-aws-kms-key-id": "named"}, "sse-c": CUSTOMER}
+
+    def test_a_part_and_a_completion_ask_for_their_uploads_encryption_or_for_none(self):
+        other_key = {SSE: "aws:kms", SSE + "-aws-kms-key-id": "hardplate-dev"}
+        for name, headers in self.MODES.items():
+            upload = self.upload("parts", headers)
+            part, whole = f"/parts?partNumber=1&uploadId={upload}", f"/parts?uploadId={upload}"
+            body = "<CompleteMultipartUpload><Part><PartNumber>1</PartNumber><ETag>{}</ETag></Part></CompleteMultipartUpload>"
+            fitting = [headers] if name == "sse-c" else [{}, headers]
+            for asked in list(self.MODES.values()) + [other_key]:
+                if asked not in fitting:
+                    self.refused("InvalidRequest", 400, "PUT", part, b"x", asked)
+            self.assertEqual(self.text(self.ask("GET", whole), "PartNumber"), [], name)
+            for asked in fitting:
+                answer = self.ask("PUT", part, b"x", asked)
+                self.assertEqual(answer.status, 200, (name, answer.body))
+            body = body.format(answer.headers["etag"]).encode()
+            for asked in list(self.MODES.values()) + [other_key]:
+                if asked and asked != headers:
+                    self.refused("InvalidRequest", 400, "POST", whole, body, asked)
+            self.assertEqual(self.ask("POST", whole, body, headers).status, 200, name)
+            self.assertEqual(self.ask("GET", "/parts", b"", headers if name == "sse-c" else {}).body, b"x", name)
+
+    def test_a_read_asks_for_no_encryption(self):
+        for name, headers in self.MODES.items():
+            self.ask("PUT", "/read", b"x", headers)
+            for method in ("GET", "HEAD"):
+                for asked in ({SSE: "AES256"}, {SSE: "aws:kms"}, {**CUSTOMER, SSE: "AES256"}):
+                    self.refused("InvalidArgument", 400, method, "/read", b"", asked)
+
+
 class Listings(Exact):
     def test_uploads_page_by_groups_that_come_once(self):
         keys = ["a", "a", "a/1", "a/2", "a/2", "b", "c/1", "c/2", "d"]
