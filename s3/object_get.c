@@ -151,13 +151,26 @@ static enum hpl_status check_conditions(struct hpl_s3_request *request)
     return HPL_OK;
 }
 
+/* Digits; a number larger than any object stays as large as it can be. */
 static bool read_number(const char **text, uint64_t *out)
 {
     *out = 0;
     const char *start = *text;
-    while (isdigit((unsigned char)**text) && *text - start < 18)
-        *out = *out * 10 + (uint64_t)(*(*text)++ - '0');
+    for (; isdigit((unsigned char)**text); (*text)++)
+        *out = *out > (UINT64_MAX - 9) / 10 ? UINT64_MAX : *out * 10 + (uint64_t)(**text - '0');
     return *text > start;
+}
+
+/* If-Range names what the client has the rest of: this very object by its ETag or date, or the answer is the whole (RFC 9110 §13.1.5). */
+static bool is_range_of_this(struct hpl_s3_request *request)
+{
+    char quoted[96];
+    int64_t when;
+    const struct hpl_get *get = request->get;
+    struct hpl_bytes sent = hpl_http_header(request->http, "if-range");
+    snprintf(quoted, sizeof quoted, "\"%s\"", get->sums.etag);
+    return !sent.data || hpl_bytes_equal(sent, hpl_bytes_str(quoted)) ||
+           (header_time(request, "if-range", &when) && when / 1000 == get->object.modified_ms / 1000);
 }
 
 /* One range of bytes (RFC 9110 §14.1.2). A header of another form or with several ranges is ignored, as S3 does. */
@@ -170,7 +183,8 @@ static enum hpl_status read_range(struct hpl_s3_request *request, bool *is_range
     *is_range = false;
     get->at = 0;
     get->end = size;
-    if (hpl_s3_header(request, "range", header, sizeof header, is_range) != HPL_OK || !*is_range || strncmp(header, "bytes=", 6) != 0 || strchr(text, ',')) {
+    if (hpl_s3_header(request, "range", header, sizeof header, is_range) != HPL_OK || !*is_range || strncmp(header, "bytes=", 6) != 0 || strchr(text, ',') ||
+        !is_range_of_this(request)) {
         *is_range = false;
         request->call->detail[0] = '\0';
         return HPL_OK;
@@ -197,7 +211,7 @@ static enum hpl_status read_range(struct hpl_s3_request *request, bool *is_range
     return HPL_OK;
 }
 
-/* ?partNumber=N: that part of an upload in parts; the whole of another object is its part 1. */
+/* ?partNumber=N: that part of an upload in parts, as its range; the whole of another object is its part 1. */
 static enum hpl_status read_part_number(struct hpl_s3_request *request, bool *is_part)
 {
     struct hpl_get *get = request->get;
@@ -213,54 +227,76 @@ static enum hpl_status read_part_number(struct hpl_s3_request *request, bool *is
         if (get->manifest.parts[i].number == (uint32_t)number) {
             get->at = start;
             get->end = start + get->manifest.parts[i].len;
-            *is_part = true;
+            *is_part = get->end > get->at; /* nothing is no range */
             return HPL_OK;
         }
-    return HPL_INVALID_RANGE;
+    return HPL_INVALID_PART_NUMBER;
 }
 
 /* --- the answer ------------------------------------------------------------------------------------------------------------ */
 
+static const struct { const char *parameter, *header; } overrides[] = {
+    {"response-content-type", "content-type"}, {"response-content-language", "content-language"}, {"response-expires", "expires"},
+    {"response-cache-control", "cache-control"}, {"response-content-disposition", "content-disposition"}, {"response-content-encoding", "content-encoding"}};
+
+/* What the request wants the answer to say instead of what the object says; NULL: nothing. */
+static const char *override_of(const struct hpl_s3_request *request, const char *header)
+{
+    for (size_t i = 0; i < HPL_COUNT(overrides); i++)
+        if (strcmp(header, overrides[i].header) == 0)
+            return hpl_s3_parameter(request, overrides[i].parameter);
+    return NULL;
+}
+
+/* One of the object's headers, or the request's instead; false where there is none. */
+static bool answer_header(struct hpl_s3_request *request, const char *name)
+{
+    const struct hpl_manifest *manifest = &request->get->manifest;
+    const char *instead = override_of(request, name);
+    if (instead)
+        hpl_http_add_header_bytes(request->exchange, name, hpl_bytes_str(instead));
+    for (uint32_t i = 0; !instead && i < manifest->num_metadata; i++)
+        if (hpl_bytes_equal(manifest->metadata[i].name, hpl_bytes_str(name))) {
+            hpl_http_add_header_bytes(request->exchange, name, manifest->metadata[i].value);
+            return true;
+        }
+    return instead != NULL;
+}
+
 static void answer_metadata(struct hpl_s3_request *request)
 {
-    static const struct { const char *parameter, *header; } overrides[] = {
-        {"response-content-type", "content-type"}, {"response-content-language", "content-language"}, {"response-expires", "expires"},
-        {"response-cache-control", "cache-control"}, {"response-content-disposition", "content-disposition"}, {"response-content-encoding", "content-encoding"}};
     const struct hpl_manifest *manifest = &request->get->manifest;
-    bool has_type = false;
     for (size_t i = 0; i < HPL_COUNT(overrides); i++)
-        if (hpl_s3_parameter(request, overrides[i].parameter)) {
-            hpl_http_add_header_bytes(request->exchange, overrides[i].header, hpl_bytes_str(hpl_s3_parameter(request, overrides[i].parameter)));
-            has_type = has_type || strcmp(overrides[i].header, "content-type") == 0;
-        }
+        if (!answer_header(request, overrides[i].header) && strcmp(overrides[i].header, "content-type") == 0)
+            hpl_http_add_header(request->exchange, "Content-Type", "binary/octet-stream");
     for (uint32_t i = 0; i < manifest->num_metadata; i++) {
         char name[HPL_S3_MAX_NAME + 1];
-        bool is_overridden = false;
         snprintf(name, sizeof name, "%.*s", (int)manifest->metadata[i].name.len, (const char *)manifest->metadata[i].name.data);
-        for (size_t j = 0; j < HPL_COUNT(overrides); j++)
-            is_overridden = is_overridden || (strcmp(name, overrides[j].header) == 0 && hpl_s3_parameter(request, overrides[j].parameter));
-        if (is_overridden || strcmp(name, HPL_KEY_ID_NAME) == 0)
-            continue;
-        has_type = has_type || strcmp(name, "content-type") == 0;
-        hpl_http_add_header_bytes(request->exchange, name, manifest->metadata[i].value);
+        if (strncmp(name, "x-amz-meta-", 11) == 0)
+            hpl_http_add_header_bytes(request->exchange, name, manifest->metadata[i].value);
     }
-    if (!has_type)
-        hpl_http_add_header(request->exchange, "Content-Type", "binary/octet-stream");
+}
+
+/* What tells this object from an earlier one. */
+static void answer_validators(struct hpl_s3_request *request)
+{
+    char time[40];
+    hpl_time_text(time, request->get->object.modified_ms, HPL_TIME_HTTP);
+    hpl_http_add_header(request->exchange, "Last-Modified", "%s", time);
+    hpl_http_add_header(request->exchange, "ETag", "\"%s\"", request->get->sums.etag);
 }
 
 static void answer_head(struct hpl_s3_request *request, bool is_partial)
 {
     const struct hpl_get *get = request->get;
-    char time[40], key_id[HPL_KEY_ID_MAX + 1] = "";
+    char key_id[HPL_KEY_ID_MAX + 1] = "";
     struct hpl_bytes mode = hpl_http_header(request->http, "x-amz-checksum-mode");
     hpl_http_status(request->exchange, is_partial ? 206 : 200);
-    hpl_time_text(time, get->object.modified_ms, HPL_TIME_HTTP);
-    hpl_http_add_header(request->exchange, "Last-Modified", "%s", time);
-    hpl_http_add_header(request->exchange, "ETag", "\"%s\"", get->sums.etag);
+    answer_validators(request);
     hpl_http_add_header(request->exchange, "Accept-Ranges", "bytes");
     if (is_partial)
         hpl_http_add_header(request->exchange, "Content-Range", "bytes %llu-%llu/%llu", (unsigned long long)get->at, (unsigned long long)get->end - 1, (unsigned long long)get->object.size);
-    if (hpl_s3_parameter(request, "partNumber"))
+    if (hpl_s3_parameter(request, "partNumber") && get->manifest.is_multipart)
         hpl_http_add_header(request->exchange, "x-amz-mp-parts-count", "%u", get->manifest.num_parts);
     if (!is_partial && mode.len == 7 && strncasecmp((const char *)mode.data, "ENABLED", 7) == 0)
         hpl_s3_sums_answer(request, &get->sums);
@@ -269,10 +305,13 @@ static void answer_head(struct hpl_s3_request *request, bool is_partial)
     answer_metadata(request);
 }
 
+/* With what a cache needs to keep its copy (RFC 9110 §15.4.5). */
 static enum hpl_status not_modified(struct hpl_s3_request *request)
 {
     hpl_http_status(request->exchange, 304);
-    hpl_http_add_header(request->exchange, "ETag", "\"%s\"", request->get->sums.etag);
+    answer_validators(request);
+    answer_header(request, "cache-control");
+    answer_header(request, "expires");
     hpl_http_send_empty(request->exchange);
     return HPL_OK;
 }
@@ -285,13 +324,16 @@ static enum hpl_status answer(struct hpl_s3_request *request, bool head_only)
     if (status == HPL_NOT_MODIFIED)
         return not_modified(request);
     HPL_TRY(status);
-    HPL_TRY(read_range(request, &is_range));
+    status = read_range(request, &is_range);
+    if (status == HPL_INVALID_RANGE)
+        hpl_http_add_header(request->exchange, "Content-Range", "bytes */%llu", (unsigned long long)request->get->object.size);
+    HPL_TRY(status);
     HPL_TRY(read_part_number(request, &is_part));
     struct hpl_get *get = request->get;
     uint64_t len = get->end - get->at;
     if (!head_only && len && get->data_key && !(get->sealed = malloc(HPL_S3_PIECE / HPL_PACKAGE_LEN * PACKAGE_ON_DISK)))
         return hpl_fail(request->call, HPL_NO_MEMORY, "out of memory");
-    answer_head(request, is_range || (is_part && get->manifest.num_parts > 1));
+    answer_head(request, is_range || is_part);
     if (len == 0 && !head_only)
         hpl_http_send_empty(request->exchange);
     else

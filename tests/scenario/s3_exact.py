@@ -168,6 +168,55 @@ class Objects(Exact):
                 self.refused("MetadataTooLarge", 400, "POST", "/described?uploads", b"", {f"x-amz-meta-{longer[0]}": longer[1]})
 
 
+class Reads(Exact):
+    def setUp(self):
+        super().setUp()
+        self.body = bytes(range(10))
+        self.ask("PUT", "/object", self.body, {"Cache-Control": "no-cache", "Expires": "Thu, 01 Dec 2033 16:00:00 GMT", "Content-Type": "text/x", "x-amz-meta-a": "b"})
+        head = self.ask("HEAD", "/object").headers
+        self.etag, self.modified = head["etag"], head["last-modified"]
+
+    def test_numbers_of_a_range_may_be_of_any_length(self):
+        for asked, told in (("0-18446744073709551616", "0-9"), ("3-" + "9" * 60, "3-9"), ("-18446744073709551617", "0-9"), ("00000000000000000000000001-2", "1-2")):
+            for method in ("GET", "HEAD"):
+                answer = self.ask(method, "/object", b"", {"Range": "bytes=" + asked})
+                self.assertEqual((answer.status, answer.headers.get("content-range")), (206, f"bytes {told}/10"), asked)
+
+    def test_a_range_that_cannot_be_is_told_the_size(self):
+        for asked in ("10-", "18446744073709551616-", "18446744073709551615-18446744073709551616", "-0"):
+            answer = self.refused("InvalidRange", 416, "GET", "/object", b"", {"Range": "bytes=" + asked})
+            self.assertEqual(answer.headers.get("content-range"), "bytes */10", asked)
+        self.ask("PUT", "/empty")
+        self.assertEqual(self.refused("InvalidRange", 416, "GET", "/empty", b"", {"Range": "bytes=0-18446744073709551616"}).headers.get("content-range"), "bytes */0")
+
+    def test_a_range_is_for_the_object_that_if_range_names(self):
+        for held, status in ((self.etag, 206), (self.modified, 206), ('"another"', 200), ("W/" + self.etag, 200), ("Thu, 01 Dec 2033 16:00:00 GMT", 200), ("rubbish", 200)):
+            answer = self.ask("GET", "/object", b"", {"Range": "bytes=2-3", "If-Range": held})
+            self.assertEqual((answer.status, answer.body), (status, self.body[2:4] if status == 206 else self.body), held)
+        self.assertEqual(self.ask("GET", "/object", b"", {"Range": "bytes=10-", "If-Range": '"another"'}).status, 200)
+
+    def test_not_modified_tells_what_a_cache_keeps(self):
+        for method in ("GET", "HEAD"):
+            answer = self.ask(method, "/object?response-cache-control=private", b"", {"If-None-Match": self.etag})
+            told = [answer.headers.get(name) for name in ("etag", "last-modified", "cache-control", "expires", "content-type", "x-amz-meta-a")]
+            self.assertEqual((answer.status, answer.body, told), (304, b"", [self.etag, self.modified, "private", "Thu, 01 Dec 2033 16:00:00 GMT", None, None]))
+
+    def test_a_part_is_a_range_and_only_uploads_in_parts_have_a_count(self):
+        upload = self.upload("parts")
+        etags = [self.ask("PUT", f"/parts?partNumber={n}&uploadId={upload}", part).headers["etag"] for n, part in ((2, bytes(5 << 20)), (5, b"end"))]
+        rows = "".join(f"<Part><PartNumber>{n}</PartNumber><ETag>{etag}</ETag></Part>" for n, etag in zip((2, 5), etags))
+        self.assertEqual(self.ask("POST", f"/parts?uploadId={upload}", f"<CompleteMultipartUpload>{rows}</CompleteMultipartUpload>".encode()).status, 200)
+        for method in ("GET", "HEAD"):
+            for target, told, count in (("/object?partNumber=1", "bytes 0-9/10", None), ("/parts?partNumber=2", f"bytes 0-{(5 << 20) - 1}/{(5 << 20) + 3}", "2"),
+                                        ("/parts?partNumber=5", f"bytes {5 << 20}-{(5 << 20) + 2}/{(5 << 20) + 3}", "2")):
+                answer = self.ask(method, target)
+                self.assertEqual((answer.status, answer.headers.get("content-range"), answer.headers.get("x-amz-mp-parts-count")), (206, told, count), target)
+            for target in ("/object?partNumber=2", "/parts?partNumber=1", "/parts?partNumber=10000"):
+                self.refused("InvalidPartNumber", 416, method, target)
+        self.ask("PUT", "/empty")
+        self.assertEqual(self.ask("GET", "/empty?partNumber=1").status, 200)
+
+
 class Bodies(Exact):
     def test_a_list_of_deletions_may_have_a_thousand_of_the_longest_keys(self):
         self.ask("PUT", "/" + "%22" * 1024, b"x")
