@@ -36,6 +36,13 @@ static bool is_one_of(const char *name, const char *const *list, size_t count)
     return false;
 }
 
+static bool is_listed(const char *name, const char *const *list)
+{
+    while (list && *list && strcmp(name, *list) != 0)
+        list++;
+    return list && *list;
+}
+
 /* The new name of a member; a wrong type is refused by the name that was sent. */
 static enum hpl_status new_name_of(struct hpl_call *call, const char *name, const json_t *value, const char **out)
 {
@@ -122,6 +129,21 @@ static enum hpl_status keep_secrets(struct hpl_call *call, const struct hpl_back
     return HPL_OK;
 }
 
+/* What neither the service nor the backend reads is ignored: two bodies that differ in it are the same configuration. */
+static void drop_unknown(const struct hpl_kms_options *options, json_t *config)
+{
+    const char *type = json_string_value(json_object_get(config, "backend_type")), *name;
+    const struct hpl_backend *backend = type ? find_backend(options, type) : NULL;
+    json_t *value;
+    void *next;
+    json_object_foreach_safe(config, next, name, value)
+    {
+        (void)value;
+        if (backend && strcmp(name, "backend_type") != 0 && !is_one_of(name, common_fields, HPL_COUNT(common_fields)) && !is_listed(name, backend->fields))
+            json_object_del(config, name);
+    }
+}
+
 enum hpl_status hpl_kms_normalise(struct hpl_call *call, const struct hpl_kms_options *options, const json_t *body, const json_t *base, json_t **out)
 {
     json_t *HPL_JSON_AUTO over = json_object();
@@ -141,6 +163,7 @@ enum hpl_status hpl_kms_normalise(struct hpl_call *call, const struct hpl_kms_op
             json_object_set(whole, name, value);
     if (json_object_update(whole, over) != 0)
         return HPL_NO_MEMORY;
+    drop_unknown(options, whole);
     *out = whole;
     whole = NULL;
     return HPL_OK;

@@ -15,7 +15,7 @@ struct hpl_kms_settings {
     int64_t queue; /* callers in the backend at once; whoever comes then is refused */
 };
 
-/* The normal form of a body: new names, lower-case backend name, null members dropped. Laid over base (may be NULL), whose
+/* The normal form of a body: new names, lower-case backend name, null members and those that nobody reads dropped. Laid over base (may be NULL), whose
  * backend's own fields are dropped when the backend changes. HPL_INVALID_REQUEST by name. *out is the caller's. */
 enum hpl_status hpl_kms_normalise(struct hpl_call *call, const struct hpl_kms_options *options, const json_t *body, const json_t *base,
                                   json_t **out) HPL_MUST_USE;

@@ -177,6 +177,8 @@ struct hpl_backend {
                             struct hpl_keystore **out);
     /* backend_summary of the status answer: a new object, no secrets. */
     json_t *(*summary)(const json_t *config, const struct hpl_backend_env *env);
+    /* Names of the top-level members that it reads, those that it refuses too: a body's others are no part of the configuration. NULL-terminated; may be NULL. */
+    const char *const *fields;
     /* Names of top-level members that hold secrets: persisted sealed, never shown; NULL-terminated; may be NULL. */
     const char *const *secret_fields;
     /* Names of top-level members that say where those secrets are sent: a reconfigure that changes one must bring the secrets itself.

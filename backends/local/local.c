@@ -20,6 +20,7 @@
 #include "base/hash.h"
 
 #define MAX_FILE (8u << 20)
+#define FILE_PERMISSIONS 0600
 #define NUM_CACHED 64u
 #define NAME_LEN 64u
 /* How late a change made by another process is seen: a look costs as much as the rest of a wrap. A call that must not wait leaves the look to one of its kind
@@ -125,7 +126,7 @@ static enum hpl_status write_file(struct hpl_call *call, const struct local *loc
     snprintf(path, sizeof path, "%s/%s", local->dir, name);
     enum hpl_status status = hpl_key_file_encode(file, local->root, &bytes);
     if (status == HPL_OK)
-        status = hpl_file_replace(call, path, hpl_buf_bytes(&bytes), 0600);
+        status = hpl_file_replace(call, path, hpl_buf_bytes(&bytes), FILE_PERMISSIONS);
     hpl_buf_wipe(&bytes);
     atomic_fetch_add(&num_changes, 1);
     return status;
@@ -735,6 +736,10 @@ static const struct hpl_keystore_ops ops = {
 static enum hpl_status validate(struct hpl_call *call, const json_t *config, const struct hpl_backend_env *env)
 {
     char dir[PATH_MAX];
+    int64_t permissions = FILE_PERMISSIONS;
+    HPL_TRY(hpl_json_int(call, config, "file_permissions", 0, 07777, &permissions));
+    if (permissions != FILE_PERMISSIONS)
+        return hpl_fail(call, HPL_INVALID_REQUEST, "'file_permissions' must be %d (0600): key files are the daemon's alone", FILE_PERMISSIONS);
     return hpl_local_place(call, config, env, dir);
 }
 
@@ -793,7 +798,9 @@ static json_t *summary(const json_t *config, const struct hpl_backend_env *env)
 }
 
 static const char *const aliases[] = {"file", NULL};
+static const char *const fields[] = {"key_dir", "file_permissions", NULL};
 
 const struct hpl_backend hpl_backend_local = {
     .name = "local", .aliases = aliases, .validate = validate, .identity = identity, .open = open_store, .summary = summary,
+    .fields = fields,
 };

@@ -14,16 +14,16 @@
 /* --- configuration ---------------------------------------------------------------------------------------------------------------- */
 
 /* From the network only names: modules, PINs and paths come from the local file, or an administrator's credential would run code. */
-static const char *const local_only[] = {"pin", "user_pin", "so_pin", "pin_value", "pin_source", "pin_file", "pin_path", "module", "module_path",
-                                         "module_name", "library", "library_path", "lib", "slot", "init_reserved", "state_dir", "config_file",
-                                         "path", "token_dir"};
+#define NUM_FROM_A_BODY 2
+static const char *const fields[] = {"token", "uri", /* and what a body may not have: */ "pin", "user_pin", "so_pin", "pin_value", "pin_source", "pin_file",
+                                     "pin_path", "module", "module_path", "module_name", "library", "library_path", "lib", "slot", "init_reserved",
+                                     "state_dir", "config_file", "path", "token_dir", NULL};
 
 static enum hpl_status refuse_local(struct hpl_call *call, const json_t *config)
 {
-    for (size_t i = 0; i < HPL_COUNT(local_only); i++)
-        if (json_object_get(config, local_only[i]))
-            return hpl_fail(call, HPL_INVALID_REQUEST, "'%s' does not belong in a request: name a token of the local configuration file by 'token' or 'uri'",
-                            local_only[i]);
+    for (const char *const *field = fields + NUM_FROM_A_BODY; *field; field++)
+        if (json_object_get(config, *field))
+            return hpl_fail(call, HPL_INVALID_REQUEST, "'%s' does not belong in a request: name a token of the local configuration file by 'token' or 'uri'", *field);
     return HPL_OK;
 }
 
@@ -370,6 +370,7 @@ const struct hpl_backend hpl_backend_pkcs11 = {
     .name = "pkcs11",
     .aliases = aliases,
     .validate = validate,
+    .fields = fields,
     .identity = identity,
     .open = open_keystore,
     .summary = summary,

@@ -29,6 +29,9 @@ struct hpl_vault_settings {
     const struct hpl_vault_option *option; /* of the local file; NULL: none */
 };
 
+/* The members of a configure body that are Vault's, those that it refuses too; NULL-terminated. */
+extern const char *const hpl_vault_fields[];
+
 /* The part of a configure body that is Vault's. HPL_INVALID_REQUEST or _CONFIGURATION by name. hpl_vault_settings_wipe ends it. */
 enum hpl_status hpl_vault_settings_read(struct hpl_call *call, const json_t *config, const struct hpl_backend_env *env,
                                         struct hpl_vault_settings *out) HPL_MUST_USE;

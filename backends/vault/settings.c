@@ -12,6 +12,11 @@
 #define POD_JWT "/var/run/secrets/kubernetes.io/serviceaccount/token"
 #define MAX_SECRET 4096u
 
+#define NUM_FROM_A_BODY 8
+const char *const hpl_vault_fields[] = {"vault", "address", "auth_method", "namespace", "mount_path", "kv_mount", "key_path_prefix", "skip_tls_verify",
+                                        /* and what a body may not have: */ "ca_file", "ca_cert", "client_cert", "client_key", "certificate", "key",
+                                        "token_file", "tls", NULL};
+
 static const char *const auth_names[] = {"token", "approle", "kubernetes", "token_file"};
 
 const char *hpl_vault_auth_name(enum hpl_vault_auth auth)
@@ -278,10 +283,9 @@ static enum hpl_status read_auth(struct hpl_call *call, const json_t *config, st
 
 static enum hpl_status refuse_local_only(struct hpl_call *call, const json_t *config)
 {
-    static const char *const names[] = {"ca_file", "ca_cert", "client_cert", "client_key", "certificate", "key", "token_file", "tls"};
-    for (size_t i = 0; i < HPL_COUNT(names); i++)
-        if (!json_is_null(json_object_get(config, names[i])) && json_object_get(config, names[i]))
-            return hpl_fail(call, HPL_INVALID_CONFIGURATION, "'%s' belongs under 'vaults' in the local configuration file; a body picks it by 'vault' or by the address", names[i]);
+    for (const char *const *field = hpl_vault_fields + NUM_FROM_A_BODY; *field; field++)
+        if (!json_is_null(json_object_get(config, *field)) && json_object_get(config, *field))
+            return hpl_fail(call, HPL_INVALID_CONFIGURATION, "'%s' belongs under 'vaults' in the local configuration file; a body picks it by 'vault' or by the address", *field);
     return HPL_OK;
 }
 

@@ -224,5 +224,5 @@ static const char *const bound_fields[] = {"vault", "address", "namespace", "ski
 
 const struct hpl_backend hpl_backend_vault = {
     .name = "vault", .aliases = aliases, .validate = validate, .identity = identity, .open = open_vault, .summary = hpl_vault_summary,
-    .secret_fields = secret_fields, .bound_fields = bound_fields,
+    .fields = hpl_vault_fields, .secret_fields = secret_fields, .bound_fields = bound_fields,
 };

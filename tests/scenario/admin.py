@@ -35,6 +35,7 @@ class Lifecycle(unittest.TestCase):
             self.assertIn("code", body)
         for body in ({"backend_type": "floppy"}, {"backend_type": "local", "key_dir": "/etc/hardplate-keys"},
                      {"backend_type": "local", "cache_ttl_seconds": "600"}, {"backend_type": "pkcs11", "token": "dev", "pin": "1234"},
+                     {"backend_type": "local", "file_permissions": "0600"}, {"backend_type": "local", "file_permissions": 0o644},
                      {"backend_type": "pkcs11", "token": "nobody"}, {"backend_type": "pkcs11", "token": "dev", "module": "/tmp/x.so"}):
             code, answer, _ = self.daemon.admin("POST", "kms/configure", body)
             self.assertEqual(code, 400, body)
@@ -45,7 +46,8 @@ class Lifecycle(unittest.TestCase):
         body = json.loads(self.daemon.env["HARDPLATE_PKCS11_CONFIG"])
         code, answer, _ = self.daemon.admin("POST", "kms/configure", body)
         self.assertEqual((code, answer["success"], answer["status"]), (200, True, "Configured"), answer)
-        self.assertEqual(self.daemon.admin("POST", "kms/configure", body)[0], 200, "the identical body again")
+        for same in (body, dict(reversed(body.items())), {**body, "not_a_member": {"a": [1]}, "address": 5, "namespace": None}):
+            self.assertEqual(self.daemon.admin("POST", "kms/configure", same)[0], 200, same)
         code, answer, _ = self.daemon.admin("POST", "kms/configure", {"backend_type": "local"})
         self.assertEqual((code, answer["code"]), (409, "Conflict"))
         code, answer, _ = self.daemon.admin("POST", "kms/start")

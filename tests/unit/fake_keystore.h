@@ -370,8 +370,10 @@ static inline json_t *fake_summary(const json_t *config, const struct hpl_backen
     return place ? json_pack("{s:O}", "place", place) : json_object();
 }
 
+static const char *const fake_fields[] = {"place", "auth", NULL};
+
 static const struct hpl_backend fake_backend __attribute__((unused)) = {
-    .name = "fake", .validate = fake_validate, .identity = fake_identity, .open = fake_open, .summary = fake_summary,
+    .name = "fake", .validate = fake_validate, .identity = fake_identity, .open = fake_open, .summary = fake_summary, .fields = fake_fields,
 };
 
 #endif

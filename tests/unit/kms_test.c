@@ -66,6 +66,20 @@ HPL_TEST(the_lifecycle_moves_as_documented_and_survives_restarts)
     close_house(&house, true);
 }
 
+HPL_TEST(what_nobody_reads_is_no_part_of_the_configuration)
+{
+    struct house house = {0};
+    open_house(&house);
+    EXPECT_OK(send(&house, hpl_kms_configure, "{\"backend_type\":\"local\",\"address\":5,\"auth_method\":{\"token\":\"t\"},\"colour\":\"red\"}"));
+    EXPECT_OK(send(&house, hpl_kms_configure, "{\"backend_type\":\"local\"}"));
+    EXPECT_OK(send(&house, hpl_kms_configure, "{\"backend_type\":\"local\",\"colour\":[]}"));
+    EXPECT_STATUS(send(&house, hpl_kms_configure, "{\"backend_type\":\"local\",\"retry_attempts\":1}"), HPL_CONFLICT);
+    EXPECT_STATUS(send(&house, hpl_kms_reconfigure, "{\"backend_type\":\"vault\"}"), HPL_INVALID_CONFIGURATION); /* no address, no login */
+    EXPECT_STATUS(send(&house, hpl_kms_reconfigure, "{\"file_permissions\":420}"), HPL_INVALID_REQUEST);
+    EXPECT_OK(send(&house, hpl_kms_reconfigure, "{\"file_permissions\":384}"));
+    close_house(&house, true);
+}
+
 HPL_TEST(the_older_spelling_configures_too_and_vault_needs_a_login)
 {
     struct house house = {0};
