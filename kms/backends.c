@@ -222,41 +222,49 @@ static enum hpl_status check_unneeded(struct hpl_kms *kms, struct hpl_call *call
     return HPL_OK;
 }
 
-/* Under changing and opening: nobody opens it meanwhile. */
-static enum hpl_status forget_config(struct hpl_kms *kms, struct hpl_call *call, const char *name, json_t **row)
+/* The row that says how it is opened. */
+static enum hpl_status find_config(struct hpl_kms *kms, struct hpl_call *call, const char *name, json_t **row, uint64_t *revision)
 {
-    struct hpl_buf old = {0}, new = {0};
-    uint64_t revision;
-    enum hpl_status status = hpl_catalog_get(call, kms->options.catalog, HPL_ATTACHMENT_ROW, name, &old, &revision);
+    struct hpl_buf content = {0};
+    enum hpl_status status = hpl_catalog_get(call, kms->options.catalog, HPL_ATTACHMENT_ROW, name, &content, revision);
     if (status == HPL_NOT_FOUND)
         status = hpl_fail_over(call, HPL_NOT_FOUND, "no keystore of the instance %s was ever attached", name);
     if (status == HPL_OK)
-        status = hpl_json_object(call, row, hpl_buf_bytes(&old), 1u << 20, false);
+        status = hpl_json_object(call, row, hpl_buf_bytes(&content), 1u << 20, false);
     if (status == HPL_OK && !json_object_get(*row, "config"))
         status = hpl_fail(call, HPL_CONFLICT, "this keystore was detached already");
-    if (status == HPL_OK) {
-        json_object_del(*row, "config");
-        json_object_set_new(*row, "detached_ms", json_integer(hpl_clock_unix_ms()));
-        status = hpl_json_put(&new, *row);
-    }
-    if (status == HPL_OK)
-        status = hpl_catalog_put(call, kms->options.catalog, HPL_ATTACHMENT_ROW, name, revision, hpl_buf_bytes(&new), NULL);
-    hpl_buf_wipe(&old);
-    hpl_buf_wipe(&new);
+    hpl_buf_wipe(&content);
     return status;
 }
 
-static enum hpl_status detach(struct hpl_kms *kms, struct hpl_call *call, const char *name, bool may_lose_external, json_t **answer)
+static enum hpl_status forget_config(struct hpl_kms *kms, struct hpl_call *call, const char *name, json_t *row, uint64_t revision)
+{
+    struct hpl_buf content = {0};
+    json_object_del(row, "config");
+    json_object_set_new(row, "detached_ms", json_integer(hpl_clock_unix_ms()));
+    enum hpl_status status = hpl_json_put(&content, row);
+    if (status == HPL_OK)
+        status = hpl_catalog_put(call, kms->options.catalog, HPL_ATTACHMENT_ROW, name, revision, hpl_buf_bytes(&content), NULL);
+    hpl_buf_wipe(&content);
+    return status;
+}
+
+/* Under changing and opening: nobody opens it meanwhile. */
+static enum hpl_status detach(struct hpl_kms *kms, struct hpl_call *call, const char *asked, bool may_lose_external, json_t **answer)
 {
     uint8_t instance[8];
+    char name[2 * sizeof instance + 1];
+    uint64_t revision;
     json_t *HPL_JSON_AUTO row = NULL;
     HPL_TRY(hpl_kms_ready(kms, call)); /* which one is active is known only then */
-    if (!is_hex_instance(name, instance))
+    if (!is_hex_instance(asked, instance))
         return hpl_fail(call, HPL_INVALID_REQUEST, "'instance' must be 16 hex digits; GET kms/backends lists them");
+    hpl_hex_encode(name, instance, sizeof instance);
+    HPL_TRY(find_config(kms, call, name, &row, &revision));
     pthread_rwlock_wrlock(&kms->storing); /* what is stored after this count finds it detached */
     enum hpl_status status = check_unneeded(kms, call, instance, may_lose_external);
     if (status == HPL_OK)
-        status = forget_config(kms, call, name, &row);
+        status = forget_config(kms, call, name, row, revision);
     struct hpl_attachment *gone = status == HPL_OK ? hpl_kms_take_former(kms, instance) : NULL;
     pthread_rwlock_unlock(&kms->storing);
     hpl_attachment_unref(gone); /* it may take a while to close */

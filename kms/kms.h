@@ -160,7 +160,8 @@ enum hpl_status hpl_kms_backends(struct hpl_kms *kms, struct hpl_call *call, jso
 enum hpl_status hpl_kms_begin_store(struct hpl_kms *kms, struct hpl_call *call, const struct hpl_key_ref *ref) HPL_MUST_USE;
 void hpl_kms_end_store(struct hpl_kms *kms);
 /* Forgets how to open a keystore that was active before (its keys stay where they are; configuring it again attaches it again). instance: 16 hex digits.
- * HPL_CONFLICT for the active one, HPL_KEY_IN_USE while objects depend on it, and for the data keys that nobody can count unless may_lose_external. */
+ * HPL_NOT_FOUND where none was ever attached, HPL_CONFLICT for the active one, HPL_KEY_IN_USE while objects depend on it, and for the data keys that
+ * nobody can count unless may_lose_external. */
 enum hpl_status hpl_kms_detach(struct hpl_kms *kms, struct hpl_call *call, const char *instance, bool may_lose_external, json_t **answer) HPL_MUST_USE;
 /* The id of the default key (what GetBucketEncryption and SSE-S3 answers show); the fallback name when none is configured. */
 void hpl_kms_default_key(struct hpl_kms *kms, char key_id[static HPL_KEY_ID_MAX + 1]);

@@ -204,6 +204,8 @@ class Keystores(Asking):
         first = self.backends()["active"]
         self.assertEqual((first["backend"], first["open"], first["objects"], first["api_data_keys"]), ("local", True, 1, "unknown"))
         self.assertEqual(self.refused(409, "POST", "kms/backends/detach", {"instance": first["instance"], "confirm_external": True})["code"], "Conflict")
+        for body in ({"instance": "0" * 16}, {"instance": "0" * 16, "confirm_external": True}):
+            self.assertEqual(self.refused(404, "POST", "kms/backends/detach", body)["code"], "NotFound")
         self.ok("POST", "kms/reconfigure", json.loads(self.daemon.env["HARDPLATE_PKCS11_CONFIG"]))
         both = self.backends()
         self.assertEqual((both["former"]["instance"], both["former"]["objects"], both["active"]["backend"]), (first["instance"], 1, "pkcs11"))
@@ -215,7 +217,8 @@ class Keystores(Asking):
                          ("SSE-KMS", True, "former", "object"))
         s3.delete_object(Bucket="kept", Key="o")
         self.assertIn("confirm_external", self.refused(409, "POST", "kms/backends/detach", {"instance": first["instance"]})["message"])
-        self.ok("POST", "kms/backends/detach", {"instance": first["instance"], "confirm_external": True})
+        self.ok("POST", "kms/backends/detach", {"instance": first["instance"].upper(), "confirm_external": True})
+        self.assertIn("already", self.refused(409, "POST", "kms/backends/detach", {"instance": first["instance"]})["message"])
         self.assertEqual(self.backends()["detached"]["instance"], first["instance"])
         answer = self.refused(503, "POST", "kms/decrypt", {"ciphertext_blob": made["ciphertext_blob"]})
         self.assertEqual(answer["code"], "KeyUnavailable")
