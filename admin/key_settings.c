@@ -70,8 +70,8 @@ enum hpl_status hpl_admin_put_rotation(const struct hpl_admin_request *request, 
     json_t *metadata = NULL;
     HPL_TRY(hpl_admin_key_id(request, key_id));
     HPL_TRY(hpl_json_bool(request->call, request->body, "enabled", &is_enabled));
-    HPL_TRY(hpl_json_int(request->call, request->body, "period_days", 1, INT32_MAX, &period_days));
-    HPL_TRY(hpl_json_int(request->call, request->body, "max_wraps", 1, INT64_MAX, &max_wraps));
+    HPL_TRY(hpl_json_int(request->call, request->body, "period_days", 1, HPL_ROTATION_MAX_DAYS, &period_days));
+    HPL_TRY(hpl_json_int(request->call, request->body, "max_wraps", 1, HPL_ROTATION_MAX_WRAPS, &max_wraps));
     if (!is_enabled)
         period_days = max_wraps = 0;
     else if (!period_days && !max_wraps)

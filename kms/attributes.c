@@ -5,8 +5,6 @@
 #define MAX_TAGS 50u
 #define MAX_TAG_NAME 128u
 #define MAX_TAG_VALUE 256u
-#define MAX_PERIOD_DAYS 3650
-#define MAX_WRAPS (INT64_C(1) << 32)
 
 /* A tombstone keeps what it has. */
 static enum hpl_status check_alive(struct hpl_call *call, const struct hpl_key_record *record)
@@ -178,9 +176,9 @@ static enum hpl_status set_rotation(struct hpl_call *call, struct hpl_attachment
 enum hpl_status hpl_kms_set_rotation(struct hpl_kms *kms, struct hpl_call *call, const char *key_id, int64_t period_days, int64_t max_wraps, json_t **metadata)
 {
     const struct rotation rotation = {period_days, max_wraps};
-    if (period_days < 0 || period_days > MAX_PERIOD_DAYS)
-        return hpl_fail(call, HPL_INVALID_REQUEST, "'period_days' must be from 1 to %d, or 0 for no rotation by age", MAX_PERIOD_DAYS);
-    if (max_wraps < 0 || max_wraps > MAX_WRAPS)
+    if (period_days < 0 || period_days > HPL_ROTATION_MAX_DAYS)
+        return hpl_fail(call, HPL_INVALID_REQUEST, "'period_days' must be from 1 to %d, or 0 for no rotation by age", HPL_ROTATION_MAX_DAYS);
+    if (max_wraps < 0 || max_wraps > HPL_ROTATION_MAX_WRAPS)
         return hpl_fail(call, HPL_INVALID_REQUEST, "'max_wraps' must be from 1 to 2^32, or 0 for no rotation by wraps");
     return hpl_kms_change_key(kms, call, key_id, set_rotation, &rotation, "kms.key.rotation", metadata);
 }

@@ -103,8 +103,9 @@ enum hpl_status hpl_kms_set_description(struct hpl_kms *kms, struct hpl_call *ca
 /* tags: an object of strings, laid over what is there; untag: an array of names. The tag "name" is the key's id and stays. */
 enum hpl_status hpl_kms_tag(struct hpl_kms *kms, struct hpl_call *call, const char *key_id, const json_t *tags, json_t **metadata) HPL_MUST_USE;
 enum hpl_status hpl_kms_untag(struct hpl_kms *kms, struct hpl_call *call, const char *key_id, const json_t *names, json_t **metadata) HPL_MUST_USE;
-/* Rotation by itself, within a minute of being due: period_days 0 to 3650 after the last one, max_wraps 0 to 2^32 under one version (0: no reason);
- * both 0 ends it. */
+/* Rotation by itself, within a minute of being due: period_days after the last one, max_wraps under one version (0: no reason); both 0 ends it. */
+#define HPL_ROTATION_MAX_DAYS 3650
+#define HPL_ROTATION_MAX_WRAPS (INT64_C(1) << 32)
 enum hpl_status hpl_kms_set_rotation(struct hpl_kms *kms, struct hpl_call *call, const char *key_id, int64_t period_days, int64_t max_wraps,
                                      json_t **metadata) HPL_MUST_USE;
 /* Who may use the key: a policy as kms/policy.h describes it, or NULL or JSON null for none. HPL_INVALID_REQUEST by name. */

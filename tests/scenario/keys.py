@@ -152,6 +152,7 @@ class Metadata(Asking):
         self.assertIs(self.ok("PUT", "kms/keys/rotation", {"key_id": "turning", "enabled": False})["key_metadata"]["rotation_enabled"], False)
         for body in ({"period_days": 0}, {"period_days": "7"}, {"max_wraps": -1}, {"max_wraps": 2 ** 33}, {"period_days": 3651}, {"enabled": 1}):
             self.refused(400, "PUT", "kms/keys/rotation", {"key_id": "turning", **body})
+        self.assertIn("from 1 to 3650", self.refused(400, "PUT", "kms/keys/rotation", {"key_id": "turning", "period_days": 0})["message"])
 
 
 class Rewrap(Asking):
