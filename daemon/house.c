@@ -15,6 +15,7 @@
 #include "daemon/root.h"
 #include "engine/aead.h"
 #include "engine/provider/builtin.h"
+#include "kms/config.h"
 
 #define SECRET_KIB 2048u
 #define DRAIN_SECONDS 30u
@@ -155,13 +156,27 @@ static enum hpl_status open_catalog(struct hpl_call *call, struct hpl_house *hou
     return is_dev ? HPL_OK : drop_credentials(call, house);
 }
 
+/* The older document's variable; NULL where it is not set. */
+static enum hpl_status default_key_of(struct hpl_call *call, const char **key_id)
+{
+    *key_id = getenv("RUSTFS_KMS_DEFAULT_KEY_ID");
+    if (*key_id && !**key_id)
+        *key_id = NULL;
+    if (*key_id && hpl_kms_check_key_id(NULL, *key_id) != HPL_OK)
+        return hpl_fail(call, HPL_INVALID_CONFIGURATION, "the variable RUSTFS_KMS_DEFAULT_KEY_ID does not hold a key id: 1 to %u bytes of UTF-8 without control "
+                                                         "characters or spaces at its ends", HPL_KEY_ID_MAX);
+    return HPL_OK;
+}
+
 static enum hpl_status open_kms(struct hpl_call *call, struct hpl_house *house, bool is_dev)
 {
+    const char *default_key_id;
+    HPL_TRY(default_key_of(call, &default_key_id));
     hpl_house_env(house->config, is_dev, &house->tokens, &house->tokend, &house->env);
     house->env.root = house->root;
     house->env.catalog = house->catalog;
     const struct hpl_kms_options options = {.backends = hpl_backends(), .env = &house->env, .catalog = house->catalog,
-                                            .allow_immediate_deletion = house->config->allow_immediate_deletion, .allow_import = house->config->allow_import};
+                                            .default_key_id = default_key_id, .allow_immediate_deletion = house->config->allow_immediate_deletion, .allow_import = house->config->allow_import};
     return hpl_kms_open(call, &house->kms, &options);
 }
 

@@ -197,7 +197,7 @@ enum hpl_status hpl_kms_check_key_id(struct hpl_call *call, const char *key_id)
 
 enum hpl_status hpl_kms_read_settings(struct hpl_call *call, const struct hpl_kms_options *options, const json_t *config, struct hpl_kms_settings *out)
 {
-    const char *name = NULL, *default_key = NULL;
+    const char *name = NULL, *default_key = options->default_key_id;
     struct hpl_buf text = {.max = MAX_CONFIG_BYTES};
     *out = (struct hpl_kms_settings){.enable_cache = true, .cache_ttl_seconds = 300, .max_cached_keys = 1000, .timeout_seconds = 30, .retry_attempts = 3, .queue = 64};
     enum hpl_status status = hpl_json_put(&text, config);

@@ -37,6 +37,7 @@ struct hpl_kms_options {
     const struct hpl_backend *const *backends; /* NULL-terminated, lives as long as the service */
     const struct hpl_backend_env *env;         /* the same */
     struct hpl_catalog *catalog;
+    const char *default_key_id;    /* where a configuration names none; NULL: "rustfs-default-key" */
     bool allow_immediate_deletion; /* hpl_kms_destroy_key may be asked */
     bool allow_import;             /* hpl_kms_import_key may be asked */
 };

@@ -9,6 +9,7 @@ import stat
 import subprocess
 import tempfile
 import unittest
+import unittest.mock
 
 from hardplate import BIN, Daemon
 
@@ -111,6 +112,23 @@ class Dev(unittest.TestCase):
         self.assertIn("IV mode", out)
         code, out, err = run(BIN / "hardplated", "--dev", self.daemon.folder, "--listen", "127.0.0.1:0", "--check")
         self.assertEqual(code, 0, out + err)
+
+
+class DefaultKeyOfTheEnvironment(unittest.TestCase):
+    def test_it_is_the_default_key_where_the_configuration_names_none(self):
+        with unittest.mock.patch.dict(os.environ, {"RUSTFS_KMS_DEFAULT_KEY_ID": "of-the-environment"}):
+            daemon = Daemon(backend="none")
+            self.addCleanup(daemon.remove)
+            daemon.admin("POST", "kms/configure", {"backend_type": "local"})
+            daemon.admin("POST", "kms/start")
+            self.assertEqual(daemon.admin("GET", "kms/config")[1]["default_key_id"], "of-the-environment")
+            self.assertEqual(daemon.admin("POST", "kms/generate-data-key", {})[1]["key_id"], "of-the-environment")
+            self.assertEqual(daemon.admin("POST", "kms/reconfigure", {"default_key_id": "of-the-body"})[0], 200)
+            self.assertEqual(daemon.admin("POST", "kms/generate-data-key", {})[1]["key_id"], "of-the-body")
+            daemon.stop()
+        with unittest.mock.patch.dict(os.environ, {"RUSTFS_KMS_DEFAULT_KEY_ID": " "}), self.assertRaises(RuntimeError):
+            daemon.start(daemon.listen)
+        self.assertIn("RUSTFS_KMS_DEFAULT_KEY_ID", daemon.log_text().splitlines()[-1])
 
 
 class FirstErrors(unittest.TestCase):
