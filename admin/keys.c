@@ -237,7 +237,7 @@ static enum hpl_status key_name_of(const struct hpl_admin_request *request, char
 
 static const char *old_status(const char *state)
 {
-    return !state || strcmp(state, "Enabled") == 0 ? "Active" : state;
+    return !state || strcmp(state, "Enabled") == 0 ? "Active" : strcmp(state, "Destroyed") == 0 ? "Deleted" : state;
 }
 
 static json_t *old_row(const json_t *metadata)
@@ -251,8 +251,8 @@ static json_t *old_row(const json_t *metadata)
 /* The same from a row of the list. */
 static json_t *old_row_of_list(const json_t *row)
 {
-    return json_pack("{s:O, s:O, s:s, s:O?, s:s}", "key_id", json_object_get(row, "key_id"), "key_name", json_object_get(row, "key_id"), "status",
-                     old_status(json_string_value(json_object_get(row, "status"))), "created_at", json_object_get(row, "created_at"), "algorithm", "AES-256");
+    return json_pack("{s:O, s:O, s:O, s:O?, s:s}", "key_id", json_object_get(row, "key_id"), "key_name", json_object_get(row, "key_id"), "status",
+                     json_object_get(row, "status"), "created_at", json_object_get(row, "created_at"), "algorithm", "AES-256");
 }
 
 static enum hpl_status old_answer(json_t *metadata, json_t **answer)

@@ -108,7 +108,7 @@ static void show_keys(const json_t *answer)
     json_t *row;
     printf("%-36s  %-16s  %7s  %s\n", "KEY", "STATE", "VERSION", "DESCRIPTION");
     json_array_foreach(json_object_get(answer, "keys"), i, row)
-        printf("%-36s  %-16s  %7lld  %s\n", hpl_cli_text(row, "key_id"), hpl_cli_text(row, "status"),
+        printf("%-36s  %-16s  %7lld  %s\n", hpl_cli_text(row, "key_id"), hpl_cli_text(row, "key_state"),
                (long long)json_integer_value(json_object_get(row, "version")), hpl_cli_text(row, "description"));
 }
 

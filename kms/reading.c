@@ -128,13 +128,13 @@ static json_t *list_row(const char *key_id, enum hpl_status status, struct hpl_b
 {
     struct hpl_key_record HPL_RECORD_AUTO record = {0};
     if (status != HPL_OK || hpl_record_decode(NULL, content, &record) != HPL_OK)
-        return json_pack("{s:s, s:n, s:s}", "key_id", key_id, "description", "status", "Damaged");
+        return json_pack("{s:s, s:n, s:s, s:s}", "key_id", key_id, "description", "status", "Damaged", "key_state", "Damaged");
     json_t *HPL_JSON_AUTO metadata = hpl_record_metadata(&record);
-    return json_pack("{s:s, s:O, s:s, s:s, s:O, s:I, s:O, s:O, s:O, s:O, s:O, s:O}", "key_id", key_id, "description", record.description, "algorithm",
-                     "AES-256", "usage", "ENCRYPT_DECRYPT", "status", json_object_get(metadata, "key_state"), "version", (json_int_t)record.version, "tags",
-                     record.tags, "created_at", json_object_get(metadata, "creation_date"), "rotated_at", json_object_get(metadata, "rotation_date"),
-                     "created_by", record.created_by, "rotation_due", json_object_get(metadata, "rotation_due"), "rotation_due_reason",
-                     json_object_get(metadata, "rotation_due_reason"));
+    return json_pack("{s:s, s:O, s:s, s:s, s:s, s:s, s:I, s:O, s:O, s:O, s:O, s:O, s:O}", "key_id", key_id, "description", record.description, "algorithm",
+                     "AES-256", "usage", "ENCRYPT_DECRYPT", "status", hpl_record_listed_name(record.state), "key_state", hpl_record_state_name(record.state),
+                     "version", (json_int_t)record.version, "tags", record.tags, "created_at", json_object_get(metadata, "creation_date"), "rotated_at",
+                     json_object_get(metadata, "rotation_date"), "created_by", record.created_by, "rotation_due", json_object_get(metadata, "rotation_due"),
+                     "rotation_due_reason", json_object_get(metadata, "rotation_due_reason"));
 }
 
 static bool add_row(void *arg, const char *key_id, uint64_t revision, enum hpl_status status, struct hpl_bytes content)
@@ -176,7 +176,7 @@ enum hpl_status hpl_kms_list_keys(struct hpl_kms *kms, struct hpl_call *call, si
     enum hpl_key_state state;
     if (status && !hpl_record_is_state_name(status, &state))
         return hpl_fail(call, HPL_INVALID_REQUEST, "no key state is named '%.40s'", status);
-    listing.status = status ? hpl_record_state_name(state) : NULL;
+    listing.status = status ? hpl_record_listed_name(state) : NULL;
     HPL_TRY(hpl_kms_acquire(kms, call, &attachment));
     do {
         listing.seen = 0;

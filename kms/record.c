@@ -10,11 +10,14 @@
 
 #define DAY_MS (24ll * 3600 * 1000)
 
-/* As kept, and as the API shows it. */
-static const struct { const char *kept, *shown; } states[] = {
-    [HPL_STATE_CREATING] = {"creating", "Creating"},        [HPL_STATE_ENABLED] = {"enabled", "Enabled"},
-    [HPL_STATE_DISABLED] = {"disabled", "Disabled"},        [HPL_STATE_PENDING] = {"pending_deletion", "PendingDeletion"},
-    [HPL_STATE_DESTROYING] = {"destroying", "PendingDeletion"}, [HPL_STATE_GONE] = {"destroyed", "Destroyed"},
+/* As kept, as metadata shows it ("key_state"), and as lists do ("status"). */
+static const struct { const char *kept, *shown, *listed; } states[] = {
+    [HPL_STATE_CREATING] = {"creating", "Creating", "Creating"},
+    [HPL_STATE_ENABLED] = {"enabled", "Enabled", "Active"},
+    [HPL_STATE_DISABLED] = {"disabled", "Disabled", "Disabled"},
+    [HPL_STATE_PENDING] = {"pending_deletion", "PendingDeletion", "PendingDeletion"},
+    [HPL_STATE_DESTROYING] = {"destroying", "PendingDeletion", "PendingDeletion"},
+    [HPL_STATE_GONE] = {"destroyed", "Destroyed", "Deleted"},
 };
 
 enum hpl_status hpl_record_init(struct hpl_key_record *record, const struct hpl_key_create *create, const char *key_id)
@@ -238,10 +241,8 @@ int64_t hpl_record_rotation_ms(const struct hpl_key_record *record)
 
 bool hpl_record_is_state_name(const char *text, enum hpl_key_state *state)
 {
-    if (strcasecmp(text, "active") == 0)
-        text = "enabled";
     for (size_t i = 0; i < HPL_COUNT(states); i++)
-        if (strcasecmp(text, states[i].kept) == 0 || strcasecmp(text, states[i].shown) == 0) {
+        if (strcasecmp(text, states[i].kept) == 0 || strcasecmp(text, states[i].shown) == 0 || strcasecmp(text, states[i].listed) == 0) {
             *state = (enum hpl_key_state)i;
             return true;
         }
@@ -251,6 +252,11 @@ bool hpl_record_is_state_name(const char *text, enum hpl_key_state *state)
 const char *hpl_record_state_name(enum hpl_key_state state)
 {
     return states[state].shown;
+}
+
+const char *hpl_record_listed_name(enum hpl_key_state state)
+{
+    return states[state].listed;
 }
 
 static json_t *versions_json(const struct hpl_key_record *record)

@@ -59,11 +59,12 @@ int64_t hpl_record_rotation(const struct hpl_key_record *record, const char *nam
 /* When its age makes a rotation due; 0: never. */
 int64_t hpl_record_rotation_ms(const struct hpl_key_record *record);
 
-/* The state that a text names, as kept or as shown, in any case; "Active" is Enabled. False for none. */
+/* The state that a text names, as it is kept, shown or listed, in any case. False for none. */
 bool hpl_record_is_state_name(const char *text, enum hpl_key_state *state);
 
-/* The state as the API shows it. */
+/* The state as metadata shows it, "Enabled", and as lists do, "Active": the words of RustFS's clients. */
 const char *hpl_record_state_name(enum hpl_key_state state);
+const char *hpl_record_listed_name(enum hpl_key_state state);
 
 /* key_metadata as the API shows it: a new object. */
 json_t *hpl_record_metadata(const struct hpl_key_record *record);

@@ -302,7 +302,7 @@ class Records(Case):
         self.assertEqual(self.data_key(daemon, key_id="rec-rolled", code=500)["code"], "IntegrityError")
         self.assertIn("undelete", self.data_key(daemon, key_id="rec-deleted", code=503)["message"])
         listed = {key["key_id"]: key["status"] for key in self.ask(daemon, "kms/keys", method="GET")["keys"]}
-        self.assertEqual((listed["rec-good"], listed["rec-changed"]), ("Enabled", "Damaged"))
+        self.assertEqual((listed["rec-good"], listed["rec-changed"]), ("Active", "Damaged"))
         BAO.api("POST", f"secret/undelete/{body['key_path_prefix']}/record/rec-deleted", {"versions": [2]})
         self.round_trip(daemon, key_id="rec-deleted")
 
