@@ -7,13 +7,16 @@
 
 #define MAX_KEYS 64
 
-enum hpl_status hpl_admin_context(const struct hpl_admin_request *request, const char *member, struct hpl_admin_context *context)
+enum hpl_status hpl_admin_context(const struct hpl_admin_request *request, struct hpl_admin_context *context)
 {
+    static const char *const names[] = {"encryption_context", "context", "EncryptionContext", NULL};
     const json_t *object = NULL;
-    const char *name;
+    const char *member, *name;
     json_t *value;
     context->view = (struct hpl_context){context->pairs, 0};
-    HPL_TRY(hpl_json_member(request->call, request->body, member, &object));
+    HPL_TRY(hpl_admin_spelling(request, names, &member));
+    if (member)
+        HPL_TRY(hpl_json_member(request->call, request->body, member, &object));
     json_object_foreach((json_t *)object, name, value)
     {
         if (!json_is_string(value))
@@ -29,8 +32,9 @@ enum hpl_status hpl_admin_context(const struct hpl_admin_request *request, const
 static enum hpl_status key_len_of(const struct hpl_admin_request *request, size_t *len)
 {
     static const struct { const char *spec; size_t len; } specs[] = {{"AES_256", 32}, {"Aes256", 32}, {"AES_128", 16}, {"Aes128", 16}};
+    static const char *const names[] = {"key_spec", "KeySpec", NULL};
     const char *spec = "AES_256";
-    HPL_TRY(hpl_json_str(request->call, request->body, "key_spec", &spec));
+    HPL_TRY(hpl_admin_text(request, names, &spec));
     for (size_t i = 0; i < HPL_COUNT(specs); i++)
         if (strcmp(spec, specs[i].spec) == 0) {
             *len = specs[i].len;
@@ -76,10 +80,9 @@ struct asked {
 
 static enum hpl_status read_asked(const struct hpl_admin_request *request, struct asked *asked)
 {
-    asked->key_id = NULL;
-    HPL_TRY(hpl_json_str(request->call, request->body, "key_id", &asked->key_id));
+    HPL_TRY(hpl_admin_key_id_in_body(request, &asked->key_id));
     HPL_TRY(key_len_of(request, &asked->len));
-    return hpl_admin_context(request, "encryption_context", &asked->context);
+    return hpl_admin_context(request, &asked->context);
 }
 
 enum hpl_status hpl_admin_generate(const struct hpl_admin_request *request, json_t **answer)
@@ -122,18 +125,14 @@ enum hpl_status hpl_admin_generate_many(const struct hpl_admin_request *request,
 
 enum hpl_status hpl_admin_decrypt(const struct hpl_admin_request *request, json_t **answer)
 {
-    const char *blob = NULL;
     struct hpl_admin_context context;
     struct hpl_buf envelope = {0};
     struct hpl_secret *HPL_SECRET_AUTO secret = NULL;
     struct hpl_key_ref ref;
-    HPL_TRY(hpl_json_str(request->call, request->body, "ciphertext_blob", &blob));
-    if (!blob)
-        return hpl_fail(request->call, HPL_INVALID_REQUEST, "'ciphertext_blob' is missing");
-    HPL_TRY(hpl_admin_context(request, "encryption_context", &context));
-    enum hpl_status status = hpl_base64_decode(&envelope, blob, strlen(blob))
-                                 ? hpl_kms_decrypt(request->admin->kms, request->call, HPL_PURPOSE_API, hpl_buf_bytes(&envelope), &context.view, &secret, &ref)
-                                 : hpl_fail(request->call, HPL_INVALID_REQUEST, "'ciphertext_blob' is not valid Base64");
+    HPL_TRY(hpl_admin_context(request, &context));
+    enum hpl_status status = hpl_admin_envelope(request, "ciphertext_blob", &envelope);
+    if (status == HPL_OK)
+        status = hpl_kms_decrypt(request->admin->kms, request->call, HPL_PURPOSE_API, hpl_buf_bytes(&envelope), &context.view, &secret, &ref);
     if (status == HPL_OK) {
         *answer = json_pack("{s:s, s:o}", "key_id", ref.key_id, "plaintext_key", hpl_admin_base64(secret->bytes, secret->len));
         status = *answer ? HPL_OK : HPL_NO_MEMORY;

@@ -4,13 +4,11 @@
 #include "base/codec.h"
 #include "s3/explain.h"
 
-/* The envelope that the body has under the first of two names. */
-static enum hpl_status envelope_of(const struct hpl_admin_request *request, const char *name, const char *other, struct hpl_buf *envelope)
+enum hpl_status hpl_admin_envelope(const struct hpl_admin_request *request, const char *name, struct hpl_buf *envelope)
 {
+    static const char *const names[] = {"ciphertext_blob", "ciphertext_b64", "CiphertextBlob", NULL};
     const char *text = NULL;
-    HPL_TRY(hpl_json_str(request->call, request->body, name, &text));
-    if (!text)
-        HPL_TRY(hpl_json_str(request->call, request->body, other, &text));
+    HPL_TRY(hpl_admin_text(request, names, &text));
     if (!text)
         return hpl_fail(request->call, HPL_INVALID_REQUEST, "'%s' is missing", name);
     if (!hpl_base64_decode(envelope, text, strlen(text)))
@@ -18,19 +16,13 @@ static enum hpl_status envelope_of(const struct hpl_admin_request *request, cons
     return HPL_OK;
 }
 
-/* In either spelling. */
-static enum hpl_status context_of(const struct hpl_admin_request *request, struct hpl_admin_context *context)
-{
-    return hpl_admin_context(request, json_object_get(request->body, "context") ? "context" : "encryption_context", context);
-}
-
 static enum hpl_status rewrap(const struct hpl_admin_request *request, struct hpl_bytes envelope, struct hpl_buf *made, json_t **answer)
 {
     struct hpl_admin_context context;
     struct hpl_key_ref ref;
-    const char *key_id = NULL;
-    HPL_TRY(context_of(request, &context));
-    HPL_TRY(hpl_json_str(request->call, request->body, "key_id", &key_id));
+    const char *key_id;
+    HPL_TRY(hpl_admin_context(request, &context));
+    HPL_TRY(hpl_admin_key_id_in_body(request, &key_id));
     HPL_TRY(hpl_kms_rewrap(request->admin->kms, request->call, envelope, &context.view, key_id, made, &ref));
     *answer = json_pack("{s:o, s:s, s:I}", "ciphertext_b64", hpl_admin_base64(made->data, made->len), "key_id", ref.key_id, "version", (json_int_t)ref.version);
     return *answer ? HPL_OK : HPL_NO_MEMORY;
@@ -39,7 +31,7 @@ static enum hpl_status rewrap(const struct hpl_admin_request *request, struct hp
 enum hpl_status hpl_admin_rewrap(const struct hpl_admin_request *request, json_t **answer)
 {
     struct hpl_buf envelope = {0}, made = {0};
-    enum hpl_status status = envelope_of(request, "ciphertext_b64", "ciphertext_blob", &envelope);
+    enum hpl_status status = hpl_admin_envelope(request, "ciphertext_b64", &envelope);
     if (status == HPL_OK)
         status = rewrap(request, hpl_buf_bytes(&envelope), &made, answer);
     hpl_buf_wipe(&envelope);
@@ -64,8 +56,8 @@ enum hpl_status hpl_admin_explain(const struct hpl_admin_request *request, json_
     HPL_TRY(hpl_json_str(request->call, request->body, "bucket", &bucket));
     if (bucket)
         return explain_object(request, bucket, answer);
-    HPL_TRY(context_of(request, &context));
-    enum hpl_status status = envelope_of(request, "ciphertext_blob", "ciphertext_b64", &envelope);
+    HPL_TRY(hpl_admin_context(request, &context));
+    enum hpl_status status = hpl_admin_envelope(request, "ciphertext_blob", &envelope);
     if (status == HPL_OK)
         status = hpl_kms_explain(request->admin->kms, request->call, hpl_buf_bytes(&envelope), &context.view, answer);
     hpl_buf_wipe(&envelope);

@@ -16,14 +16,6 @@ enum hpl_status hpl_admin_metadata(json_t *metadata, json_t **answer)
     return *answer ? HPL_OK : HPL_NO_MEMORY;
 }
 
-/* The first of the spellings that the body has. */
-static enum hpl_status text_of(const struct hpl_admin_request *request, const char *const names[], const char **out)
-{
-    for (size_t i = 0; names[i] && !*out; i++)
-        HPL_TRY(hpl_json_str(request->call, request->body, names[i], out));
-    return HPL_OK;
-}
-
 static enum hpl_status key_id_in_query(const struct hpl_admin_request *request, char key_id[static HPL_KEY_ID_MAX + 1])
 {
     static const char *const names[] = {"key_id", "keyId", "key-id", "key", "keyName"};
@@ -35,15 +27,22 @@ static enum hpl_status key_id_in_query(const struct hpl_admin_request *request, 
     return status;
 }
 
-enum hpl_status hpl_admin_key_id(const struct hpl_admin_request *request, char key_id[static HPL_KEY_ID_MAX + 1])
+enum hpl_status hpl_admin_key_id_in_body(const struct hpl_admin_request *request, const char **key_id)
 {
     static const char *const names[] = {"key_id", "KeyId", "keyId", NULL};
-    const char *text = NULL;
-    HPL_TRY(text_of(request, names, &text));
+    *key_id = NULL;
+    HPL_TRY(hpl_admin_text(request, names, key_id));
+    if (*key_id && (!**key_id || strlen(*key_id) > HPL_KEY_ID_MAX))
+        return hpl_fail(request->call, HPL_INVALID_REQUEST, "'key_id' must have 1 to %u bytes", HPL_KEY_ID_MAX);
+    return HPL_OK;
+}
+
+enum hpl_status hpl_admin_key_id(const struct hpl_admin_request *request, char key_id[static HPL_KEY_ID_MAX + 1])
+{
+    const char *text;
+    HPL_TRY(hpl_admin_key_id_in_body(request, &text));
     if (!text)
         return key_id_in_query(request, key_id);
-    if (!*text || strlen(text) > HPL_KEY_ID_MAX)
-        return hpl_fail(request->call, HPL_INVALID_REQUEST, "'key_id' must have 1 to %u bytes", HPL_KEY_ID_MAX);
     memcpy(key_id, text, strlen(text) + 1);
     return HPL_OK;
 }
@@ -65,10 +64,9 @@ enum hpl_status hpl_admin_create_key(const struct hpl_admin_request *request, js
     const json_t *tags = NULL;
     char in_query[HPL_KEY_ID_MAX + 1];
     struct hpl_key_create create = {.created_by = request->access_key};
-    HPL_TRY(text_of(request, usages, &create.usage));
-    HPL_TRY(text_of(request, descriptions, &create.description));
-    for (size_t i = 0; tag_names[i] && !tags; i++)
-        HPL_TRY(hpl_json_member(request->call, request->body, tag_names[i], &tags));
+    HPL_TRY(hpl_admin_text(request, usages, &create.usage));
+    HPL_TRY(hpl_admin_text(request, descriptions, &create.description));
+    HPL_TRY(hpl_admin_object(request, tag_names, &tags));
     if (tags) /* the tag "name" asks for an id */
         HPL_TRY(hpl_json_str(request->call, tags, "name", &name));
     HPL_TRY(option_of(request, "key-id", in_query, sizeof in_query));
@@ -155,10 +153,13 @@ enum hpl_status hpl_admin_describe_key_of_query(const struct hpl_admin_request *
 /* Days until then: of the body, or of the query; 0 where neither says. */
 static enum hpl_status window_of(const struct hpl_admin_request *request, int64_t *window)
 {
+    static const char *const names[] = {"pending_window_in_days", "PendingWindowInDays", NULL};
+    const char *name;
     char text[16], *end;
     *window = 0;
-    if (json_object_get(request->body, "pending_window_in_days"))
-        return hpl_json_int(request->call, request->body, "pending_window_in_days", 7, 30, window);
+    HPL_TRY(hpl_admin_spelling(request, names, &name));
+    if (name)
+        return hpl_json_int(request->call, request->body, name, 7, 30, window);
     HPL_TRY(option_of(request, "pending_window_in_days", text, sizeof text));
     if (!text[0])
         return HPL_OK;

@@ -107,3 +107,33 @@ enum hpl_status hpl_admin_query(const struct hpl_admin_request *request, const c
     }
     return HPL_NOT_FOUND;
 }
+
+enum hpl_status hpl_admin_spelling(const struct hpl_admin_request *request, const char *const names[], const char **name)
+{
+    const json_t *found = NULL;
+    *name = NULL;
+    for (size_t i = 0; names[i]; i++) {
+        const json_t *value = json_object_get(request->body, names[i]);
+        if (!value || json_is_null(value))
+            continue;
+        if (found && !json_equal(found, value))
+            return hpl_fail(request->call, HPL_INVALID_REQUEST, "'%s' and '%s' say different things", *name, names[i]);
+        found = value;
+        *name = names[i];
+    }
+    return HPL_OK;
+}
+
+enum hpl_status hpl_admin_text(const struct hpl_admin_request *request, const char *const names[], const char **out)
+{
+    const char *name;
+    HPL_TRY(hpl_admin_spelling(request, names, &name));
+    return name ? hpl_json_str(request->call, request->body, name, out) : HPL_OK;
+}
+
+enum hpl_status hpl_admin_object(const struct hpl_admin_request *request, const char *const names[], const json_t **out)
+{
+    const char *name;
+    HPL_TRY(hpl_admin_spelling(request, names, &name));
+    return name ? hpl_json_member(request->call, request->body, name, out) : HPL_OK;
+}

@@ -33,18 +33,28 @@ const struct hpl_admin_route *hpl_admin_find_route(struct hpl_bytes method, stru
  * HPL_INVALID_REQUEST when it is malformed or too long. */
 enum hpl_status hpl_admin_query(const struct hpl_admin_request *request, const char *name, char *value, size_t size) HPL_MUST_USE;
 
-/* The key that a request is about: "key_id" (or "KeyId", "keyId") of the body, or a query parameter. HPL_INVALID_REQUEST when neither is there. */
+/* The one of these names (NULL-terminated) under which the body has a member, null aside; NULL where it has it under none. HPL_INVALID_REQUEST when two of them say different things. */
+enum hpl_status hpl_admin_spelling(const struct hpl_admin_request *request, const char *const names[], const char **name) HPL_MUST_USE;
+/* That member, of its type or refused by its name; without one *out stays as it was. Lives as long as the body. */
+enum hpl_status hpl_admin_text(const struct hpl_admin_request *request, const char *const names[], const char **out) HPL_MUST_USE;
+enum hpl_status hpl_admin_object(const struct hpl_admin_request *request, const char *const names[], const json_t **out) HPL_MUST_USE;
+
+/* The key that the body names, "key_id" (or "KeyId", "keyId"); NULL where it names none. HPL_INVALID_REQUEST for an empty or over-long one. */
+enum hpl_status hpl_admin_key_id_in_body(const struct hpl_admin_request *request, const char **key_id) HPL_MUST_USE;
+/* The key that a request is about: of the body, or a query parameter. HPL_INVALID_REQUEST when neither is there. */
 enum hpl_status hpl_admin_key_id(const struct hpl_admin_request *request, char key_id[static HPL_KEY_ID_MAX + 1]) HPL_MUST_USE;
 /* The answer of a key route, {"success", "message", "key_id", "key_metadata"}; takes metadata. */
 enum hpl_status hpl_admin_metadata(json_t *metadata, json_t **answer) HPL_MUST_USE;
 
-/* An encryption context of the body: views that are good as long as it lives; none where the member is missing. */
+/* The encryption context of the body, under either document's name: views that are good as long as it lives; none where the member is missing. */
 #define HPL_ADMIN_MAX_PAIRS 64
 struct hpl_admin_context {
     struct hpl_context_pair pairs[HPL_ADMIN_MAX_PAIRS];
     struct hpl_context view;
 };
-enum hpl_status hpl_admin_context(const struct hpl_admin_request *request, const char *member, struct hpl_admin_context *context) HPL_MUST_USE;
+enum hpl_status hpl_admin_context(const struct hpl_admin_request *request, struct hpl_admin_context *context) HPL_MUST_USE;
+/* Appends the envelope that the body has as name, or under one of the others' names for it. HPL_INVALID_REQUEST when it is missing or no Base64. */
+enum hpl_status hpl_admin_envelope(const struct hpl_admin_request *request, const char *name, struct hpl_buf *envelope) HPL_MUST_USE;
 /* Base64 as a JSON string; NULL when memory is out. */
 json_t *hpl_admin_base64(const void *data, size_t len);
 

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """The admin surface, asked from outside: lifecycle, keys, data keys, and what it refuses."""
 import base64
+import datetime
 import json
 import unittest
 from urllib.parse import quote
@@ -208,6 +209,32 @@ class Keys(unittest.TestCase):
             code, answer, _ = daemon.admin(method, path, access_key=daemon.env["HARDPLATE_USER_ACCESS_KEY"], secret_key=daemon.env["HARDPLATE_USER_SECRET_KEY"])
             self.assertEqual((code, answer["code"]), (403, "AccessDenied"), path)
         self.assertEqual(daemon.admin("PUT", "kms/status")[0], 405)
+
+    def test_a_member_is_taken_in_every_spelling_or_refused_but_never_passed_over(self):
+        self.ok("POST", "kms/keys", {"tags": {"name": "spelled"}})
+        context = {"tenant": "a"}
+        made = self.ok("POST", "kms/generate-data-key", {"KeyId": "spelled", "KeySpec": "AES_128", "EncryptionContext": context})
+        self.assertEqual((made["key_id"], len(base64.b64decode(made["plaintext_key"]))), ("spelled", 16))
+        for body in ({"ciphertext_blob": made["ciphertext_blob"], "encryption_context": context}, {"ciphertext_b64": made["ciphertext_blob"], "context": context},
+                     {"CiphertextBlob": made["ciphertext_blob"], "EncryptionContext": context}):
+            self.assertEqual(self.ok("POST", "kms/decrypt", body)["plaintext_key"], made["plaintext_key"])
+        for method, path, body in (("POST", "kms/generate-data-key", {"key_id": ""}), ("POST", "kms/generate-data-key", {"key_id": "spelled", "KeyId": "other"}),
+                                   ("POST", "kms/generate-data-keys", {"KeyId": "x" * 256, "count": 1}), ("POST", "kms/generate-data-key", {"context": []}),
+                                   ("POST", "kms/generate-data-key", {"context": {"a": "b"}, "encryption_context": {"a": "c"}}),
+                                   ("POST", "kms/keys", {"KeyUsage": "ENCRYPT_DECRYPT", "key_usage": "SignVerify"}), ("POST", "kms/keys", {"Tags": {"a": "b"}, "tags": 5}),
+                                   ("DELETE", "kms/keys/delete", {"KeyId": "spelled", "PendingWindowInDays": 3})):
+            code, answer, _ = self.daemon.admin(method, path, body)
+            self.assertEqual((code, answer["code"]), (400, "InvalidRequest"), body)
+        scheduled = self.ok("DELETE", "kms/keys/delete", {"KeyId": "spelled", "PendingWindowInDays": 7})
+        self.assertLess(datetime.datetime.fromisoformat(scheduled["deletion_date"].replace("Z", "+00:00")),
+                        datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(days=8))
+
+    def test_a_list_has_the_words_of_the_clients(self):
+        self.ok("POST", "kms/keys", {"tags": {"name": "listed"}})
+        row = next(row for row in self.ok("GET", "kms/keys?limit=1000&status=Active")["keys"] if row["key_id"] == "listed")
+        self.assertEqual((row["status"], row["key_state"]), ("Active", "Enabled"))
+        self.assertEqual(self.ok("GET", "kms/key/status?keyName=listed")["status"], "Active")
+        self.assertEqual(self.ok("GET", "kms/keys?status=Deleted")["keys"], [])
 
     def test_answers_with_keys_are_not_stored(self):
         _, _, headers = self.daemon.admin("POST", "kms/generate-data-key", {})
