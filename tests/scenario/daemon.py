@@ -163,13 +163,13 @@ class FirstErrors(unittest.TestCase):
         daemon.stop()
         pin = self.folder / "d/token/pin"
         right = pin.read_text()
-        pin.write_text("0000")
+        pin.write_text("the-wrong-pin")
         code, out, err = run(BIN / "hardplated", "--dev", self.folder / "d", "--listen", "127.0.0.1:0", "--check")
         self.assertEqual(code, 1)
         failed = [line for line in out.splitlines() if line.startswith("FAIL")]
         self.assertEqual(len(failed), 1, out)
         self.assertIn("PIN", failed[0])
-        self.assertNotIn("0000", out)
+        self.assertNotIn("the-wrong-pin", out)
         daemon.start()
         status = daemon.admin("GET", "kms/status")[1]
         self.assertIn(status["status"], ("Error", "Configured"))
@@ -185,9 +185,9 @@ class FirstErrors(unittest.TestCase):
         daemon.stop()
         pin = self.folder / "d/token/pin"
         right = pin.read_text()
-        pin.write_text("0000")
+        pin.write_text("the-wrong-pin")
         said = self.one_line(["--dev", self.folder / "d", "--listen", "127.0.0.1:0"], "PIN")
-        self.assertNotIn("0000", said)
+        self.assertNotIn("the-wrong-pin", said)
         pin.write_text(right)
         daemon.backend = "pkcs11"
         daemon.start()
