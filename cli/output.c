@@ -23,9 +23,10 @@ static void unlink_and_die(int number)
     raise(number); /* SA_RESETHAND: it ends the process as soon as the handler returns */
 }
 
+static const int numbers[] = {SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGPIPE, SIGALRM, SIGUSR1, SIGUSR2, SIGXCPU, SIGVTALRM, SIGPROF, SIGIO};
+
 static void watch_signals(const char *temporary)
 {
-    static const int numbers[] = {SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGPIPE, SIGALRM, SIGUSR1, SIGUSR2, SIGXCPU, SIGVTALRM, SIGPROF, SIGIO};
     struct sigaction action = {.sa_handler = unlink_and_die, .sa_flags = (int)SA_RESETHAND};
     signal(SIGXFSZ, SIG_IGN); /* the write fails instead, and says so */
     snprintf(to_unlink, sizeof to_unlink, "%s", temporary);
@@ -35,6 +36,22 @@ static void watch_signals(const char *temporary)
         if (sigaction(numbers[i], NULL, &before) == 0 && before.sa_handler != SIG_IGN)
             sigaction(numbers[i], &action, NULL);
     }
+}
+
+/* One that comes while there is a file and no handler yet waits for the handler. */
+static int make_temporary(char *temporary)
+{
+    sigset_t held, before;
+    sigemptyset(&held);
+    for (size_t i = 0; i < HPL_COUNT(numbers); i++)
+        sigaddset(&held, numbers[i]);
+    pthread_sigmask(SIG_BLOCK, &held, &before);
+    int fd = mkostemp(temporary, O_CLOEXEC), error = errno;
+    if (fd >= 0)
+        watch_signals(temporary);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    errno = error;
+    return fd;
 }
 
 static enum hpl_status there_already(struct hpl_call *call, const char *path)
@@ -61,10 +78,9 @@ enum hpl_status hpl_output_open(struct hpl_call *call, struct hpl_output *out, c
     HPL_TRY(check_target(call, path, may_replace));
     if (snprintf(out->temporary, sizeof out->temporary, "%s.XXXXXX", path) >= (int)sizeof out->temporary)
         return hpl_fail(call, HPL_INVALID_ARGUMENT, "the path is too long: %.80s…", path);
-    out->fd = mkostemp(out->temporary, O_CLOEXEC);
+    out->fd = make_temporary(out->temporary);
     if (out->fd < 0)
         return hpl_file_error(call, "cannot create a file beside", path);
-    watch_signals(out->temporary);
     if (fchmod(out->fd, mode & 0777) == 0)
         return HPL_OK;
     enum hpl_status status = hpl_file_error(call, "cannot chmod", out->temporary);

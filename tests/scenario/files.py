@@ -12,10 +12,10 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
+import threading
 import unittest
 
-from hardplate import BIN, ROOT, Daemon
+from hardplate import BIN, ROOT, Daemon, wait_until
 
 sys.path.insert(0, str(ROOT / "tests/interop"))
 import read_stored  # noqa: E402
@@ -214,7 +214,7 @@ class KeyFile(Files):
                 process.stdin.flush()
             except BrokenPipeError:
                 pass
-            self.assertEqual(process.wait(20), 1)
+            self.assertEqual(process.wait(60), 1)
             with contextlib.suppress(BrokenPipeError):
                 process.stdin.close()
 
@@ -223,10 +223,9 @@ class KeyFile(Files):
             with subprocess.Popen([BIN / "hardplate", "seal", "--key-file", self.key_file, "-o", self.folder / "out", "-"], stdin=subprocess.PIPE) as process:
                 process.stdin.write(b"x" * 100)
                 process.stdin.flush()
-                while len(self.names()) < 2:
-                    time.sleep(0.01)
+                self.assertTrue(wait_until(lambda: len(self.names()) == 2))
                 process.send_signal(number)
-                self.assertEqual(process.wait(20), -number)
+                self.assertEqual(process.wait(60), -number)
             self.assertEqual(self.names(), ["key"])
 
     def test_a_file_that_may_not_grow_is_said_and_leaves_nothing(self):
@@ -238,17 +237,26 @@ class KeyFile(Files):
 
     def test_a_terminal_sees_how_far_it_is_and_a_pipe_does_not(self):
         main, side = pty.openpty()
+        self.addCleanup(os.close, main)
+        said = bytearray()
+
+        def listen():
+            with contextlib.suppress(OSError):  # the terminal ends with the program
+                while piece := os.read(main, 4096):
+                    said.extend(piece)
+
+        def feed(process):
+            process.stdin.write(b"x" * (4 << 20))
+            process.stdin.flush()
+            return b"MiB/s" in said
+        listener = threading.Thread(target=listen)
         with subprocess.Popen([BIN / "hardplate", "seal", "--key-file", self.key_file, "-"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=side) as process:
-            for _ in range(6):
-                process.stdin.write(b"x" * (4 << 20))
-                process.stdin.flush()
-                time.sleep(0.15)
+            os.close(side)
+            listener.start()
+            self.assertTrue(wait_until(lambda: feed(process)))
             process.stdin.close()
-            self.assertEqual(process.wait(20), 0)
-        os.close(side)
-        said = os.read(main, 65536)
-        os.close(main)
-        self.assertIn(b"MiB/s", said)
+            self.assertEqual(process.wait(60), 0)
+        listener.join()
         self.assertTrue(said.endswith(b"\r\x1b[K"), "the line is taken away at the end")
 
     def test_usage(self):
