@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import pathlib
+import re
 import shlex
 import shutil
 import subprocess
@@ -47,13 +48,13 @@ class Daemon:
             self.process = subprocess.Popen(
                 [str(BIN / "hardplated"), "--dev", str(self.folder), "--listen", listen, "--backend", self.backend, *self.extra],
                 stdout=self.log, stderr=self.log, stdin=subprocess.DEVNULL)
-        deadline = time.time() + 60
-        while not (self.folder / "pid").exists():
-            if self.process.poll() is not None or time.time() > deadline:
-                raise RuntimeError("hardplated did not start:\n" + pathlib.Path(str(self.folder) + ".log").read_text()[-2000:])
-            time.sleep(0.02)
+        if not wait_until(lambda: self.is_started() or self.process.poll() is not None) or not self.is_started():
+            raise RuntimeError("hardplated did not start:\n" + self.log_text()[-2000:])
         self.read_env()
         return self
+
+    def is_started(self):
+        return (self.folder / "pid").exists()
 
     def read_env(self):
         self.env = {}
@@ -109,6 +110,52 @@ class Daemon:
                 return answer.status, parse(answer.read()), answer.headers
         except urllib.error.HTTPError as error:
             return error.code, parse(error.read()), error.headers
+
+
+class FileDaemon(Daemon):
+    """One that reads a configuration file: an administrator, and the caller's lines."""
+
+    def __init__(self, lines):
+        self.lines = lines
+        super().__init__(backend="file")
+
+    def configure(self, listen):
+        secret = self.folder / "ops.secret"
+        if not secret.exists():
+            secret.write_text("s" * 40 + "\n")
+            secret.chmod(0o600)
+        (self.folder / "c.yaml").write_text(f"state_dir: {self.folder}/state\nlisten: {listen}\n"
+                                            f"credentials: [{{access_key: ops, secret_file: {secret}, role: admin}}]\n{self.lines}")
+
+    def start(self, listen="127.0.0.1:0"):
+        self.configure(listen)
+        self.log = open(str(self.folder) + ".log", "ab")
+        with self.log:
+            self.process = subprocess.Popen([str(BIN / "hardplated"), "--config", str(self.folder / "c.yaml")], stdout=subprocess.PIPE, stderr=self.log,
+                                            stdin=subprocess.DEVNULL)
+        self.endpoint = told_endpoint(self.process)
+        self.process.stdout.close()
+        if not self.endpoint:
+            raise RuntimeError("hardplated did not start:\n" + self.log_text()[-2000:])
+        self.listen = self.endpoint.split("://", 1)[1]
+        self.env = {"HARDPLATE_ACCESS_KEY": "ops", "HARDPLATE_SECRET_KEY": "s" * 40, "HARDPLATE_REGION": "us-east-1"}
+        return self
+
+
+def wait_until(condition, seconds=60):
+    """Whether it came true: asked again and again, for longer than a loaded machine takes."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def told_endpoint(process):
+    """Where a daemon listens, by its first line on standard output; None when it ended without one."""
+    found = re.search(r"https?://\S+", process.stdout.readline().decode())
+    return found and found.group()
 
 
 def parse(data):

@@ -16,7 +16,7 @@ import threading
 import time
 import unittest
 
-from hardplate import BIN, AWSRequest, Config, Credentials, S3SigV4Auth, boto3
+from hardplate import BIN, AWSRequest, Config, Credentials, S3SigV4Auth, boto3, told_endpoint
 
 SECONDS = float(os.environ.get("HARDPLATE_HOSTILE_SECONDS", 5))
 SEED = int(os.environ.get("HARDPLATE_HOSTILE_SEED", random.SystemRandom().randrange(1 << 32)))
@@ -25,17 +25,11 @@ DEADLINE_S = 1
 SECRET = "s" * 40
 
 
-def free_port():
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
-
-
 class House:
     """hardplated from a file that gives clients a second for everything."""
 
     def __init__(self, is_tls):
-        self.folder, self.port, self.is_tls = pathlib.Path(tempfile.mkdtemp(prefix="hpl-hostile-")), free_port(), is_tls
+        self.folder, self.is_tls = pathlib.Path(tempfile.mkdtemp(prefix="hpl-hostile-")), is_tls
         if is_tls:
             subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "1", "-subj", "/CN=localhost",
                             "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", self.folder / "key.pem", "-out", self.folder / "cert.pem"],
@@ -45,7 +39,7 @@ class House:
         tls = f"tls: {{certificate: {self.folder}/cert.pem, key: {self.folder}/key.pem}}" if is_tls else ""
         (self.folder / "c.yaml").write_text(f"""
 state_dir: {self.folder}/state
-listen: 127.0.0.1:{self.port}
+listen: 127.0.0.1:0
 log_level: error
 drain_seconds: 2
 {tls}
@@ -55,8 +49,8 @@ kms: {{backend_type: local, default_key_id: app-default}}
 """)
         self.log = open(self.folder / "log", "wb")
         self.process = subprocess.Popen([str(BIN / "hardplated"), "--config", str(self.folder / "c.yaml")], stdout=subprocess.PIPE, stderr=self.log)
-        self.process.stdout.readline()
-        self.endpoint = f"{'https' if is_tls else 'http'}://127.0.0.1:{self.port}"
+        self.endpoint = told_endpoint(self.process)
+        self.port = int(self.endpoint.rsplit(":", 1)[1])
 
     def s3(self):
         return boto3.client("s3", endpoint_url=self.endpoint, region_name="us-east-1", aws_access_key_id="ops", aws_secret_access_key=SECRET,

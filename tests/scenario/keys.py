@@ -4,13 +4,12 @@ import base64
 import json
 import os
 import pathlib
-import re
 import shutil
 import subprocess
 import tempfile
 import unittest
 
-from hardplate import BIN, Daemon
+from hardplate import Daemon, FileDaemon
 
 import boto3
 from botocore.config import Config
@@ -248,42 +247,10 @@ class Keystores(Asking):
         self.refused(404, "POST", "kms/explain", {"bucket": "plain", "key": "none"})
 
 
-class FileDaemon(Daemon):
-    """One that reads a YAML file, with an administrator and the local backend."""
-
-    def __init__(self, more):
-        self.more = more
-        super().__init__(backend="local")
-
-    def write(self, name, text):
-        (self.folder / name).write_text(text)
-        (self.folder / name).chmod(0o600)
-
-    def configure(self, listen):
-        self.write("ops.secret", "s" * 40 + "\n")
-        self.write("c.yaml", f"state_dir: {self.folder}/state\nlisten: {listen}\nkms: {{backend_type: local}}\n"
-                   f"credentials: [{{access_key: ops, secret_file: {self.folder}/ops.secret, role: admin}}]\n" + self.more.format(folder=self.folder))
-
-    def start(self, listen="127.0.0.1:0"):
-        self.configure(listen)
-        self.log = open(str(self.folder) + ".log", "ab")
-        with self.log:
-            self.process = subprocess.Popen([str(BIN / "hardplated"), "--config", str(self.folder / "c.yaml")], stdout=subprocess.PIPE, stderr=self.log)
-        line = self.process.stdout.readline().decode()
-        self.process.stdout.close()
-        found = re.search(r"http://(\S+)", line)
-        if not found:
-            raise RuntimeError("hardplated did not start:\n" + self.log_text()[-2000:])
-        self.listen = found.group(1)
-        self.endpoint = "http://" + self.listen
-        self.env = {"HARDPLATE_ACCESS_KEY": "ops", "HARDPLATE_SECRET_KEY": "s" * 40, "HARDPLATE_REGION": "us-east-1"}
-        return self
-
-
 class WhatTheFileAllows(Asking):
     @classmethod
     def setUpClass(cls):
-        cls.daemon = FileDaemon("allow_import: true\nallow_immediate_deletion: true\n")
+        cls.daemon = FileDaemon("kms: {backend_type: local}\nallow_import: true\nallow_immediate_deletion: true\n")
 
     def test_a_key_is_imported_as_openssl_encrypts_it(self):
         parameters = self.ok("GET", "kms/keys/import-parameters")
@@ -332,7 +299,7 @@ class Passphrase(unittest.TestCase):
         secret, kdf = pathlib.Path(folder) / "passphrase", None
         secret.write_text("correct horse battery staple\n")
         secret.chmod(0o400)
-        daemon = FileDaemon(f"root: {{{{passphrase_file: {secret}, require_external: true}}}}\n")
+        daemon = FileDaemon(f"kms: {{backend_type: local}}\nroot: {{passphrase_file: {secret}, require_external: true}}\n")
         self.addCleanup(daemon.remove)
         code, made, _ = daemon.admin("POST", "kms/generate-data-key", {})
         self.assertEqual(code, 200, made)

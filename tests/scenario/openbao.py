@@ -3,6 +3,7 @@
 Imported by vault.py; a scenario by itself it is not. HPL_OPENBAO_DIR names the part's folder, else scripts/part is asked.
 """
 import atexit
+import contextlib
 import http.client
 import http.server
 import json
@@ -32,10 +33,13 @@ def program():
     sys.exit(1 if os.environ.get("CI") == "true" else 77)
 
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+def free_ports(count):
+    """So many different ones: they are all held until the last is known."""
+    with contextlib.ExitStack() as held:
+        probes = [held.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in probes]
 
 
 class Bao:
@@ -43,12 +47,12 @@ class Bao:
 
     def __init__(self, tls=None):
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="hpl-bao-"))
-        self.program, self.port, self.tls_port = program(), free_port(), free_port()
+        self.program, (self.port, self.tls_port, cluster_port) = program(), free_ports(3)
         self.address, self.tls_address = f"http://127.0.0.1:{self.port}", f"https://127.0.0.1:{self.tls_port}"
         self.process = None
         listeners = f'listener "tcp" {{\n address = "127.0.0.1:{self.port}"\n tls_disable = true\n}}\n'
         if tls:
-            listeners += (f'listener "tcp" {{\n address = "127.0.0.1:{self.tls_port}"\n cluster_address = "127.0.0.1:{free_port()}"\n tls_cert_file = "{tls[0]}"\n'
+            listeners += (f'listener "tcp" {{\n address = "127.0.0.1:{self.tls_port}"\n cluster_address = "127.0.0.1:{cluster_port}"\n tls_cert_file = "{tls[0]}"\n'
                           f' tls_key_file = "{tls[1]}"\n tls_client_ca_file = "{tls[2]}"\n tls_require_and_verify_client_cert = true\n}}\n')
         (self.folder / "config.hcl").write_text(
             f'storage "file" {{\n path = "{self.folder}/data"\n}}\n{listeners}api_addr = "{self.address}"\ndisable_mlock = true\nui = false\n')

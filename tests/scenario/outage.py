@@ -4,7 +4,7 @@ import secrets
 import time
 import unittest
 
-from hardplate import Daemon
+from hardplate import Daemon, wait_until
 from openbao import Bao
 
 BAO = None
@@ -66,10 +66,8 @@ class Outage(unittest.TestCase):
         self.assertIn("kms.breaker.opened", self.daemon.log_text())
 
     def comes_back(self):
-        deadline = time.time() + 10  # within five seconds on a machine that is not busy otherwise
-        while self.opens(self.made["closed"])[0] != 200:
-            self.assertLess(time.time(), deadline, "still refused")
-            time.sleep(0.1)
+        # Within five seconds on a machine that is not busy otherwise.
+        self.assertTrue(wait_until(lambda: self.opens(self.made["closed"])[0] == 200), "still refused")
         self.assertEqual(self.opens(self.unread)[0], 200)
         self.assertEqual(self.status()["details"]["breaker"], "closed")
 
@@ -77,10 +75,10 @@ class Outage(unittest.TestCase):
         BAO.kill()
         try:
             self.live_through()
-            began = time.time()
+            began = time.monotonic()
             for _ in range(20):
                 self.assertEqual(self.opens(self.made["closed"])[0], 503)
-            self.assertLess(time.time() - began, 10, "refused at once, not after a time-out each")
+            self.assertLess(time.monotonic() - began, 50, "refused at once, not after a time-out of five seconds each")
         finally:
             BAO.start()
             BAO.unseal()

@@ -6,12 +6,11 @@ import signal
 import subprocess
 import tempfile
 import threading
-import time
 import unittest
 
 from botocore.exceptions import ClientError
 
-from hardplate import BIN, Daemon
+from hardplate import BIN, Daemon, wait_until
 
 SSE = {"ServerSideEncryption": "aws:kms"}
 
@@ -21,15 +20,6 @@ def is_gone(pid):
         return pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] in "ZX"
     except (FileNotFoundError, ProcessLookupError):
         return True
-
-
-def wait_until(what, seconds=30):
-    deadline = time.time() + seconds
-    while not what():
-        if time.time() > deadline:
-            return False
-        time.sleep(0.02)
-    return True
 
 
 class Worker(unittest.TestCase):
