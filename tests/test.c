@@ -1,6 +1,7 @@
 /* main of every unit test program: runs the registered tests under CUnit, then says how many passed. */
 #include "tests/test.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <ftw.h>
 #include <stdio.h>
@@ -56,6 +57,32 @@ void hpl_test_skip(const char *what, const char *why)
     bool must = ci && strcmp(ci, "true") == 0;
     printf("%s %s: %s\n", must ? "FAILED (CI needs it)" : "SKIP", what, why);
     exit(must ? 1 : 77);
+}
+
+#define PF_EXITING 4u /* in the kernel's flags of a task that ends */
+
+static bool lives(const char *tid, const char *prefix)
+{
+    char path[300], line[600] = "";
+    unsigned flags = PF_EXITING;
+    snprintf(path, sizeof path, "/proc/self/task/%s/stat", tid);
+    FILE *file = fopen(path, "re");
+    if (!file)
+        return false;
+    const char *name = fgets(line, sizeof line, file) ? strchr(line, '(') : NULL, *end = strrchr(line, ')');
+    fclose(file);
+    return name && end && sscanf(end, ") %*c %*d %*d %*d %*d %*d %u", &flags) == 1 && !(flags & PF_EXITING) && strncmp(name + 1, prefix, strlen(prefix)) == 0;
+}
+
+unsigned hpl_test_num_threads(const char *prefix)
+{
+    DIR *dir = opendir("/proc/self/task");
+    unsigned count = 0;
+    HPL_CHECK(dir);
+    for (struct dirent *entry; (entry = readdir(dir));)
+        count += entry->d_name[0] != '.' && lives(entry->d_name, prefix ? prefix : "");
+    closedir(dir);
+    return count;
 }
 
 static int remove_one(const char *path, const struct stat *st, int type, struct FTW *ftw)

@@ -27,6 +27,9 @@ void hpl_test_text(const char *got, const char *want, const char *what, const ch
 /* Ends the program as skipped, by name: exit status 77, or a failure when CI=true. */
 _Noreturn void hpl_test_skip(const char *what, const char *why);
 
+/* This process's threads whose names begin so; NULL: all of them. One that was joined may linger in /proc while it ends, and is not counted. */
+unsigned hpl_test_num_threads(const char *prefix);
+
 /* A fresh private folder, removed with its content when the program ends well. The text lives for ever. */
 const char *hpl_test_dir(void);
 

@@ -1,7 +1,6 @@
 /* Workers: every piece runs once, callers wait for their own, sleepers wake, and stopping is clean. */
 #include "tests/test.h"
 
-#include <dirent.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -152,34 +151,15 @@ HPL_TEST(idle_workers_sleep_and_wake_again)
     hpl_work_stop(work);
 }
 
-static unsigned threads_named_as_workers(void)
-{
-    unsigned count = 0;
-    char path[300], name[32] = "";
-    DIR *dir = opendir("/proc/self/task");
-    EXPECT(dir != NULL);
-    for (struct dirent *entry; (entry = readdir(dir));) {
-        snprintf(path, sizeof path, "/proc/self/task/%s/comm", entry->d_name);
-        FILE *file = fopen(path, "r");
-        if (file && fgets(name, sizeof name, file) && strncmp(name, "hpl-work-", 9) == 0)
-            count++;
-        if (file)
-            fclose(file);
-    }
-    closedir(dir);
-    return count;
-}
-
 HPL_TEST(starting_and_stopping_leaves_no_thread)
 {
     struct hpl_work *work = start(3);
-    EXPECT_NUM(threads_named_as_workers(), 3);
+    EXPECT_NUM(hpl_test_num_threads("hpl-work-"), 3);
     hpl_work_stop(work);
     for (int i = 0; i < 20; i++)
         hpl_work_stop(start(1 + (unsigned)i % 5));
     hpl_work_stop(NULL);
-    usleep(50000); /* a joined thread's entry may linger for a moment */
-    EXPECT_NUM(threads_named_as_workers(), 0);
+    EXPECT_NUM(hpl_test_num_threads("hpl-work-"), 0);
 }
 
 HPL_TEST(zero_threads_means_what_the_machine_lets_us_use)
