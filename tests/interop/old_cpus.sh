@@ -6,13 +6,14 @@ set -u
 bin=$1
 qemu=$(command -v qemu-x86_64 || command -v qemu-x86_64-static) || { echo "qemu-x86_64 cannot be had"; [ "${CI:-}" = true ] && exit 1; exit 77; }
 unset HPL_CAVP_DIR HPL_WYCHEPROOF_DIR
+said=$(mktemp)
+trap 'rm -f "$said"' EXIT
 while read -r cpu want; do
     got=$("$qemu" -cpu "$cpu" "$bin/kernels" | head -n 1)
     [ "$got" = "$want" ] || { echo "FAILED: $cpu gets '$got', not $want"; exit 1; }
     for test in gcm_test aead_test; do
-        "$qemu" -cpu "$cpu" "$bin/$test" >/tmp/old-cpus.$$ 2>&1 || { tail -n 20 /tmp/old-cpus.$$; rm -f /tmp/old-cpus.$$; echo "FAILED: $test on $cpu"; exit 1; }
+        "$qemu" -cpu "$cpu" "$bin/$test" >"$said" 2>&1 || { tail -n 20 "$said"; echo "FAILED: $test on $cpu"; exit 1; }
     done
-    rm -f /tmp/old-cpus.$$
     echo "ok $cpu: $want"
 done <<'CPUS'
 core2duo portable
