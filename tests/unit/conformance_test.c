@@ -240,13 +240,13 @@ HPL_TEST(few_sessions_are_told_and_borne)
 HPL_TEST(a_token_that_hangs_ends_the_program_in_time)
 {
     struct shim knobs = {.where = SHIM_ENCRYPT_INIT, .times = SHIM_ALWAYS, .delay_ms = 60000};
-    char path[256], command[1024];
+    char path[256], command[2048];
     struct hpl_call call = {0};
     (void)asked_of(SHIM_AS_IS);
     snprintf(path, sizeof path, "%s.shim", getenv("SOFTHSM2_CONF"));
     EXPECT_OK(hpl_file_replace(&call, path, hpl_bytes(&knobs, sizeof knobs), 0600));
     snprintf(command, sizeof command,
-             "%s/bin/hardplate-tokend --conformance --module %s --pin-source %s --seconds 0 --step-timeout 2 --state %s/hangs pkcs11:token=hpl%%20test"
+             "'%s/bin/hardplate-tokend' --conformance --module '%s' --pin-source %s --seconds 0 --step-timeout 5 --state %s/hangs pkcs11:token=hpl%%20test"
              " >%s/said 2>&1 </dev/null",
              HPL_BINARY_DIR, SHIM_MODULE, hsm.pin_source, hsm.dir, hsm.dir);
     int code = system(command);

@@ -259,5 +259,5 @@ HPL_TEST(the_vectors_are_read_as_they_say)
 
 HPL_TEST(an_independent_reader_agrees_with_every_vector)
 {
-    EXPECT_NUM(system("python3 " HPL_SOURCE_DIR "/tests/interop/read_envelope.py " HPL_SOURCE_DIR "/tests/vectors/envelope.json > /dev/null"), 0);
+    EXPECT_NUM(system("python3 '" HPL_SOURCE_DIR "/tests/interop/read_envelope.py' '" HPL_SOURCE_DIR "/tests/vectors/envelope.json' > /dev/null"), 0);
 }

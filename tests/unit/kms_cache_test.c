@@ -393,13 +393,13 @@ HPL_TEST(a_kept_key_past_its_time_is_wiped_by_a_sweep)
 {
     struct house house;
     open_house(&house);
-    EXPECT_OK(set_caching(&house, "{\"decrypt_seconds\":1}"));
+    EXPECT_OK(set_caching(&house, "{\"decrypt_seconds\":3}"));
     generate(&house);
     size_t without = hpl_secret_in_use();
     EXPECT_OK(decrypt(&house));
     hpl_kms_sweep(house.kms);
     EXPECT(hpl_secret_in_use() > without);
-    sleep_ms(1100);
+    sleep_ms(3100);
     hpl_kms_sweep(house.kms);
     EXPECT_NUM(hpl_secret_in_use(), without);
     close_house(&house);
@@ -696,8 +696,11 @@ HPL_TEST(a_backend_that_does_not_answer_is_left_alone_and_used_again_when_it_doe
     generate(&house);
     EXPECT_TEXT(breaker_of(&house), "closed");
     break_it(&house);
-    int before = fake.unwraps;
-    EXPECT_STATUS(decrypt_under(&house, &one, &call, &secret), HPL_KEY_UNAVAILABLE);
+    int before = fake.unwraps, probes;
+    do { /* again where a pause was over meanwhile: it is 125 ms at first */
+        probes = fake.probes;
+        EXPECT_STATUS(decrypt_under(&house, &one, &call, &secret), HPL_KEY_UNAVAILABLE);
+    } while (fake.probes != probes);
     EXPECT(call.retry_after_s >= 1 && call.retry_after_s <= 5);
     EXPECT_NUM(fake.unwraps - before, 0);
     EXPECT_TEXT(breaker_of(&house), "open");
@@ -705,7 +708,7 @@ HPL_TEST(a_backend_that_does_not_answer_is_left_alone_and_used_again_when_it_doe
     EXPECT_STATUS(decrypt(&house), HPL_KEY_UNAVAILABLE);
     EXPECT_NUM(fake.unwraps - before, 0);
     fake.is_down = false;
-    for (int i = 0; i < 50 && decrypt(&house) != HPL_OK; i++)
+    for (int i = 0; i < 300 && decrypt(&house) != HPL_OK; i++)
         sleep_ms(100);
     EXPECT_OK(decrypt(&house));
     EXPECT_TEXT(breaker_of(&house), "closed");
@@ -781,7 +784,7 @@ HPL_TEST(records_that_cannot_be_read_open_the_breaker_too)
         EXPECT_STATUS(decrypt(&house), HPL_KEY_UNAVAILABLE);
     EXPECT_NUM(fake.reads - before, 0);
     fake.is_unreadable = fake.is_down = false;
-    for (int i = 0; i < 50 && decrypt(&house) != HPL_OK; i++)
+    for (int i = 0; i < 300 && decrypt(&house) != HPL_OK; i++)
         sleep_ms(100);
     EXPECT_OK(decrypt(&house));
     EXPECT_TEXT(breaker_of(&house), "closed");
@@ -797,7 +800,7 @@ HPL_TEST(a_record_is_waited_for_no_longer_than_the_configuration_says)
     fake.holds_reads = true;
     uint64_t began = hpl_clock_mono_ns();
     EXPECT_STATUS(decrypt(&house), HPL_TIMEOUT);
-    EXPECT(hpl_clock_mono_ns() - began < 5000000000u);
+    EXPECT(hpl_clock_mono_ns() - began < 9000000000u); /* the fake holds it for ten seconds */
     fake.holds_reads = false;
     EXPECT_OK(decrypt(&house));
     close_house(&house);

@@ -36,7 +36,7 @@ static void place_init(struct pair *pair, unsigned i)
     snprintf(pair->at[i].module, sizeof pair->at[i].module, "%s/module.so", dir);
     snprintf(text, sizeof text, "directories.tokendir = %s/tokens\nobjectstore.backend = file\nlog.level = ERROR\n", dir);
     run("mkdir -p %s/tokens; cp " SOFTHSM_MODULE " %s/softhsm.so", pair->at[i].dir, pair->at[i].dir);
-    run("cp " AT_MODULE " %s%s", pair->at[i].module, "");
+    run("cp '" AT_MODULE "' %s%s", pair->at[i].module, "");
     EXPECT_OK(hpl_file_replace(&call, pair->at[i].conf, hpl_bytes_str(text), 0600));
     pair->members[i] = (struct hpl_token_option){.name = i ? "main.2" : "main.1", .uri = "pkcs11:token=hpl%20test", .module = pair->at[i].module,
                                                  .pin_source = pair->token.pin_source, .init_reserved = pair->at[i].conf};

@@ -604,7 +604,7 @@ struct load {
     uint8_t uid[HPL_KEY_UID_LEN];
     struct hpl_wrapped good; /* wrapped before anything happens to the token */
     _Atomic bool *should_stop;
-    unsigned counts[HPL_NUM_STATUSES];
+    _Atomic unsigned counts[HPL_NUM_STATUSES];
 };
 
 static void *work(void *arg)
@@ -616,6 +616,14 @@ static void *work(void *arg)
         load->counts[try_unwrap(load->keystore, load->uid, &load->good)]++;
     } while (!*load->should_stop);
     return NULL;
+}
+
+/* Until each of them saw that, or never will. */
+static void wait_for_all(const struct load *loads, size_t count, enum hpl_status status)
+{
+    for (size_t i = 0; i < count; i++)
+        for (int n = 0; n < 6000 && !loads[i].counts[status]; n++)
+            usleep(5000);
 }
 
 static void token_path(const struct softhsm *hsm, char path[static 320])
@@ -647,12 +655,13 @@ HPL_TEST(a_token_taken_away_under_load_is_unavailable_and_works_when_it_is_back)
     token_path(&hsm, here);
     snprintf(away, sizeof away, "%s/away", hsm.dir);
     json_int_t before = initialisations(keystores[0]);
-    usleep(100000);
+    wait_for_all(loads, HPL_COUNT(loads), HPL_OK);
     EXPECT_NUM(rename(here, away), 0);
-    usleep(900000);
+    wait_for_all(loads, HPL_COUNT(loads), HPL_KEY_UNAVAILABLE);
+    usleep(500000); /* and some attempts to bring it back fail */
     EXPECT_NUM(rename(away, here), 0);
     bool is_back = false;
-    for (int i = 0; i < 60 && !is_back; i++) {
+    for (int i = 0; i < 300 && !is_back; i++) {
         usleep(100000);
         is_back = try_wrap(keystores[0], loads[0].uid, &wrapped) == HPL_OK && try_wrap(keystores[1], loads[1].uid, &wrapped) == HPL_OK;
     }
@@ -690,7 +699,7 @@ HPL_TEST(one_session_serves_many_threads)
         EXPECT_OK(try_wrap(keystore, loads[i].uid, &loads[i].good));
         EXPECT_NUM(pthread_create(&threads[i], NULL, work, &loads[i]), 0);
     }
-    usleep(200000);
+    wait_for_all(loads, HPL_COUNT(loads), HPL_OK);
     json_t *HPL_JSON_AUTO facts = keystore->ops->describe(keystore);
     EXPECT_NUM(json_integer_value(json_object_get(facts, "sessions")), 1);
     should_stop = true;

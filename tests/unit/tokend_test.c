@@ -341,9 +341,9 @@ HPL_TEST(a_worker_that_is_not_greeted_ends)
 
 HPL_TEST(a_worker_cannot_be_started_by_hand)
 {
-    EXPECT_NUM(WEXITSTATUS(system(HPL_BINARY_DIR "/bin/hardplate-tokend --folder /tmp --may-swap 2>/dev/null </dev/null 3</dev/null")), 2);
-    EXPECT_NUM(WEXITSTATUS(system(HPL_BINARY_DIR "/bin/hardplate-tokend --frobnicate 2>/dev/null")), 2);
-    EXPECT_NUM(WEXITSTATUS(system(HPL_BINARY_DIR "/bin/hardplate-tokend --version >/dev/null")), 0);
+    EXPECT_NUM(WEXITSTATUS(system("'" HPL_BINARY_DIR "/bin/hardplate-tokend' --folder /tmp --may-swap 2>/dev/null </dev/null 3</dev/null")), 2);
+    EXPECT_NUM(WEXITSTATUS(system("'" HPL_BINARY_DIR "/bin/hardplate-tokend' --frobnicate 2>/dev/null")), 2);
+    EXPECT_NUM(WEXITSTATUS(system("'" HPL_BINARY_DIR "/bin/hardplate-tokend' --version >/dev/null")), 0);
 }
 
 /* --- what the worker may do ------------------------------------------------------------------------------------------------------------- */
@@ -487,7 +487,7 @@ HPL_TEST(a_worker_killed_50_times_under_load_costs_only_its_calls)
     init(&bench, false);
     open_with_key(&bench);
     EXPECT_OK(round_trip_in(&bench, PATIENCE_MS));
-    size_t secrets = hpl_secret_in_use(), num_fds = num_in("/proc/self/fd"), num_threads = num_in("/proc/self/task");
+    size_t secrets = hpl_secret_in_use(), num_fds = num_in("/proc/self/fd"), num_threads = hpl_test_num_threads(NULL);
     start_load(&load, &bench, threads, NUM_THREADS);
     for (unsigned i = 0; i < NUM_KILLS; i++) {
         pid_t pid = worker_of(&bench);
@@ -503,7 +503,7 @@ HPL_TEST(a_worker_killed_50_times_under_load_costs_only_its_calls)
     EXPECT_NUM(fact(&bench, "worker_restarts"), NUM_KILLS);
     EXPECT_NUM(hpl_secret_in_use(), secrets);
     EXPECT_NUM(num_in("/proc/self/fd"), num_fds);
-    EXPECT_NUM(num_in("/proc/self/task"), num_threads);
+    EXPECT_NUM(hpl_test_num_threads(NULL), num_threads);
     wipe(&bench);
 }
 
@@ -513,7 +513,7 @@ HPL_TEST(a_call_that_hangs_is_answered_in_time_and_ends_the_worker)
     struct hpl_call call;
     struct hpl_wrapped wrapped;
     init(&bench, true);
-    bench.worker.watchdog_ms = 1500;
+    bench.worker.watchdog_ms = 5000;
     open_with_key(&bench);
     EXPECT_OK(round_trip_in(&bench, PATIENCE_MS));
     pid_t pid = worker_of(&bench);
@@ -524,7 +524,7 @@ HPL_TEST(a_call_that_hangs_is_answered_in_time_and_ends_the_worker)
     uint64_t from = hpl_clock_mono_ns();
     EXPECT_STATUS(try_wrap(&bench, &call, &wrapped), HPL_TIMEOUT);
     uint64_t ms = (hpl_clock_mono_ns() - from) / 1000000;
-    EXPECT(ms >= 250 && ms < 1400);
+    EXPECT(ms >= 250 && ms < 4500);
     EXPECT_OK(round_trip_in(&bench, PATIENCE_MS)); /* others go on meanwhile */
     EXPECT_NUM(worker_of(&bench), pid);
     EXPECT(wait_until_gone(pid)); /* the watchdog */
@@ -642,9 +642,10 @@ HPL_TEST(many_calls_at_once_get_their_own_answers)
     init(&bench, false);
     open_with_key(&bench);
     start_load(&load, &bench, threads, NUM_THREADS);
-    sleep_ms(500);
+    for (unsigned i = 0; i < PATIENCE_MS / 10 && load.num_well < 20 * NUM_THREADS; i++)
+        sleep_ms(10);
     end_load(&load, threads, NUM_THREADS);
-    EXPECT(load.num_well > NUM_THREADS);
+    EXPECT(load.num_well >= 20 * NUM_THREADS);
     EXPECT_NUM(load.num_wrong + load.num_unavailable, 0);
     wipe(&bench);
 }
