@@ -126,18 +126,60 @@ static bool is_known_method(struct hpl_bytes method)
     return false;
 }
 
+static bool is_name(struct hpl_bytes text, const char *marks)
+{
+    for (size_t i = 0; i < text.len; i++) {
+        uint8_t c = text.data[i];
+        bool is_alnum = (c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z');
+        if (!is_alnum && !(c && c < 0x80 && strchr(marks, c)))
+            return false;
+    }
+    return text.len > 0;
+}
+
+/* A name, or an address in brackets; then maybe a colon and a port (RFC 9110 section 7.2). */
+static bool is_host(struct hpl_bytes value)
+{
+    struct hpl_bytes name = value;
+    while (name.len && name.data[name.len - 1] >= '0' && name.data[name.len - 1] <= '9')
+        name.len--;
+    if (name.len && name.data[name.len - 1] == ':')
+        name.len--;
+    else
+        name = value;
+    if (name.len > 2 && name.data[0] == '[' && name.data[name.len - 1] == ']')
+        return is_name(hpl_bytes(name.data + 1, name.len - 2), "-._~%:");
+    return is_name(name, "-._~%");
+}
+
+/* "http://host/path" means what "/path" means to that host: RFC 9112 section 3.2.2 has every server take it. */
+static bool take_authority(struct hpl_http_head *head, struct hpl_bytes *target)
+{
+    struct hpl_bytes rest = *target, scheme = cut(&rest, ':');
+    if (!(hpl_http_is_word(scheme, "http") || hpl_http_is_word(scheme, "https")) || rest.len < 2 || memcmp(rest.data, "//", 2) != 0)
+        return false;
+    rest = hpl_bytes(rest.data + 2, rest.len - 2);
+    head->authority = hpl_bytes(rest.data, 0);
+    while (head->authority.len < rest.len && !strchr("/?", rest.data[head->authority.len]))
+        head->authority.len++;
+    *target = hpl_bytes(rest.data + head->authority.len, rest.len - head->authority.len);
+    return is_host(head->authority);
+}
+
 static int parse_target(struct hpl_http_head *head)
 {
     struct hpl_bytes rest = head->target;
     if (rest.len > HPL_HTTP_MAX_TARGET)
         return refuse(head, 414, "the request target is longer than 8 KiB");
-    if (rest.len == 0 || rest.data[0] != '/')
-        return refuse(head, 400, "the request target is not an absolute path");
     for (size_t i = 0; i < rest.len; i++)
         if (rest.data[i] <= 0x20 || rest.data[i] >= 0x7f || rest.data[i] == '#')
             return refuse(head, 400, "the request target holds a byte that must be percent-encoded");
+    if (rest.len == 0 || (rest.data[0] != '/' && !take_authority(head, &rest)))
+        return refuse(head, 400, "the request target is neither an absolute path nor an http URL");
     head->path = cut(&rest, '?');
     head->query = rest;
+    if (head->path.len == 0) /* "http://host" */
+        head->path = hpl_bytes_str("/");
     return HPL_HTTP_HEAD_WHOLE;
 }
 
@@ -162,17 +204,6 @@ static int parse_request_line(struct hpl_http_head *head, struct hpl_bytes line)
     return HPL_HTTP_HEAD_WHOLE;
 }
 
-static bool is_host(struct hpl_bytes value)
-{
-    for (size_t i = 0; i < value.len; i++) {
-        uint8_t c = value.data[i];
-        bool is_alnum = (c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z');
-        if (!is_alnum && !(c && c < 0x80 && strchr("-._~:[]%", c)))
-            return false;
-    }
-    return value.len > 0;
-}
-
 static void note_connection(struct hpl_http_head *head, struct hpl_bytes list, bool *is_close)
 {
     while (list.len) {
@@ -195,6 +226,11 @@ static bool is_doubtful(struct hpl_bytes line, struct hpl_bytes name)
     return (hpl_http_is_word(name, "content-length") || hpl_http_is_word(name, "transfer-encoding")) && memchr(line.data, '\t', line.len);
 }
 
+static bool is_same_host(struct hpl_bytes a, struct hpl_bytes b)
+{
+    return a.len == b.len && strncasecmp((const char *)a.data, (const char *)b.data, a.len) == 0;
+}
+
 /* The headers that decide where this request ends and who it is for. */
 static int note_field(struct hpl_http_head *head, struct framing *seen, const struct hpl_sigv4_header *field)
 {
@@ -202,6 +238,8 @@ static int note_field(struct hpl_http_head *head, struct framing *seen, const st
         seen->num_hosts++;
         if (!is_host(field->value))
             return refuse(head, 400, "the Host header is malformed");
+        if (head->authority.len && !is_same_host(head->authority, field->value))
+            return refuse(head, 400, "the Host header and the request target name different hosts");
     } else if (hpl_http_is_word(field->name, "content-length")) {
         seen->num_lengths++;
         head->content_length = hpl_http_parse_length(field->value);

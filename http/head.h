@@ -11,6 +11,7 @@
 /* Zero-initialised before the first call. Views point into the input of the last call. */
 struct hpl_http_head {
     struct hpl_bytes method, target, path, query;
+    struct hpl_bytes authority; /* of a target in absolute form; empty in the usual one */
     struct hpl_sigv4_header headers[HPL_HTTP_MAX_HEADERS];
     size_t num_headers;
     int64_t content_length;   /* -1: none given */

@@ -63,7 +63,13 @@ HPL_TEST(what_is_refused_is_refused_with_its_status)
         {501, "CONNECT / HTTP/1.1\r\n" H "\r\n"},
         {501, "TRACE / HTTP/1.1\r\n" H "\r\n"},
         /* the target */
-        {400, "GET http://h/ HTTP/1.1\r\n" H "\r\n"},
+        {400, "GET http://other/ HTTP/1.1\r\n" H "\r\n"},
+        {400, "GET http:/h/ HTTP/1.1\r\n" H "\r\n"},
+        {400, "GET http:h/ HTTP/1.1\r\n" H "\r\n"},
+        {400, "GET http:///x HTTP/1.1\r\n" H "\r\n"},
+        {400, "GET http://u@h/ HTTP/1.1\r\n" H "\r\n"},
+        {400, "GET ftp://h/ HTTP/1.1\r\n" H "\r\n"},
+        {400, "GET h:80 HTTP/1.1\r\n" H "\r\n"},
         {400, "OPTIONS * HTTP/1.1\r\n" H "\r\n"},
         {400, "GET /a#b HTTP/1.1\r\n" H "\r\n"},
         {400, "GET /\xc3\xa4 HTTP/1.1\r\n" H "\r\n"},
@@ -91,6 +97,13 @@ HPL_TEST(what_is_refused_is_refused_with_its_status)
         {400, "GET / HTTP/1.1\r\nHost: a b\r\n\r\n"},
         {400, "GET / HTTP/1.1\r\nHost: a/b\r\n\r\n"},
         {400, "GET / HTTP/1.1\r\nHost: u@h\r\n\r\n"},
+        {400, "GET / HTTP/1.1\r\nHost: :80\r\n\r\n"},
+        {400, "GET / HTTP/1.1\r\nHost: h:x\r\n\r\n"},
+        {400, "GET / HTTP/1.1\r\nHost: h:80:80\r\n\r\n"},
+        {400, "GET / HTTP/1.1\r\nHost: ::1\r\n\r\n"},
+        {400, "GET / HTTP/1.1\r\nHost: [::1\r\n\r\n"},
+        {400, "GET / HTTP/1.1\r\nHost: [::1]80\r\n\r\n"},
+        {400, "GET / HTTP/1.1\r\nHost: []\r\n\r\n"},
         {400, "GET / HTTP/1.0\r\n" H H "\r\n"},
         /* framing */
         {400, "PUT / HTTP/1.1\r\n" H "Content-Length: 1\r\nContent-Length: 1\r\n\r\n"},
@@ -145,6 +158,33 @@ HPL_TEST(a_plain_head_is_taken_apart)
     EXPECT(hpl_bytes_equal(head.headers[5].value, hpl_bytes_str("\xc3\xa4")));
     EXPECT_NUM(head.content_length, INT64_MAX);
     EXPECT(head.expects_continue && head.is_keep_alive && !head.is_chunked && !head.is_http10);
+}
+
+HPL_TEST(a_target_in_absolute_form_is_that_of_its_path)
+{
+    static const struct { const char *text, *path, *query; } cases[] = {
+        {"GET http://h/b/k?x=1 HTTP/1.1\r\n" H "\r\n", "/b/k", "x=1"},
+        {"GET HTTPS://H HTTP/1.1\r\n" H "\r\n", "/", ""},
+        {"GET http://h?a/b HTTP/1.1\r\n" H "\r\n", "/", "a/b"},
+        {"GET http://[::1]:9000// HTTP/1.1\r\nHost: [::1]:9000\r\n\r\n", "//", ""},
+        {"GET http://h:1/ HTTP/1.0\r\n\r\n", "/", ""},
+    };
+    for (size_t i = 0; i < HPL_COUNT(cases); i++) {
+        struct hpl_http_head head;
+        expect_verdict(cases[i].text, strlen(cases[i].text), HPL_HTTP_HEAD_WHOLE);
+        EXPECT_NUM(parse(&head, cases[i].text, strlen(cases[i].text)), HPL_HTTP_HEAD_WHOLE);
+        EXPECT(hpl_bytes_equal(head.path, hpl_bytes_str(cases[i].path)));
+        EXPECT(hpl_bytes_equal(head.query, hpl_bytes_str(cases[i].query)));
+    }
+}
+
+HPL_TEST(a_host_is_a_name_or_an_address_and_maybe_a_port)
+{
+    static const char *const hosts[] = {"h", "h:", "h:9000", "a_b.c-d~", "127.0.0.1:1", "1234", "[::1]", "[fe80::1%25eth0]:9000"};
+    for (size_t i = 0; i < HPL_COUNT(hosts); i++) {
+        char text[100];
+        expect_verdict(text, (size_t)snprintf(text, sizeof text, "GET / HTTP/1.1\r\nHost: %s\r\n\r\n", hosts[i]), HPL_HTTP_HEAD_WHOLE);
+    }
 }
 
 HPL_TEST(keep_alive_follows_version_and_connection)
