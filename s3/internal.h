@@ -78,6 +78,8 @@ const char *hpl_s3_parameter(const struct hpl_s3_request *request, const char *n
 enum hpl_status hpl_s3_number(struct hpl_s3_request *request, const char *name, int64_t least, int64_t most, int64_t fallback, int64_t *out) HPL_MUST_USE;
 /* A header as a NUL-ended copy in out; false when it is missing. HPL_INVALID_ARGUMENT when too long. */
 enum hpl_status hpl_s3_header(struct hpl_s3_request *request, const char *name, char *out, size_t size, bool *is_there) HPL_MUST_USE;
+/* Who owns, or initiated, anything here. */
+void hpl_s3_put_owner(struct hpl_buf *xml, const char *element);
 void hpl_s3_send_xml(struct hpl_s3_request *request, int status, struct hpl_buf *xml); /* wipes xml */
 void hpl_s3_send_empty(struct hpl_s3_request *request, int status);
 

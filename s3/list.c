@@ -52,7 +52,7 @@ static void add_object(struct listing *listing, const struct hpl_object *object)
             hpl_xml_str(xml, "ChecksumAlgorithm", hpl_checksum_name(kind)->word);
     hpl_xml_int(xml, "Size", (int64_t)object->size);
     if (listing->has_owner)
-        hpl_buf_put_str(xml, "<Owner><ID>" HPL_S3_OWNER "</ID><DisplayName>" HPL_S3_OWNER "</DisplayName></Owner>");
+        hpl_s3_put_owner(xml, "Owner");
     hpl_xml_str(xml, "StorageClass", "STANDARD");
     hpl_xml_close(xml, "Contents");
 }

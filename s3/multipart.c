@@ -276,6 +276,8 @@ static void send_parts(struct hpl_s3_request *request, const struct hpl_kept_par
     hpl_xml_str(&xml, "Bucket", request->bucket);
     hpl_xml_str(&xml, "Key", request->key);
     hpl_xml_str(&xml, "UploadId", parts->upload_id);
+    hpl_s3_put_owner(&xml, "Initiator");
+    hpl_s3_put_owner(&xml, "Owner");
     hpl_xml_str(&xml, "StorageClass", "STANDARD");
     hpl_xml_int(&xml, "PartNumberMarker", after);
     if (parts->is_truncated)
@@ -362,6 +364,8 @@ static bool add_upload(void *arg, const struct hpl_upload *upload)
     hpl_xml_open(&uploads->rows, "Upload");
     put_key(uploads, &uploads->rows, "Key", upload->key);
     hpl_xml_str(&uploads->rows, "UploadId", upload->id);
+    hpl_s3_put_owner(&uploads->rows, "Initiator");
+    hpl_s3_put_owner(&uploads->rows, "Owner");
     hpl_xml_str(&uploads->rows, "StorageClass", "STANDARD");
     hpl_xml_str(&uploads->rows, "Initiated", time);
     hpl_xml_close(&uploads->rows, "Upload");

@@ -130,6 +130,14 @@ enum hpl_status hpl_s3_header(struct hpl_s3_request *request, const char *name, 
     return HPL_OK;
 }
 
+void hpl_s3_put_owner(struct hpl_buf *xml, const char *element)
+{
+    hpl_xml_open(xml, element);
+    hpl_xml_str(xml, "ID", HPL_S3_OWNER);
+    hpl_xml_str(xml, "DisplayName", HPL_S3_OWNER);
+    hpl_xml_close(xml, element);
+}
+
 void hpl_s3_send_xml(struct hpl_s3_request *request, int status, struct hpl_buf *xml)
 {
     if (hpl_buf_check(xml) == HPL_OK) {

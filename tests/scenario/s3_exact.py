@@ -150,6 +150,46 @@ class NotHere(Exact):
         self.assertEqual(self.ask("PUT", "/owned", b"x", {"x-amz-expected-bucket-owner": owner}).status, 200)
 
 
+class Buckets(Exact):
+    def test_names_of_forms_that_s3_keeps_are_refused(self):
+        for name in ("xn--abc", "sthree-abc", "amzn-s3-demo-bucket", "abc-s3alias", "abc--ol-s3", "abc--x-s3", "abc--table-s3", "abc.mrap"):
+            self.refused("InvalidBucketName", 400, "PUT", "//" + name)
+            self.refused("NoSuchBucket", 404, "GET", "//" + name)
+        for name in ("xn-abc", "sthree", "abc-s3", "mrap", "ol-s3"):
+            self.assertEqual(self.ask("PUT", "//" + name).status, 200, name)
+
+    def test_a_configuration_is_done_or_refused(self):
+        region = self.daemon.env["HARDPLATE_REGION"]
+        def body(inner):
+            return f'<CreateBucketConfiguration xmlns="http://s3.amazonaws.com/doc/2006-03-01/">{inner}</CreateBucketConfiguration>'.encode()
+        self.refused("IllegalLocationConstraintException", 400, "PUT", "//configured", body("<LocationConstraint>eu-central-77</LocationConstraint>"))
+        for inner in ("<Tags><Tag><Key>a</Key><Value>b</Value></Tag></Tags>", "<Location><Type>AvailabilityZone</Type></Location>"):
+            self.refused("NotImplemented", 501, "PUT", "//configured", body(inner))
+        self.refused("MalformedXML", 400, "PUT", "//configured", b"<CreateBucketConfiguration>")
+        self.refused("NoSuchBucket", 404, "GET", "//configured")
+        for number, inner in enumerate(("", f"<LocationConstraint>{region}</LocationConstraint>")):
+            self.assertEqual(self.ask("PUT", f"//configured-{number}", body(inner)).status, 200, inner)
+
+    def test_the_list_has_a_prefix_and_pages(self):
+        names = [f"paged-{i}" for i in range(5)]
+        for name in names:
+            self.ask("PUT", "//" + name)
+        for size in (1, 2, 5, 10000):
+            found, token = [], ""
+            while token is not None:
+                page = self.ask("GET", f"//?prefix=paged-&max-buckets={size}{token}")
+                found += self.text(page, "Name")
+                self.assertLessEqual(len(self.text(page, "Name")), size)
+                token = "".join("&continuation-token=" + urllib.parse.quote(t, safe="") for t in self.text(page, "ContinuationToken")) or None
+            self.assertEqual(found, names, size)
+        whole = self.text(self.ask("GET", "//"), "Name")
+        self.assertTrue({*names, self.bucket} <= set(whole))
+        self.assertEqual(self.text(self.ask("GET", "//?bucket-region=" + self.daemon.env["HARDPLATE_REGION"]), "Name"), whole)
+        self.assertEqual(self.text(self.ask("GET", "//?bucket-region=eu-central-77"), "Name"), [])
+        for size in ("0", "10001", "x"):
+            self.refused("InvalidArgument", 400, "GET", "//?max-buckets=" + size)
+
+
 class Objects(Exact):
     def test_how_a_body_travelled_is_not_how_it_is_encoded(self):
         for sent, kept in (("aws-chunked", None), ("gzip", "gzip"), ("gzip,aws-chunked", "gzip"), ("aws-chunked, gzip", "gzip"), ("gzip , AWS-Chunked, br", "gzip,br")):
@@ -281,6 +321,12 @@ class Listings(Exact):
                 is_more = self.text(page, "IsTruncated") == ["true"]
                 marker = is_more and "&key-marker={}&upload-id-marker={}".format(*(urllib.parse.quote(self.text(page, n)[0], safe="") for n in ("NextKeyMarker", "NextUploadIdMarker")))
             self.assertEqual((rows, groups), (["a", "a", "b", "d"], ["a/", "c/"]), size)
+
+    def test_uploads_and_parts_tell_their_owner(self):
+        upload, owner = self.upload("owned"), self.text(self.ask("GET", "//"), "ID")
+        for target in ("?uploads", f"/owned?uploadId={upload}"):
+            answer = self.ask("GET", target)
+            self.assertEqual((len(self.text(answer, "Initiator")), len(self.text(answer, "Owner")), self.text(answer, "ID")), (1, 1, owner * 2), target)
 
     def test_more_than_a_page_may_be_asked_for(self):
         upload = self.upload("parts")
