@@ -47,6 +47,8 @@ static enum hpl_status write_text(struct hpl_call *call, const char *path, unsig
 static enum hpl_status write_softhsm_conf(struct hpl_call *call, const char *dir, const char *path)
 {
     struct hpl_buf text = {0};
+    if (strpbrk(dir, "#\n"))
+        return hpl_fail(call, HPL_INVALID_CONFIGURATION, "SoftHSM's configuration cannot name a folder with # or a newline in its path: choose another");
     hpl_buf_printf(&text, "directories.tokendir = %s/token/tokens\nobjectstore.backend = file\nlog.level = ERROR\nslots.removable = false\n", dir);
     return write_text(call, path, 0600, &text);
 }

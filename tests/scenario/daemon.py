@@ -154,6 +154,11 @@ class FirstErrors(unittest.TestCase):
             taken.listen()
             self.one_line(["--dev", self.folder / "d", "--listen", f"127.0.0.1:{taken.getsockname()[1]}"], "listen")
 
+    @unittest.skipUnless(shutil.which("softhsm2-util"), "softhsm2 is not installed")
+    def test_a_folder_that_softhsm_cannot_be_told_of(self):
+        for name in ("a#b", "a\nb"):
+            self.one_line(["--dev", self.folder / name, "--listen", "127.0.0.1:0"], "choose another")
+
     def test_what_is_no_address(self):
         for listen in ("127.0.0.1", "127.0.0.1:", ":0", "127.0.0.1:-1", "127.0.0.1:65536", "127.0.0.1:99999", "127.0.0.1:1x", "127.0.0.1:http"):
             self.one_line(["--dev", self.folder / "d", "--listen", listen, "--backend", "none"], "HOST:PORT", listen)
