@@ -270,6 +270,49 @@ HPL_TEST(no_iv_of_less_than_96_bits_is_made_at_random)
     }
 }
 
+/* OpenSSH's calls: the whole IV is given once, both ends generate it on, and one byte of it is asked for. */
+static int crypt_packet(EVP_CIPHER_CTX *ctx, const uint8_t *in, uint8_t *out, int len, uint8_t tag[16], int is_seal)
+{
+    uint8_t last;
+    if (EVP_CIPHER_CTX_ctrl(ctx, EVP_CTRL_GCM_IV_GEN, 1, &last) != 1 || (!is_seal && EVP_CIPHER_CTX_ctrl(ctx, EVP_CTRL_GCM_SET_TAG, 16, tag) != 1))
+        return 0;
+    if (EVP_Cipher(ctx, NULL, in, 4) < 0 || EVP_Cipher(ctx, out, in + 4, (unsigned)len) < 0 || EVP_Cipher(ctx, NULL, NULL, 0) < 0)
+        return 0;
+    return !is_seal || EVP_CIPHER_CTX_ctrl(ctx, EVP_CTRL_GCM_GET_TAG, 16, tag) == 1;
+}
+
+static EVP_CIPHER_CTX *start_packets(OSSL_LIB_CTX *libctx, const struct message *message, int is_seal)
+{
+    EVP_CIPHER *cipher = fetch(libctx, "AES-256-GCM");
+    EVP_CIPHER_CTX *ctx = EVP_CIPHER_CTX_new();
+    EXPECT_NUM(EVP_CipherInit(ctx, cipher, NULL, message->iv, is_seal), 1);
+    EXPECT_NUM(EVP_CIPHER_CTX_ctrl(ctx, EVP_CTRL_GCM_SET_IV_FIXED, -1, (void *)message->iv), 1);
+    EXPECT_NUM(EVP_CipherInit(ctx, NULL, message->key, NULL, -1), 1);
+    EVP_CIPHER_free(cipher);
+    return ctx;
+}
+
+HPL_TEST(packets_of_openssh_go_from_either_provider_to_the_other)
+{
+    static const int lens[] = {16, 32, 1024, 1040, 4096, 16};
+    static struct message message;
+    static uint8_t sealed[MAX_LEN], opened[MAX_LEN];
+    uint8_t tag[16];
+    make_message(&message);
+    for (int is_ours = 0; is_ours < 2; is_ours++) {
+        EVP_CIPHER_CTX *from = start_packets(is_ours ? hpl_provider_libctx() : NULL, &message, 1);
+        EVP_CIPHER_CTX *to = start_packets(is_ours ? NULL : hpl_provider_libctx(), &message, 0);
+        for (size_t i = 0; i < sizeof lens / sizeof lens[0]; i++) {
+            memcpy(sealed, message.in, 4);
+            EXPECT_NUM(crypt_packet(from, message.in, sealed + 4, lens[i], tag, 1), 1);
+            EXPECT_NUM(crypt_packet(to, sealed, opened, lens[i], tag, 0), 1);
+            EXPECT_BYTES(opened, message.in + 4, (size_t)lens[i]);
+        }
+        EVP_CIPHER_CTX_free(from);
+        EVP_CIPHER_CTX_free(to);
+    }
+}
+
 static void has_all_of(const OSSL_PARAM *ours, const OSSL_PARAM *theirs)
 {
     for (; theirs->key; theirs++)
