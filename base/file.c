@@ -152,3 +152,17 @@ enum hpl_status hpl_file_make_dir(struct hpl_call *call, const char *path)
     }
     return hpl_file_error(call, "cannot create the folder", path);
 }
+
+enum hpl_status hpl_file_own_dir(struct hpl_call *call, const char *path)
+{
+    struct stat st;
+    if (stat(path, &st) != 0)
+        return hpl_file_error(call, "cannot look at", path);
+    if (!S_ISDIR(st.st_mode))
+        return hpl_fail(call, HPL_INVALID_CONFIGURATION, "%s is not a folder", path);
+    if (st.st_uid != geteuid() && st.st_uid != 0)
+        return hpl_fail(call, HPL_INVALID_CONFIGURATION, "%s belongs to another user: chown it to the one who runs this", path);
+    if (st.st_mode & (S_IWGRP | S_IWOTH))
+        return hpl_fail(call, HPL_INVALID_CONFIGURATION, "%s can be changed by others: chmod 0700 it", path);
+    return HPL_OK;
+}

@@ -24,6 +24,10 @@ enum hpl_status hpl_file_sync_dir(struct hpl_call *call, const char *path) HPL_M
 /* The folder with mode 0700, made if it is not there (its parent must be). HPL_INVALID_CONFIGURATION if it is something else. */
 enum hpl_status hpl_file_make_dir(struct hpl_call *call, const char *path) HPL_MUST_USE;
 
+/* A folder whose entries nobody but us and root can exchange: ours or root's, not to be written by group or others; who could would put a root
+ * secret, a catalog or a script of his own in place of ours. HPL_NOT_FOUND, or HPL_INVALID_CONFIGURATION with the mend. */
+enum hpl_status hpl_file_own_dir(struct hpl_call *call, const char *path) HPL_MUST_USE;
+
 /* All of len bytes, or a status. Retries short writes and EINTR. */
 enum hpl_status hpl_file_write_all(struct hpl_call *call, int fd, const void *data, size_t len, const char *path) HPL_MUST_USE;
 

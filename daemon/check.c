@@ -85,7 +85,10 @@ static void check_folders(struct check *check)
     snprintf(fallback, sizeof fallback, "%s/data", check->config->state_dir);
     const char *data = check->config->data_dir ? check->config->data_dir : fallback;
     struct hpl_call call = {0}, data_call = {0};
-    say(check, folder_is_ours(&call, check->config->state_dir), "state folder", &call, check->config->state_dir);
+    enum hpl_status state = folder_is_ours(&call, check->config->state_dir);
+    if (state == HPL_OK)
+        state = hpl_file_own_dir(&call, check->config->state_dir);
+    say(check, state == HPL_NOT_FOUND ? HPL_OK : state, "state folder", &call, check->config->state_dir);
     say(check, folder_is_ours(&data_call, data), "data folder", &data_call, data);
 }
 

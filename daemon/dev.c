@@ -200,6 +200,7 @@ enum hpl_status hpl_dev_prepare(struct hpl_call *call, const struct hpl_dev *dev
 {
     const char *module = find_module();
     HPL_TRY(hpl_file_make_dir(call, dev->dir));
+    HPL_TRY(hpl_file_own_dir(call, dev->dir));
     if (!module && strcmp(dev->backend, "pkcs11") == 0)
         return hpl_fail(call, HPL_INVALID_CONFIGURATION, "SoftHSM is not installed: apt-get install softhsm2, or use --backend local");
     if (module)

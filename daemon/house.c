@@ -25,6 +25,7 @@ static enum hpl_status lock_state(struct hpl_call *call, struct hpl_house *house
 {
     char path[PATH_MAX];
     HPL_TRY(hpl_file_make_dir(call, house->config->state_dir));
+    HPL_TRY(hpl_file_own_dir(call, house->config->state_dir));
     snprintf(path, sizeof path, "%s/lock", house->config->state_dir);
     house->lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
     if (house->lock_fd < 0)

@@ -68,6 +68,7 @@ static enum hpl_status lock_state(struct hpl_call *call, struct hardplate *handl
 {
     char path[PATH_MAX + 8];
     HPL_TRY(hpl_file_make_dir(call, handle->state_dir));
+    HPL_TRY(hpl_file_own_dir(call, handle->state_dir));
     snprintf(path, sizeof path, "%s/lock", handle->state_dir);
     handle->lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
     if (handle->lock_fd < 0)

@@ -207,6 +207,19 @@ class FirstErrors(unittest.TestCase):
             prefix = ("prlimit", "--memlock=65536:65536")
         self.one_line(["--dev", self.folder / "d", "--listen", "127.0.0.1:0", "--backend", "none"], "lock", "ulimit -l", prefix=prefix)
 
+    def test_a_state_folder_that_others_can_change(self):
+        state = self.folder / "d"
+        state.mkdir(mode=0o700)
+        for mode in (0o720, 0o702):
+            state.chmod(mode)
+            self.one_line(["--dev", state, "--listen", "127.0.0.1:0", "--backend", "none"], str(state), "chmod")
+            self.assertEqual(list(state.iterdir()), [])
+        state.chmod(0o700)
+        if os.geteuid() == 0:
+            os.chown(state, 65534, 65534)
+            self.one_line(["--dev", state, "--listen", "127.0.0.1:0", "--backend", "none"], str(state), "chown")
+            self.assertIn("chown", self.checked(f"state_dir: {state}\n"))
+
     def test_a_bad_configuration_file(self):
         path = self.folder / "c.yaml"
         for text, word in (("state_dir: /x\nlistne: 1\n", "listne"), ("listen: x\n", "state_dir"), ("state_dir: relative\n", "absolute"),
