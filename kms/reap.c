@@ -38,6 +38,9 @@ static enum hpl_status finish_destroying(struct hpl_call *call, struct hpl_attac
     for (uint32_t version = record->version == UINT32_MAX ? record->version : record->version + 1; version >= 1; version--)
         HPL_TRY(destroy_version(call, attachment, record->uid, version));
     record->state = HPL_STATE_GONE;
+    int64_t now = hpl_clock_unix_ms();
+    if (record->deletion_ms > now) /* at once, before the date of close_key */
+        record->deletion_ms = now;
     return HPL_OK;
 }
 

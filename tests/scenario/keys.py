@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """What is set on keys, asked from outside: who may use them, and what every route answers."""
 import base64
+import datetime
 import json
 import os
 import pathlib
@@ -281,7 +282,10 @@ class WhatTheFileAllows(Asking):
         self.assertEqual(self.refused(409, "DELETE", "kms/keys/delete", body)["code"], "KeyStillReferenced")
         self.assertEqual(s3.get_object(Bucket="going", Key="o")["Body"].read(), b"x")
         s3.delete_object(Bucket="going", Key="o")
-        self.assertEqual(self.ok("DELETE", "kms/keys/delete", body)["key_metadata"]["key_state"], "Destroyed")
+        metadata = self.ok("DELETE", "kms/keys/delete", body)["key_metadata"]
+        self.assertEqual(metadata["key_state"], "Destroyed")
+        self.assertLess(abs(datetime.datetime.fromisoformat(metadata["deletion_date"].replace("Z", "+00:00")) - datetime.datetime.now(datetime.timezone.utc)),
+                        datetime.timedelta(hours=1), "it is gone now")
         self.assertEqual(self.refused(409, "POST", "kms/generate-data-key", {"key_id": "short-lived"})["code"], "KeyDestroyed")
 
 
