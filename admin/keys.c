@@ -70,7 +70,7 @@ enum hpl_status hpl_admin_create_key(const struct hpl_admin_request *request, js
     if (tags) /* the tag "name" asks for an id */
         HPL_TRY(hpl_json_str(request->call, tags, "name", &name));
     HPL_TRY(option_of(request, "key-id", in_query, sizeof in_query));
-    create.key_id = name ? name : in_query[0] ? in_query : NULL;
+    create.key_id = in_query[0] ? in_query : name;
     create.tags = tags;
     json_t *metadata = NULL;
     HPL_TRY(hpl_kms_create_key(request->admin->kms, request->call, &create, &metadata));

@@ -24,11 +24,13 @@ void hpl_kms_log_key(const struct hpl_call *call, const char *event, const struc
 /* Both spellings of the documents. */
 static enum hpl_status check_create(struct hpl_call *call, const struct hpl_key_create *create)
 {
-    const char *usage = create->usage;
+    const char *usage = create->usage, *name = json_string_value(json_object_get(create->tags, "name"));
     if (usage && strcmp(usage, "ENCRYPT_DECRYPT") != 0 && strcmp(usage, "EncryptDecrypt") != 0)
         return hpl_fail(call, HPL_INVALID_REQUEST, "the key usage '%.40s' is not served here: these keys encrypt and decrypt, ENCRYPT_DECRYPT", usage);
     if (create->description)
         HPL_TRY(hpl_key_check_description(call, create->description));
+    if (create->key_id && name && strcmp(name, create->key_id) != 0)
+        return hpl_fail(call, HPL_INVALID_REQUEST, "the tag 'name' asks for another id than '%.80s'", create->key_id);
     return hpl_key_check_tags(call, create->tags);
 }
 

@@ -118,6 +118,8 @@ class Metadata(Asking):
         listed = self.ok("GET", "kms/list-keys?limit=1000")
         self.assertEqual((listed["success"], listed["truncated"], listed["unreadable_key_ids"]), (True, False, []))
         self.assertIn("legacy", [row["key_id"] for row in listed["keys"]])
+        self.assertIn("'name'", self.refused(400, "POST", "kms/create-key?key-id=legacy-2", {"tags": {"name": "another"}})["message"])
+        self.ok("POST", "kms/create-key?key-id=legacy-2", {"tags": {"name": "legacy-2"}})
         self.refused(404, "GET", "kms/describe-key?keyId=nobody")
         self.refused(400, "GET", "kms/describe-key")
 
