@@ -615,8 +615,10 @@ static void examine(struct hpl_attachment *attachment, json_t *answer)
         json_object_set_new(details, "error", json_string(hpl_detail(&call, status)));
     else if (refusal != HPL_OK)
         json_object_set_new(details, "default_key", json_string(hpl_status_row(refusal)->text));
+    bool is_ok = status == HPL_OK && refusal == HPL_OK;
     json_object_set_new(answer, "healthy", json_boolean(status == HPL_OK));
-    json_object_set_new(answer, "health", json_string(status == HPL_OK && refusal == HPL_OK ? "OK" : is_reachable ? "Degraded" : "Failed"));
+    json_object_set_new(answer, "health", json_string(is_ok ? "OK" : is_reachable ? "Degraded" : "Failed"));
+    json_object_set_new(answer, "backend_status", json_string(is_ok ? "healthy" : is_reachable ? "unhealthy" : "error"));
     json_object_set_new(answer, "details", details);
 }
 
@@ -640,6 +642,9 @@ enum hpl_status hpl_kms_status(struct hpl_kms *kms, struct hpl_call *call, json_
     json_object_set_new(*answer, "backend_type", backend ? json_string(backend) : json_null());
     json_object_set_new(*answer, "backend", backend ? json_string(backend) : json_null());
     json_object_set_new(*answer, "config_summary", backend ? summary_of(summary, &settings) : json_null());
+    json_object_set_new(*answer, "default_key_id", backend ? default_key_json(&settings) : json_null());
+    json_object_set_new(*answer, "cache_enabled", backend ? json_boolean(settings.enable_cache) : json_null());
+    json_object_set_new(*answer, "backend_status", json_null());
     json_object_set_new(*answer, "capabilities", attachment ? capabilities_of(attachment, &kms->options) : json_null());
     if (attachment)
         examine(attachment, *answer);

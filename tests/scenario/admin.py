@@ -55,6 +55,7 @@ class Lifecycle(unittest.TestCase):
         self.assertEqual((code, answer["status"]), (200, "Running"), answer)
         status = self.status()
         self.assertEqual((status["status"], status["backend_type"], status["healthy"], status["health"]), ("Running", "pkcs11", True, "OK"))
+        self.assertEqual((status["backend_status"], status["cache_enabled"], status["default_key_id"]), ("healthy", True, body["default_key_id"]))
         self.assertEqual(status["config_summary"]["default_key_id"], body["default_key_id"])
         for name in ("timeout_seconds", "retry_attempts", "enable_cache", "cache_summary", "backend_summary"):
             self.assertIn(name, status["config_summary"])
