@@ -17,6 +17,7 @@
 #include "engine/aead.h"
 #include "engine/provider/builtin.h"
 #include "http/listen.h"
+#include "kms/config.h"
 
 struct check {
     const struct hpl_config *config;
@@ -276,6 +277,22 @@ static void check_vaults(struct check *check)
     }
 }
 
+/* The section as a first start reads it; its backend is not opened. */
+static void check_kms(struct check *check)
+{
+    const struct hpl_kms_options options = {.backends = hpl_backends()};
+    struct hpl_call call = {0};
+    struct hpl_kms_settings settings;
+    json_t *HPL_JSON_AUTO body = hpl_config_kms_json(check->config->kms);
+    json_t *HPL_JSON_AUTO whole = NULL;
+    if (!body)
+        return;
+    enum hpl_status status = hpl_kms_normalise(&call, &options, body, NULL, &whole);
+    if (status == HPL_OK)
+        status = hpl_kms_read_settings(&call, &options, whole, &settings);
+    say(check, status, "kms", &call, status == HPL_OK ? settings.backend->name : "");
+}
+
 int hpl_check_run(const struct hpl_config *config, bool is_dev)
 {
     struct check check = {.config = config, .is_dev = is_dev};
@@ -288,6 +305,7 @@ int hpl_check_run(const struct hpl_config *config, bool is_dev)
     check_credentials(&check);
     check_tokens(&check);
     check_vaults(&check);
+    check_kms(&check);
     check_tls(&check);
     check_port(&check);
     hpl_secret_free(check.root);

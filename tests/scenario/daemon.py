@@ -264,6 +264,10 @@ class FirstErrors(unittest.TestCase):
         secret.chmod(0o400)
         self.assertIn("root.kdf is missing but a catalog is there", self.checked(f"state_dir: {state}\nroot: {{passphrase_file: {secret}}}\n"))
 
+    def test_check_finds_a_kms_section_that_no_start_takes(self):
+        for section, word in (("backend_type: nope", "nope"), ("backend_type: local, timeout_seconds: -1", "timeout_seconds")):
+            self.assertIn(word, self.checked(f"state_dir: {self.folder}/fresh\nkms: {{{section}}}\n"), section)
+
     def test_check_finds_a_tls_key_that_is_none_or_anothers(self):
         for name in ("one", "two"):
             run("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "1", "-subj", "/CN=localhost",
