@@ -12,7 +12,7 @@ static bool is_signed(const struct hpl_aws_chunked *aws)
 
 void hpl_aws_chunked_init(struct hpl_aws_chunked *aws, struct hpl_sigv4_payload *payload)
 {
-    *aws = (struct hpl_aws_chunked){.payload = payload};
+    *aws = (struct hpl_aws_chunked){.payload = payload, .chunked = {.takes_lf_trailers = true}}; /* minio-go ends them so, after S3's documents */
 }
 
 static bool is_signature(struct hpl_bytes text)

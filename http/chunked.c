@@ -12,22 +12,29 @@ static enum hpl_status refuse(struct hpl_call *call, const char *why)
     return hpl_fail(call, HPL_INVALID_REQUEST, "the chunked body is malformed: %s", why);
 }
 
-/* Collects one line up to CR LF. *is_whole tells whether it ended within the input. */
+static bool ends_in(const struct hpl_buf *line, char c)
+{
+    return line->len && line->data[line->len - 1] == c;
+}
+
+/* Collects one line up to CR LF, or LF CR LF where that is taken. *is_whole tells whether it ended within the input. */
 static enum hpl_status read_line(struct hpl_call *call, struct hpl_chunked *chunked, struct hpl_bytes *input, size_t max,
                                  bool *is_whole)
 {
     struct hpl_buf *line = &chunked->line;
+    bool may_have_lf = chunked->takes_lf_trailers && chunked->state == TRAILER_LINE;
     *is_whole = false;
     while (input->len && !*is_whole) {
         uint8_t c = input->data[0];
-        bool after_cr = line->len && line->data[line->len - 1] == '\r';
+        bool after_cr = ends_in(line, '\r'), is_first_lf = may_have_lf && c == '\n' && line->len && !after_cr;
         input->data++, input->len--;
-        if (after_cr != (c == '\n'))
+        if ((after_cr != (c == '\n') && !is_first_lf) || (ends_in(line, '\n') && c != '\r'))
             return refuse(call, "a line does not end with CR LF");
         if ((c < 0x20 && c != '\r' && c != '\n' && c != '\t') || c == 0x7f)
             return refuse(call, "a control byte stands in a line");
-        if (c == '\n') {
+        if (c == '\n' && after_cr) {
             line->len--;
+            line->len -= ends_in(line, '\n');
             *is_whole = true;
         } else if (line->len > max) {
             return refuse(call, "a line is too long");

@@ -23,6 +23,7 @@ struct hpl_chunked {
     struct hpl_buf line;     /* the line being read, without its line end */
     size_t extension;        /* where in line the extension begins */
     struct hpl_buf trailers; /* "name:value\n" for each, names as sent, values trimmed */
+    bool takes_lf_trailers;  /* a trailer's line may end in LF CR LF too: set where the chunks lie within a body that is framed otherwise */
 };
 
 /* Takes bytes off *input until there is something to tell. HPL_INVALID_REQUEST with the reason otherwise. */

@@ -200,13 +200,13 @@ static void put_signed_example(struct hpl_buf *text)
     hpl_buf_put_str(text, "\r\n");
 }
 
-static void put_trailer_example(struct hpl_buf *text)
+static void put_trailer_example(struct hpl_buf *text, const char *line_end)
 {
     put_example(text, (const char *const[]){"b474d8862b1487a5145d686f57f013e54db672cee1c953b3010fb58501ef5aa2",
                                             "1c1344b170168f8e65b41376b44b20fe354e373826ccbbe2c1d40a8cae51e5c7",
                                             "2ca2aba2005185cf7159c6277faf83795951dd77a3a99e6e65d5c9f85863f992"});
-    hpl_buf_put_str(text, "x-amz-checksum-crc32c:sOO8/Q==\r\nx-amz-trailer-signature:"
-                          "d81f82fc3505edab99d459891051a732e8730629a2e4a59689829ca17fe2e435\r\n\r\n");
+    hpl_buf_printf(text, "x-amz-checksum-crc32c:sOO8/Q==%sx-amz-trailer-signature:"
+                         "d81f82fc3505edab99d459891051a732e8730629a2e4a59689829ca17fe2e435\r\n\r\n", line_end);
 }
 
 static enum hpl_status feed_example(bool has_trailer, const struct hpl_buf *text, size_t cut, size_t step)
@@ -232,10 +232,10 @@ static enum hpl_status feed_example(bool has_trailer, const struct hpl_buf *text
 
 HPL_TEST(the_published_signed_chunks_verify_however_they_are_cut)
 {
-    for (int has_trailer = 0; has_trailer < 2; has_trailer++) {
+    for (int has_trailer = 0; has_trailer < 3; has_trailer++) {
         struct hpl_buf text = {0};
         if (has_trailer)
-            put_trailer_example(&text);
+            put_trailer_example(&text, has_trailer == 1 ? "\r\n" : "\n\r\n"); /* as the SDKs end the line, and as minio-go does */
         else
             put_signed_example(&text);
         EXPECT(has_trailer || text.len == 66824);
@@ -249,10 +249,10 @@ HPL_TEST(the_published_signed_chunks_verify_however_they_are_cut)
 
 HPL_TEST(damaged_signed_chunks_are_refused_wherever_the_damage_is)
 {
-    for (int has_trailer = 0; has_trailer < 2; has_trailer++) {
+    for (int has_trailer = 0; has_trailer < 3; has_trailer++) {
         struct hpl_buf text = {0};
         if (has_trailer)
-            put_trailer_example(&text);
+            put_trailer_example(&text, has_trailer == 1 ? "\r\n" : "\n\r\n");
         else
             put_signed_example(&text);
         for (size_t at = 0; at < text.len; at += at < 100 || at + 1400 > text.len ? 1 : 4999) {
@@ -297,6 +297,23 @@ HPL_TEST(unsigned_aws_chunks_work_alone_and_within_chunked)
     struct hpl_body body;
     EXPECT_STATUS(hpl_body_init(NULL, &body, 10, false, -1, &payload, 1000), HPL_LENGTH_REQUIRED);
     hpl_body_wipe(&body);
+}
+
+HPL_TEST(only_a_trailers_line_may_end_in_lf_cr_lf_and_only_within_a_framed_body)
+{
+    static const char *const wrong[] = {"0\r\n\n\r\n\r\n", "0\r\na:b\n\n\r\n\r\n", "0\r\na:b\nc:d\r\n\r\n", "0\r\na:b\n \r\n\r\n", "0\r\na:b\r\n\n\r\n", "0\n\r\n\r\n",
+                                        "0\r\na:b\n\r\r\n\r\n"};
+    char text[100];
+    EXPECT_OK(feed_unsigned("b\r\nhello world\r\n0\r\na:b\n\r\n\r\n", 11, false, 0));
+    EXPECT_OK(feed_unsigned("b\r\nhello world\r\n0\r\na:b\n\r\nc:d\r\n\r\n", 11, false, 0));
+    EXPECT_STATUS(feed_unsigned("b\r\nhello world\r\n0\r\na:b\n\r\n", 11, false, 0), HPL_INCOMPLETE_BODY);
+    for (size_t i = 0; i < HPL_COUNT(wrong); i++) {
+        snprintf(text, sizeof text, "b\r\nhello world\r\n%s", wrong[i]);
+        for (size_t cut = 0; cut < strlen(text); cut++)
+            EXPECT_STATUS(feed_unsigned(text, 11, false, cut), HPL_INVALID_REQUEST);
+    }
+    EXPECT_STATUS(feed_unsigned("15\r\nb\r\nhello world\r\n0\r\n\r\n\r\n0\r\na:b\n\r\n\r\n", 11, true, 0), HPL_INVALID_REQUEST); /* the outer trailers */
+    EXPECT_OK(feed_unsigned("15\r\nb\r\nhello world\r\n0\r\n\r\n\r\n0\r\na:b\r\n\r\n", 11, true, 0));
 }
 
 HPL_TEST(signed_chunks_need_their_signatures)
