@@ -227,6 +227,8 @@ enum hpl_exit hpl_cli_keys_delete(const struct hpl_client *client, int argc, cha
             return hpl_cli_usage_error(client, option == 'd' ? "--days takes a number from 7 to 30" : "an option is not understood");
     if (optind + 1 != argc)
         return hpl_cli_usage_error(client, "one key id is wanted");
+    if (is_now ? json_object_size(body) > 0 : confirmed != NULL)
+        return hpl_cli_usage_error(client, is_now ? "--now and --days exclude each other" : "--confirm goes with --now");
     if (is_now && !is_confirmed(body, argv[optind], confirmed))
         return hpl_cli_usage_error(client, "--now cannot be taken back: give the same id with --confirm too");
     json_object_set_new(body, "key_id", json_string(argv[optind]));

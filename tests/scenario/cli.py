@@ -100,6 +100,8 @@ class Keys(Cli):
         self.cli("keys", "create", "short")
         self.cli("keys", "delete", "short", "--now", wanted=2)
         self.cli("keys", "delete", "short", "--now", "--confirm", "shorter", wanted=2)
+        self.assertIn("exclude", self.cli("keys", "delete", "short", "--now", "--days", "7", "--confirm", "short", wanted=2))
+        self.assertIn("--now", self.cli("keys", "delete", "short", "--confirm", "short", wanted=2))
         self.assertIn("allow_immediate_deletion", self.cli("keys", "delete", "short", "--now", "--confirm", "short", wanted=1))
         self.cli("data-key", "--key", "short")
 
