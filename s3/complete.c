@@ -55,9 +55,12 @@ static enum hpl_status take_element(void *arg, struct hpl_call *call, const char
         bool is_quoted = len >= 2 && text[0] == '"' && text[len - 1] == '"';
         snprintf(current->etag, sizeof current->etag, "%.*s", (int)(is_quoted ? len - 2 : len), text + is_quoted);
     } else if (strncmp(path, "Part/Checksum", 13) == 0) {
-        for (int kind = HPL_SUM_CRC32; kind < HPL_NUM_SUMS; kind++)
-            if (strcmp(path + 5, hpl_checksum_name(kind)->element) == 0)
-                snprintf(current->sums[kind], sizeof current->sums[kind], "%s", text);
+        int kind = HPL_SUM_CRC32;
+        while (kind < HPL_NUM_SUMS && strcmp(path + 5, hpl_checksum_name(kind)->element) != 0)
+            kind++;
+        if (kind == HPL_NUM_SUMS)
+            return hpl_fail(call, HPL_NOT_IMPLEMENTED, "the checksum '%.40s' is not implemented", path + 5);
+        snprintf(current->sums[kind], sizeof current->sums[kind], "%s", text);
     } else if (strcmp(path, "Part") == 0) {
         if (!current->number || !current->etag[0] || completion->num_wanted == HPL_MANIFEST_MAX_PARTS)
             return HPL_MALFORMED_XML;
@@ -102,8 +105,8 @@ static enum hpl_status choose_parts(struct hpl_s3_request *request, struct compl
         if (!kept || strcmp(kept->sums.etag, wanted->etag) != 0)
             return hpl_fail(request->call, HPL_INVALID_PART, "part %u is not there or its ETag differs", wanted->number);
         for (int kind = HPL_SUM_CRC32; kind < HPL_NUM_SUMS; kind++)
-            if (wanted->sums[kind][0] && kept->sums.value[kind][0] && strcmp(wanted->sums[kind], kept->sums.value[kind]) != 0)
-                return hpl_fail(request->call, HPL_INVALID_PART, "the checksum of part %u differs", wanted->number);
+            if (wanted->sums[kind][0] && strcmp(wanted->sums[kind], kept->sums.value[kind]) != 0)
+                return hpl_fail(request->call, HPL_INVALID_PART, "part %u has another %s, or was uploaded without it", wanted->number, hpl_checksum_name(kind)->word);
         if (i + 1 < count && kept->part.len < HPL_S3_MIN_PART)
             return hpl_fail(request->call, HPL_PART_TOO_SMALL, "part %u is smaller than 5 MiB and not the last", wanted->number);
         completion->parts[i] = kept->part;
@@ -166,21 +169,42 @@ static enum hpl_status make_sums(struct completion *completion)
     return HPL_OK;
 }
 
+/* Whether a checksum of the whole is one of the parts' checksums: by its form, as the completion says, or as the upload was created. */
+static enum hpl_status read_type(struct hpl_s3_request *request, const struct completion *completion, enum hpl_checksum_kind kind, struct hpl_bytes sent, bool *is_composite)
+{
+    struct hpl_bytes type = hpl_http_header(request->http, "x-amz-checksum-type");
+    bool is_created_composite, says_composite = hpl_bytes_equal(type, hpl_bytes_str("COMPOSITE"));
+    bool is_created_so = hpl_upload_sum(&completion->state, &is_created_composite) == kind;
+    if (type.data && !says_composite && !hpl_bytes_equal(type, hpl_bytes_str("FULL_OBJECT")))
+        return hpl_fail(request->call, HPL_INVALID_REQUEST, "x-amz-checksum-type must be COMPOSITE or FULL_OBJECT");
+    if (type.data && is_created_so && says_composite != is_created_composite)
+        return hpl_fail(request->call, HPL_INVALID_REQUEST, "x-amz-checksum-type is not the one that this upload was created with");
+    *is_composite = memchr(sent.data, '-', sent.len) || (type.data ? says_composite : is_created_so && is_created_composite);
+    return HPL_OK;
+}
+
+/* One checksum of the whole that the client sends. MinIO's clients send a composite one without the number of parts behind it. */
+static enum hpl_status check_sum(struct hpl_s3_request *request, const struct completion *completion, enum hpl_checksum_kind kind, struct hpl_bytes sent)
+{
+    char text[64];
+    bool is_composite = false;
+    const char *header = hpl_checksum_name(kind)->header;
+    HPL_TRY(read_type(request, completion, kind, sent, &is_composite));
+    if ((!is_composite && !hpl_checksum_can_join(kind)) || !whole_sum(completion, kind, is_composite, text, sizeof text))
+        return hpl_fail(request->call, HPL_INVALID_REQUEST, "%s cannot be checked: the parts were uploaded without that checksum, or of another type", header);
+    bool is_right = hpl_bytes_equal(sent, hpl_bytes_str(text)) || (is_composite && hpl_bytes_equal(sent, hpl_bytes(text, strcspn(text, "-"))));
+    return is_right ? HPL_OK : hpl_fail(request->call, HPL_BAD_DIGEST, "%s does not match the parts", header);
+}
+
 /* What the client says of the whole: its checksums and its size. */
 static enum hpl_status check_whole(struct hpl_s3_request *request, const struct completion *completion)
 {
     struct hpl_bytes size = hpl_http_header(request->http, "x-amz-mp-object-size");
     char text[64];
     for (int kind = HPL_SUM_CRC32; kind < HPL_NUM_SUMS; kind++) {
-        const char *header = hpl_checksum_name(kind)->header;
-        struct hpl_bytes sent = hpl_http_header(request->http, header);
-        bool is_composite = sent.data && memchr(sent.data, '-', sent.len);
-        if (!sent.data)
-            continue;
-        if ((!is_composite && !hpl_checksum_can_join(kind)) || !whole_sum(completion, kind, is_composite, text, sizeof text))
-            return hpl_fail(request->call, HPL_INVALID_REQUEST, "%s cannot be checked: the parts were uploaded without that checksum, or of another type", header);
-        if (!hpl_bytes_equal(sent, hpl_bytes_str(text)))
-            return hpl_fail(request->call, HPL_BAD_DIGEST, "%s does not match the parts", header);
+        struct hpl_bytes sent = hpl_http_header(request->http, hpl_checksum_name(kind)->header);
+        if (sent.data)
+            HPL_TRY(check_sum(request, completion, kind, sent));
     }
     snprintf(text, sizeof text, "%llu", (unsigned long long)completion->object.size);
     if (size.data && !hpl_bytes_equal(size, hpl_bytes_str(text)))

@@ -7,6 +7,7 @@ import re
 import unittest
 import urllib.parse
 import xml.etree.ElementTree as ElementTree
+import zlib
 
 import botocore.session
 from botocore.auth import S3SigV4Auth
@@ -272,6 +273,32 @@ class Bodies(Exact):
         part = f"<ETag>&quot;{etag[1:-1]}&quot;</ETag><ChecksumSHA256>{base64.b64encode(hashlib.sha256(b'only').digest()).decode()}</ChecksumSHA256>"
         body = "<CompleteMultipartUpload>" + "".join(f"<Part>{part}<PartNumber>{i + 1}</PartNumber></Part>" for i in range(10000)) + "</CompleteMultipartUpload>"
         self.refused("EntityTooSmall", 400, "POST", f"/many?uploadId={upload}", body.encode()) # so it was read to its end
+
+    def test_a_completions_checksums_are_compared_or_refused(self):
+        def crc(*parts):
+            return base64.b64encode(zlib.crc32(b"".join(parts)).to_bytes(4, "big")).decode()
+
+        bodies = [bytes(5 << 20), b"the end"]
+        composite = crc(*(zlib.crc32(body).to_bytes(4, "big") for body in bodies))
+        for create, right, wrong in (({}, [{"x-amz-checksum-crc32": composite}, {"x-amz-checksum-crc32": composite + "-2"},
+                                           {"x-amz-checksum-crc32": composite, "x-amz-checksum-type": "COMPOSITE"}],
+                                      [("BadDigest", {"x-amz-checksum-crc32": crc(*bodies)}), ("BadDigest", {"x-amz-checksum-crc32": composite + "-3"}),
+                                       ("InvalidRequest", {"x-amz-checksum-crc32": crc(*bodies), "x-amz-checksum-type": "FULL_OBJECT"}),
+                                       ("InvalidRequest", {"x-amz-checksum-crc32": composite, "x-amz-checksum-type": "OTHER"})]),
+                                     ({"x-amz-checksum-type": "FULL_OBJECT"}, [{"x-amz-checksum-crc32": crc(*bodies)}],
+                                      [("BadDigest", {"x-amz-checksum-crc32": composite}),
+                                       ("InvalidRequest", {"x-amz-checksum-crc32": composite, "x-amz-checksum-type": "COMPOSITE"})])):
+            for headers in right:
+                upload = self.upload("summed", {"x-amz-checksum-algorithm": "CRC32", **create})
+                etags = [self.ask("PUT", f"/summed?partNumber={n + 1}&uploadId={upload}", body).headers["etag"] for n, body in enumerate(bodies)]
+                rows = [f"<Part><PartNumber>{n + 1}</PartNumber><ETag>{etag}</ETag><ChecksumCRC32>{crc(body)}</ChecksumCRC32>{{}}</Part>" for n, (etag, body) in enumerate(zip(etags, bodies))]
+                body = f"<CompleteMultipartUpload>{''.join(rows)}</CompleteMultipartUpload>"
+                for code, more in wrong:
+                    self.refused(code, 400, "POST", f"/summed?uploadId={upload}", body.format("", "").encode(), more)
+                self.refused("InvalidPart", 400, "POST", f"/summed?uploadId={upload}", body.format("<ChecksumSHA1>AAAAAAAAAAAAAAAAAAAAAAAAAAA=</ChecksumSHA1>", "").encode())
+                self.refused("NotImplemented", 501, "POST", f"/summed?uploadId={upload}", body.format("", "<ChecksumXXHASH64>AAAA</ChecksumXXHASH64>").encode())
+                answer = self.ask("POST", f"/summed?uploadId={upload}", body.format("", "").encode(), headers)
+                self.assertEqual(answer.status, 200, (headers, answer.body))
 
 
 class Encryption(Exact):
