@@ -254,7 +254,7 @@ static enum hpl_status write_restart(struct hpl_call *call, const struct hpl_dev
     put_line(&text, "isolation", hpl_bytes_str(dev->isolation));
     hpl_buf_put_str(&text,
         "pid=$(cat \"$dir/pid\" 2>/dev/null)\n"
-        "if [ -n \"$pid\" ] && kill -TERM \"$pid\" 2>/dev/null; then\n"
+        "if [ -n \"$pid\" ] && [ \"$(cat \"/proc/$pid/comm\" 2>/dev/null)\" = hardplated ] && kill -TERM \"$pid\" 2>/dev/null; then\n"
         "  n=0\n"
         "  while kill -0 \"$pid\" 2>/dev/null && ! grep -q '^State:.Z' \"/proc/$pid/status\" 2>/dev/null; do\n"
         "    n=$((n + 1)); [ $n -lt 300 ] || kill -KILL \"$pid\" 2>/dev/null; sleep 0.1\n"

@@ -8,6 +8,7 @@ import socket
 import stat
 import subprocess
 import tempfile
+import time
 import unittest
 import unittest.mock
 
@@ -57,6 +58,15 @@ class Dev(unittest.TestCase):
         self.assertFalse((self.daemon.folder / "pid").exists() or (self.daemon.folder / "env").exists())
         self.daemon.start()
 
+    def end_restarted(self):
+        """The restart command's daemon is no child of ours."""
+        pid = int((self.daemon.folder / "pid").read_text())
+        os.kill(pid, 15)
+        for _ in range(200):
+            if not pathlib.Path(f"/proc/{pid}").exists():
+                break
+            time.sleep(0.05)
+
     def test_the_restart_command_restarts_on_the_same_port(self):
         code, out, err = run(self.daemon.env["HARDPLATE_RESTART"])
         self.assertEqual(code, 0, err)
@@ -64,13 +74,18 @@ class Dev(unittest.TestCase):
             self.daemon.process.wait(60)
             self.assertEqual(self.daemon.admin("GET", "kms/status")[0], 200)
         finally:
-            pid = int((self.daemon.folder / "pid").read_text())
-            os.kill(pid, 15)
-            for _ in range(200):
-                if not pathlib.Path(f"/proc/{pid}").exists():
-                    break
-                import time
-                time.sleep(0.05)
+            self.end_restarted()
+
+    def test_the_restart_command_ends_no_other_process(self):
+        self.daemon.stop(kill=True)
+        with subprocess.Popen(["sleep", "100"]) as other:
+            (self.daemon.folder / "pid").write_text(f"{other.pid}\n")
+            code, out, err = run(self.daemon.env["HARDPLATE_RESTART"])
+            is_alive = other.poll() is None
+            other.kill()
+        self.assertEqual((code, is_alive), (0, True), err)
+        self.assertEqual(self.daemon.admin("GET", "kms/status")[0], 200)
+        self.end_restarted()
 
     def test_off_loopback_without_tls_no_key_and_no_credential_goes_through(self):
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
