@@ -4,6 +4,7 @@
 #include "backends/pkcs11/internal.h"
 
 #include <errno.h>
+#include <libgen.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -21,6 +22,7 @@
 /* The latch file: a salt, then one digest for each PIN that was refused since the last good login. */
 struct latch {
     char path[PATH_MAX], shown[PATH_MAX]; /* shown: for people, where the process stands in the folder */
+    char ready[PATH_MAX];                 /* what will be at path once the PIN is refused */
     uint8_t salt[SALT_LEN];
     uint8_t digests[MAX_REFUSED][HPL_SHA256_LEN];
     size_t num_digests;
@@ -36,7 +38,8 @@ static enum hpl_status latch_read(struct hpl_call *call, const struct hpl_p11_lo
     const char *dir = login->place->latch_dir, *shown = login->place->latch_shown;
     int n = snprintf(latch->path, sizeof latch->path, "%s/%s.pin-refused", dir, login->token->facts.id);
     int m = snprintf(latch->shown, sizeof latch->shown, "%s/%s.pin-refused", shown ? shown : dir, login->token->facts.id);
-    if (n < 0 || (size_t)n >= sizeof latch->path || m < 0 || (size_t)m >= sizeof latch->shown)
+    int k = snprintf(latch->ready, sizeof latch->ready, "%s/%s.pin-sent", dir, login->token->facts.id);
+    if (n < 0 || (size_t)n >= sizeof latch->path || m < 0 || (size_t)m >= sizeof latch->shown || k < 0 || (size_t)k >= sizeof latch->ready)
         return hpl_fail(call, HPL_INVALID_CONFIGURATION, "the state folder's path is too long");
     if (access(latch->path, F_OK) != 0 && errno == ENOENT)
         return RAND_bytes(latch->salt, SALT_LEN) == 1 ? HPL_OK : hpl_fail(call, HPL_INTERNAL, "no random numbers");
@@ -68,20 +71,42 @@ static bool is_refused(const struct latch *latch, const uint8_t digest[static HP
     return false;
 }
 
-static void latch_write(struct latch *latch, const uint8_t digest[static HPL_SHA256_LEN])
+/* What is to be kept if this PIN is refused lies ready before it is sent: afterwards the disk may be full, and the PIN would be sent again by whoever
+ * does not know, which may be a new process each minute. */
+static enum hpl_status latch_prepare(struct hpl_call *call, struct latch *latch, const uint8_t digest[static HPL_SHA256_LEN])
 {
     struct hpl_buf content = {0};
-    struct hpl_call call = {0};
-    memcpy(latch->digests[latch->num_digests++], digest, HPL_SHA256_LEN);
+    struct hpl_call quiet = {0};
     hpl_buf_put(&content, latch->salt, SALT_LEN);
     hpl_buf_put(&content, latch->digests, latch->num_digests * HPL_SHA256_LEN);
+    hpl_buf_put(&content, digest, HPL_SHA256_LEN);
     enum hpl_status status = hpl_buf_check(&content);
     if (status == HPL_OK)
-        status = hpl_file_replace(&call, latch->path, hpl_buf_bytes(&content), 0600);
+        status = hpl_file_replace(&quiet, latch->ready, hpl_buf_bytes(&content), 0600);
+    hpl_buf_wipe(&content);
+    return status == HPL_OK ? HPL_OK : hpl_fail(call, HPL_KEY_UNAVAILABLE, "a refused PIN could not be written down, so it is not sent: %s", hpl_detail(&quiet, status));
+}
+
+static void latch_shut(struct latch *latch)
+{
+    struct hpl_call call = {0};
+    char folder[PATH_MAX];
+    snprintf(folder, sizeof folder, "%s", latch->path);
+    enum hpl_status status = rename(latch->ready, latch->path) == 0 ? hpl_file_sync_dir(&call, dirname(folder)) : hpl_file_error(&call, "cannot rename", latch->ready);
     if (status != HPL_OK)
         hpl_log(HPL_LOG_ERROR, "pkcs11.pin_latch_lost", HPL_S("file", latch->shown), HPL_S("why", hpl_detail(&call, status)));
     is_latch_lost = status != HPL_OK;
-    hpl_buf_wipe(&content);
+}
+
+/* Sends the PIN, and keeps that it was refused. */
+static CK_RV log_in(const struct hpl_p11_login *login, CK_SESSION_HANDLE session, struct latch *latch, const struct hpl_secret *pin)
+{
+    CK_RV rv = login->token->fn->C_Login(session, CKU_USER, pin->bytes, pin->len);
+    if (hpl_p11_classify(rv) == HPL_P11_PIN)
+        latch_shut(latch);
+    else
+        unlink(latch->ready);
+    return rv;
 }
 
 static enum hpl_status read_pin(struct hpl_call *call, const char *source, struct hpl_secret **pin)
@@ -118,14 +143,14 @@ static enum hpl_status judge_flags(struct hpl_call *call, const struct hpl_p11_t
 static enum hpl_status send(struct hpl_call *call, const struct hpl_p11_login *login, CK_SESSION_HANDLE session, struct latch *latch,
                             const uint8_t digest[static HPL_SHA256_LEN], const struct hpl_secret *pin)
 {
-    CK_RV rv = login->token->fn->C_Login(session, CKU_USER, pin->bytes, pin->len);
+    HPL_TRY(latch_prepare(call, latch, digest));
+    CK_RV rv = log_in(login, session, latch, pin);
     if (rv == CKR_OK && latch->num_digests)
         unlink(latch->path);
     if (rv == CKR_OK || rv == CKR_USER_ALREADY_LOGGED_IN) /* which says nothing of this PIN */
         return HPL_OK;
     if (hpl_p11_classify(rv) != HPL_P11_PIN)
         return hpl_p11_fail(call, "C_Login", rv);
-    latch_write(latch, digest);
     hpl_log(HPL_LOG_ERROR, "pkcs11.pin_refused", HPL_S("token", login->token->facts.label), HPL_S("code", hpl_p11_rv_name(rv)));
     return hpl_fail(call, HPL_PIN_REJECTED, "token '%s' refused the PIN (%s): it is not sent again until %s has another one",
                     login->token->facts.label, hpl_p11_rv_name(rv), login->place->option->pin_source);
@@ -173,10 +198,7 @@ static CK_RV send_again(struct hpl_call *call, const struct hpl_p11_login *login
         latch.num_digests > 0)
         return CKR_FUNCTION_CANCELED;
     digest_of(digest, login, &latch, pin);
-    CK_RV rv = login->token->fn->C_Login(session, CKU_USER, pin->bytes, pin->len);
-    if (hpl_p11_classify(rv) == HPL_P11_PIN)
-        latch_write(&latch, digest);
-    return rv;
+    return latch_prepare(call, &latch, digest) == HPL_OK ? log_in(login, session, &latch, pin) : CKR_FUNCTION_CANCELED;
 }
 
 CK_RV hpl_p11_login_again(struct hpl_call *call, const struct hpl_p11_login *login, CK_SESSION_HANDLE session)

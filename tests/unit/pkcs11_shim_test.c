@@ -4,7 +4,9 @@
 
 #include <dlfcn.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdatomic.h>
+#include <sys/resource.h>
 
 #include "backends/pkcs11/cryptoki.h"
 #include "base/clock.h"
@@ -345,6 +347,31 @@ HPL_TEST(slots_that_a_module_only_says_to_have_are_not_looked_at)
 HPL_TEST(another_token_in_the_place_of_ours_is_not_used)
 {
     struct softhsm hsm;
+HPL_TEST(a_pin_is_not_sent_while_its_refusal_could_not_be_written_down)
+{
+    struct softhsm hsm;
+    struct hpl_call call;
+    struct rlimit before;
+    struct hpl_keystore *keystore = NULL;
+    shim_init(&hsm, SHIM_AS_IS);
+    softhsm_write_pin(&hsm, "wrong-pin-1\n");
+    signal(SIGXFSZ, SIG_IGN);
+    EXPECT_NUM(getrlimit(RLIMIT_FSIZE, &before), 0);
+    EXPECT_NUM(setrlimit(RLIMIT_FSIZE, &(struct rlimit){.rlim_cur = 0, .rlim_max = before.rlim_max}), 0); /* as a full disk */
+    enum hpl_status status = softhsm_try_open(&hsm, &call, &keystore);
+    EXPECT_NUM(setrlimit(RLIMIT_FSIZE, &before), 0);
+    EXPECT_STATUS(status, HPL_KEY_UNAVAILABLE);
+    EXPECT(strstr(call.detail, "could not be written down") != NULL);
+    EXPECT_NUM(shim->num_logins, 0);
+    for (int i = 0; i < 3; i++)
+        EXPECT_STATUS(softhsm_try_open(&hsm, &call, &keystore), HPL_PIN_REJECTED);
+    EXPECT_NUM(shim->num_logins, 1);
+    softhsm_write_pin(&hsm, "user-pin-1\n");
+    keystore = must_open(&hsm);
+    keystore->ops->close(keystore);
+    softhsm_wipe(&hsm);
+}
+
     uint8_t uid[HPL_KEY_UID_LEN];
     struct hpl_wrapped good;
     shim_init(&hsm, SHIM_AS_IS);
