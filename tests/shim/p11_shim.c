@@ -306,10 +306,32 @@ static void wait_latency(void)
         return rv != CKR_OK ? rv : answer(fault, work);                                                                                \
     }
 
+static CK_RV without_context(CK_SESSION_HANDLE session, const CK_MECHANISM *given, CK_OBJECT_HANDLE key,
+                             CK_RV (*init)(CK_SESSION_HANDLE, CK_MECHANISM_PTR, CK_OBJECT_HANDLE))
+{
+    CK_GCM_PARAMS params = *(CK_GCM_PARAMS *)given->pParameter;
+    CK_MECHANISM changed = {CKM_AES_GCM, &params, sizeof params};
+    params.pAAD = NULL;
+    params.ulAADLen = 0;
+    return init(session, &changed, key);
+}
+
+/* GCM is counter mode from 2 on (SP 800-38D section 7.2). */
+static CK_RV without_tag(CK_SESSION_HANDLE session, const CK_GCM_PARAMS *given, CK_OBJECT_HANDLE key)
+{
+    CK_AES_CTR_PARAMS params = {.ulCounterBits = 32};
+    CK_MECHANISM changed = {CKM_AES_CTR, &params, sizeof params};
+    memcpy(params.cb, given->pIv, 12);
+    params.cb[15] = 2;
+    return real->C_DecryptInit(session, &changed, key);
+}
+
 static CK_RV encrypt_init(CK_SESSION_HANDLE session, CK_MECHANISM_PTR mechanism, CK_OBJECT_HANDLE object)
 {
     enum shim_iv way = iv_way();
-    if (mechanism->mechanism != CKM_AES_GCM || way == SHIM_AS_IS || way == SHIM_HIDES_GCM)
+    if (mechanism->mechanism == CKM_AES_GCM && way == SHIM_NO_CONTEXT)
+        return without_context(session, mechanism, mixed(session, object), real->C_EncryptInit);
+    if (mechanism->mechanism != CKM_AES_GCM || way == SHIM_AS_IS || way >= SHIM_HIDES_GCM)
         return real->C_EncryptInit(session, mechanism, mixed(session, object));
     return encrypt_gcm(session, mechanism->pParameter, mixed(session, object), way);
 }
@@ -325,6 +347,10 @@ static CK_RV encrypt(CK_SESSION_HANDLE session, CK_BYTE_PTR in, CK_ULONG in_len,
 
 static CK_RV decrypt_init(CK_SESSION_HANDLE session, CK_MECHANISM_PTR mechanism, CK_OBJECT_HANDLE object)
 {
+    if (mechanism->mechanism == CKM_AES_GCM && iv_way() == SHIM_NO_CONTEXT)
+        return without_context(session, mechanism, mixed(session, object), real->C_DecryptInit);
+    if (mechanism->mechanism == CKM_AES_GCM && iv_way() == SHIM_NO_TAG)
+        return without_tag(session, mechanism->pParameter, mixed(session, object));
     if (iv_way() != SHIM_IGNORES || mechanism->mechanism != CKM_AES_GCM)
         return real->C_DecryptInit(session, mechanism, mixed(session, object));
     unsigned char iv[12] = "constant iv";
@@ -339,7 +365,12 @@ static CK_RV decrypt_init(CK_SESSION_HANDLE session, CK_MECHANISM_PTR mechanism,
 static CK_RV decrypt(CK_SESSION_HANDLE session, CK_BYTE_PTR in, CK_ULONG in_len, CK_BYTE_PTR out, CK_ULONG_PTR out_len)
 {
     wait_latency();
-    CK_RV rv = real->C_Decrypt(session, in, in_len, out, out_len);
+    CK_ULONG cut = iv_way() == SHIM_NO_TAG && in_len >= 16 ? 16 : 0;
+    CK_RV rv = real->C_Decrypt(session, in, in_len - cut, out, out_len);
+    if (iv_way() == SHIM_OPENS_CUT && in_len <= 16) {
+        *out_len = 0;
+        rv = CKR_OK;
+    }
     if (rv == CKR_OK && shim_get(state->told_len))
         *out_len = shim_get(state->told_len);
     return rv;

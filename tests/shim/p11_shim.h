@@ -32,7 +32,10 @@ enum shim_iv {
     SHIM_RETURNS_ZERO,    /* says it made one, and leaves zeroes, which it used */
     SHIM_RETURNS_GARBAGE, /* writes one into pIv and uses another */
     SHIM_APPENDS_GARBAGE, /* the same, behind the tag */
-    SHIM_HIDES_GCM        /* works, and is missing from the list of mechanisms */
+    SHIM_HIDES_GCM,       /* works, and is missing from the list of mechanisms */
+    SHIM_NO_CONTEXT,      /* leaves the AAD out on both ways */
+    SHIM_NO_TAG,          /* decrypts whatever the tag is */
+    SHIM_OPENS_CUT        /* says CKR_OK to no more than a tag, and gives nothing */
 };
 
 #define SHIM_ALWAYS 0xffffffffu

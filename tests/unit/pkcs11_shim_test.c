@@ -103,6 +103,20 @@ HPL_TEST(a_token_that_lies_about_ivs_is_not_used)
     }
 }
 
+HPL_TEST(a_token_that_opens_what_was_changed_is_not_used)
+{
+    static const enum shim_iv ways[] = {SHIM_NO_CONTEXT, SHIM_NO_TAG, SHIM_OPENS_CUT};
+    for (size_t i = 0; i < HPL_COUNT(ways); i++) {
+        struct softhsm hsm;
+        struct hpl_call call;
+        struct hpl_keystore *keystore = NULL;
+        shim_init(&hsm, ways[i]);
+        EXPECT_STATUS(softhsm_try_open(&hsm, &call, &keystore), HPL_INVALID_CONFIGURATION);
+        EXPECT(strstr(call.detail, "said CKR_OK to what was wrong") != NULL);
+        softhsm_wipe(&hsm);
+    }
+}
+
 HPL_TEST(a_token_that_changes_its_way_is_not_used)
 {
     struct softhsm hsm;
@@ -333,20 +347,6 @@ static enum hpl_status wait_until_unwrapped(struct hpl_keystore *keystore, const
     return status;
 }
 
-HPL_TEST(slots_that_a_module_only_says_to_have_are_not_looked_at)
-{
-    struct softhsm hsm;
-    shim_init(&hsm, SHIM_AS_IS);
-    shim->num_more_slots = 5000;
-    struct hpl_keystore *keystore = must_open(&hsm);
-    EXPECT(shim->num_calls[SHIM_GET_TOKEN_INFO] < 100);
-    keystore->ops->close(keystore);
-    softhsm_wipe(&hsm);
-}
-
-HPL_TEST(another_token_in_the_place_of_ours_is_not_used)
-{
-    struct softhsm hsm;
 HPL_TEST(a_pin_is_not_sent_while_its_refusal_could_not_be_written_down)
 {
     struct softhsm hsm;
@@ -372,6 +372,20 @@ HPL_TEST(a_pin_is_not_sent_while_its_refusal_could_not_be_written_down)
     softhsm_wipe(&hsm);
 }
 
+HPL_TEST(slots_that_a_module_only_says_to_have_are_not_looked_at)
+{
+    struct softhsm hsm;
+    shim_init(&hsm, SHIM_AS_IS);
+    shim->num_more_slots = 5000;
+    struct hpl_keystore *keystore = must_open(&hsm);
+    EXPECT(shim->num_calls[SHIM_GET_TOKEN_INFO] < 100);
+    keystore->ops->close(keystore);
+    softhsm_wipe(&hsm);
+}
+
+HPL_TEST(another_token_in_the_place_of_ours_is_not_used)
+{
+    struct softhsm hsm;
     uint8_t uid[HPL_KEY_UID_LEN];
     struct hpl_wrapped good;
     shim_init(&hsm, SHIM_AS_IS);
@@ -595,6 +609,26 @@ static void wait_for(const _Atomic unsigned *count, unsigned wanted)
 }
 
 /* SoftHSM tells a bad tag as it tells trouble of its own, so each bad blob asks for the canary's verdict. */
+/* The verdict counts for 200 ms, whatever the number of those who ask for it. */
+HPL_TEST(bad_blobs_cost_five_canaries_a_second_at_most)
+{
+    struct softhsm hsm;
+    uint8_t uid[HPL_KEY_UID_LEN];
+    struct hpl_wrapped bad;
+    shim_init(&hsm, SHIM_AS_IS);
+    struct hpl_keystore *keystore = must_open(&hsm);
+    new_key(keystore, uid);
+    EXPECT_OK(try_wrap(keystore, uid, &bad));
+    bad.ct[0] ^= 1;
+    unsigned before = shim->num_calls[SHIM_DECRYPT], num = 300;
+    uint64_t from_ns = hpl_clock_mono_ns();
+    for (unsigned i = 0; i < num; i++)
+        EXPECT_STATUS(try_unwrap(keystore, uid, &bad), HPL_INVALID_CIPHERTEXT);
+    EXPECT(shim->num_calls[SHIM_DECRYPT] - before - num <= 1 + (hpl_clock_mono_ns() - from_ns) / 200000000u);
+    keystore->ops->close(keystore);
+    softhsm_wipe(&hsm);
+}
+
 HPL_TEST(bad_blobs_after_one_real_trouble_start_no_module_again)
 {
     struct softhsm hsm;

@@ -408,7 +408,7 @@ HPL_TEST(a_key_that_could_leave_the_token_is_not_used)
 }
 
 /* An AES key as ours is made, but for what is said. */
-static void door_make(struct door *door, const uint8_t uid[static HPL_KEY_UID_LEN], CK_BBOOL is_sensitive, CK_BBOOL is_extractable)
+static void door_make(struct door *door, const uint8_t uid[static HPL_KEY_UID_LEN], const char *named, CK_BBOOL is_sensitive, CK_BBOOL is_extractable)
 {
     struct hpl_p11_ref ref = {.version = 1};
     uint8_t id[20];
@@ -419,6 +419,8 @@ static void door_make(struct door *door, const uint8_t uid[static HPL_KEY_UID_LE
     CK_MECHANISM mechanism = {CKM_AES_KEY_GEN, NULL, 0};
     memcpy(ref.uid, uid, sizeof ref.uid);
     hpl_p11_ref_label(&ref, label);
+    if (named)
+        snprintf(label, sizeof label, "%s", named);
     id_of(id, uid);
     CK_ATTRIBUTE template[] = {{CKA_VALUE_LEN, &len, sizeof len}, {CKA_TOKEN, &yes, 1}, {CKA_PRIVATE, &yes, 1}, {CKA_ENCRYPT, &yes, 1}, {CKA_DECRYPT, &yes, 1},
                                {CKA_SENSITIVE, &is_sensitive, 1}, {CKA_EXTRACTABLE, &is_extractable, 1}, {CKA_ID, id, sizeof id},
@@ -426,9 +428,10 @@ static void door_make(struct door *door, const uint8_t uid[static HPL_KEY_UID_LE
     EXPECT_NUM(door->fn->C_GenerateKey(door->session, &mechanism, template, HPL_COUNT(template), &key), CKR_OK);
 }
 
-HPL_TEST(a_key_of_the_right_name_that_could_leave_the_token_is_not_used)
+HPL_TEST(a_key_of_the_right_id_that_could_leave_the_token_or_has_another_name_is_not_used)
 {
-    static const struct { CK_BBOOL is_sensitive, is_extractable; } cases[] = {{CK_FALSE, CK_FALSE}, {CK_TRUE, CK_TRUE}};
+    static const struct { const char *label; CK_BBOOL is_sensitive, is_extractable; const char *why; } cases[] = {
+        {NULL, CK_FALSE, CK_FALSE, "can leave the token"}, {NULL, CK_TRUE, CK_TRUE, "can leave the token"}, {"hpl/other", CK_TRUE, CK_FALSE, "has another label"}};
     struct softhsm hsm;
     softhsm_init(&hsm, "hpl test");
     struct hpl_keystore *keystore = must_open(&hsm);
@@ -441,10 +444,10 @@ HPL_TEST(a_key_of_the_right_name_that_could_leave_the_token_is_not_used)
         hpl_uuid_new(uid);
         id_of(id, uid);
         door_open(&door);
-        door_make(&door, uid, cases[i].is_sensitive, cases[i].is_extractable);
+        door_make(&door, uid, cases[i].label, cases[i].is_sensitive, cases[i].is_extractable);
         EXPECT_STATUS(try_wrap(keystore, uid, &wrapped), HPL_INTEGRITY);
         EXPECT_STATUS(keystore->ops->create_version(keystore, &call, uid, 1), HPL_INTEGRITY);
-        EXPECT(strstr(call.detail, "can leave the token") != NULL);
+        EXPECT(strstr(call.detail, cases[i].why) != NULL);
         EXPECT_STATUS(keystore->ops->destroy_version(keystore, &call, uid, 1), HPL_INTEGRITY);
         EXPECT_NUM(door_find(&door, CKA_ID, id, sizeof id, &key), 1);
         door_close(&door);
@@ -466,7 +469,7 @@ HPL_TEST(two_keys_of_one_name_are_neither_used_nor_destroyed)
     id_of(id, uid);
     door_open(&door);
     for (int i = 0; i < 2; i++)
-        door_make(&door, uid, CK_TRUE, CK_FALSE);
+        door_make(&door, uid, NULL, CK_TRUE, CK_FALSE);
     struct hpl_call wrapping, creating = {0}, destroying = {0};
     struct hpl_secret *HPL_SECRET_AUTO secret = hpl_secret_random(32);
     hpl_call_init(&wrapping, 5000);
