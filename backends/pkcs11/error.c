@@ -43,7 +43,7 @@ static const enum hpl_status statuses[] = {
     [HPL_P11_CALLER] = HPL_BACKEND,         [HPL_P11_SESSION] = HPL_BACKEND,
     [HPL_P11_HANDLE] = HPL_KEY_UNAVAILABLE, [HPL_P11_LOGIN] = HPL_KEY_UNAVAILABLE,
     [HPL_P11_DEVICE] = HPL_KEY_UNAVAILABLE, [HPL_P11_LOAD] = HPL_KEY_UNAVAILABLE,
-    [HPL_P11_PIN] = HPL_PIN_REJECTED,       [HPL_P11_CONFIG] = HPL_BACKEND,
+    [HPL_P11_PIN] = HPL_PIN_REJECTED,       [HPL_P11_CONFIG] = HPL_INTERNAL, /* which nobody tries again */
 };
 
 static const struct row *row_of(CK_RV rv)

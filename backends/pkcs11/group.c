@@ -312,7 +312,7 @@ static struct hpl_call share_of(const struct group *group, const struct hpl_call
 static bool is_its_own_trouble(enum hpl_status status)
 {
     return status == HPL_KEY_UNAVAILABLE || status == HPL_UNAVAILABLE || status == HPL_TIMEOUT || status == HPL_PIN_REJECTED ||
-           status == HPL_INTEGRITY || status == HPL_BACKEND;
+           status == HPL_INTEGRITY || status == HPL_BACKEND || status == HPL_INTERNAL;
 }
 
 /* A member that lacks a key, or gave an odd answer, stays; one that is away, refuses the PIN, hangs or has failed goes out. A call's

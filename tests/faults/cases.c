@@ -93,8 +93,9 @@ static bool is_of_family(const struct one_case *one, enum hpl_status status)
     switch (one->code->family) {
     case CALLER:
     case SESSION:
-    case CONFIG:
         return status == HPL_BACKEND;
+    case CONFIG:
+        return status == HPL_INTERNAL;
     case PIN:
         return status == HPL_PIN_REJECTED;
     default:

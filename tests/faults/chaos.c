@@ -177,7 +177,7 @@ static bool judge(const struct chaos *chaos, unsigned longest_ms)
     const struct shim *shim = chaos->bench->shim;
     bool holds = longest_ms < READY_MS && !chaos->num_wrong && !shim->num_stale_sessions && !shim->num_stale_objects && !shim->num_tainted;
     for (unsigned i = 0; i < HPL_NUM_STATUSES; i++) {
-        bool may_be = i == HPL_OK || i == HPL_KEY_UNAVAILABLE || i == HPL_BACKEND || i == HPL_TIMEOUT || i == HPL_PIN_REJECTED || i == HPL_INVALID_CIPHERTEXT;
+        bool may_be = i == HPL_OK || i == HPL_KEY_UNAVAILABLE || i == HPL_BACKEND || i == HPL_INTERNAL || i == HPL_TIMEOUT || i == HPL_PIN_REJECTED || i == HPL_INVALID_CIPHERTEXT;
         if (chaos->counts[i])
             printf("  %8u %s%s\n", chaos->counts[i], hpl_status_row(i)->name, may_be ? "" : ", which may not be");
         holds &= may_be || !chaos->counts[i];
