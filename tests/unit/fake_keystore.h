@@ -22,6 +22,7 @@ static struct {
     _Atomic int inside, most_inside;                   /* callers in wrap and unwrap now, and at most */
     _Atomic bool is_down, is_unreadable, is_keyless;   /* nothing works; records cannot be read; wraps and unwraps alone fail */
     _Atomic int slow_us;
+    _Atomic int fails_with;                            /* wraps and unwraps do, with this status */
     _Atomic bool holds_reads;                          /* a record is not given before the caller's deadline, or ten seconds */
     _Atomic bool has_material;                         /* whatever is asked for waits to be taken over */
     _Atomic int max_wraps;                             /* which may wrap so often */
@@ -76,6 +77,8 @@ static inline enum hpl_status fake_enter(struct hpl_call *call, bool is_key_call
     if (fake.slow_us)
         nanosleep(&pause, NULL);
     atomic_fetch_sub(&fake.inside, 1);
+    if (is_key_call && fake.fails_with)
+        return hpl_fail(call, (enum hpl_status)fake.fails_with, "the fake is told to fail so");
     return fake.is_down || (is_key_call && fake.is_keyless) ? hpl_fail(call, HPL_KEY_UNAVAILABLE, "the fake is told not to answer") : HPL_OK;
 }
 

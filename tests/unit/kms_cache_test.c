@@ -389,6 +389,46 @@ HPL_TEST(a_kept_key_ends_after_its_uses_and_its_seconds)
     close_house(&house);
 }
 
+/* What is kept longer for an outage is not thereby used more often. */
+HPL_TEST(an_outage_choice_adds_no_uses)
+{
+    struct house house;
+    open_house(&house);
+    EXPECT_OK(set_caching(&house, "{\"decrypt_seconds\":60,\"decrypt_uses\":3,\"outage\":{\"cache_seconds\":60}}"));
+    generate(&house);
+    int before = fake.unwraps;
+    for (int i = 0; i < 8; i++)
+        EXPECT_OK(decrypt(&house));
+    EXPECT_NUM(fake.unwraps - before, 2);
+    close_house(&house);
+}
+
+static void *decrypt_once(void *arg)
+{
+    (void)!decrypt(arg);
+    return NULL;
+}
+
+/* It was opened by the rules of before. */
+HPL_TEST(what_is_opened_while_the_cache_is_flushed_is_not_kept)
+{
+    struct house house;
+    struct hpl_call call = {0};
+    pthread_t thread;
+    open_house(&house);
+    EXPECT_OK(set_caching(&house, "{\"decrypt_seconds\":60}"));
+    generate(&house);
+    int before = fake.unwraps;
+    fake.slow_us = 1000000;
+    EXPECT_NUM(pthread_create(&thread, NULL, decrypt_once, &house), 0);
+    while (fake.unwraps == before)
+        sleep_ms(1);
+    EXPECT_OK(hpl_kms_clear_cache(house.kms, &call));
+    pthread_join(thread, NULL);
+    EXPECT_NUM(number(&house, "decrypt_cache", "entry_count"), 0);
+    close_house(&house);
+}
+
 HPL_TEST(a_kept_key_past_its_time_is_wiped_by_a_sweep)
 {
     struct house house;
@@ -747,6 +787,40 @@ HPL_TEST(a_wrong_context_is_no_failure_of_the_backend)
     close_house(&house);
 }
 
+HPL_TEST(only_what_may_pass_is_tried_again)
+{
+    static const enum hpl_status once[] = {HPL_INVALID_CIPHERTEXT, HPL_PIN_REJECTED, HPL_INTEGRITY, HPL_INVALID_CONFIGURATION, HPL_INTERNAL};
+    struct house house;
+    open_house(&house);
+    EXPECT_OK(send(&house, hpl_kms_reconfigure, "{\"retry_attempts\":2}"));
+    generate(&house);
+    for (size_t i = 0; i < HPL_COUNT(once); i++) {
+        int before = fake.unwraps;
+        fake.fails_with = once[i];
+        EXPECT_STATUS(decrypt(&house), once[i]);
+        EXPECT_NUM(fake.unwraps - before, 1);
+    }
+    int before = fake.unwraps;
+    fake.fails_with = HPL_KEY_UNAVAILABLE;
+    EXPECT_STATUS(decrypt(&house), HPL_KEY_UNAVAILABLE);
+    EXPECT_NUM(fake.unwraps - before, 3);
+    close_house(&house);
+}
+
+HPL_TEST(all_attempts_together_have_the_time_of_one)
+{
+    struct house house;
+    open_house(&house);
+    EXPECT_OK(send(&house, hpl_kms_reconfigure, "{\"retry_attempts\":10,\"timeout_seconds\":1}"));
+    generate(&house);
+    int before = fake.unwraps;
+    fake.fails_with = HPL_KEY_UNAVAILABLE;
+    fake.slow_us = 700000;
+    EXPECT_STATUS(decrypt(&house), HPL_KEY_UNAVAILABLE);
+    EXPECT(fake.unwraps - before <= 2);
+    close_house(&house);
+}
+
 HPL_TEST(an_open_breaker_gives_up_what_was_kept)
 {
     struct house house;
@@ -875,6 +949,37 @@ HPL_TEST(an_outage_cache_ends_with_its_seconds_and_its_record)
     EXPECT(decrypt(&house) != HPL_OK);
     fake.is_unreadable = false;
     EXPECT_STATUS(decrypt(&house), HPL_KEY_UNAVAILABLE);
+    close_house(&house);
+}
+
+/* --- an end ---------------------------------------------------------------------------------------------------------------- */
+
+static enum hpl_status count_none(void *arg, struct hpl_call *call, const struct hpl_census *what, uint64_t *count)
+{
+    (void)arg, (void)call, (void)what;
+    *count = 0;
+    return HPL_OK;
+}
+
+/* A rotation makes the material first: one that died before it wrote the record left a version that no record names. */
+HPL_TEST(what_a_rotation_that_died_left_goes_with_its_key)
+{
+    struct house house;
+    struct hpl_call call = {0};
+    json_t *HPL_JSON_AUTO metadata = NULL;
+    uint8_t uid[HPL_KEY_UID_LEN], material[32];
+    open_house(&house);
+    hpl_kms_close(house.kms);
+    house.options.allow_immediate_deletion = true;
+    EXPECT_OK(hpl_kms_open(&call, &house.kms, &house.options));
+    hpl_kms_set_census(house.kms, count_none, NULL);
+    EXPECT_OK(fake_place.materials ? HPL_OK : HPL_NOT_FOUND);
+    memcpy(uid, fake_place.materials->uid, sizeof uid);
+    EXPECT_OK(send(&house, hpl_kms_reconfigure, "{\"default_key_id\":\"other\"}"));
+    EXPECT_OK(fake_create(NULL, &call, uid, 2));
+    EXPECT_OK(hpl_kms_destroy_key(house.kms, &call, "k", &metadata));
+    for (uint32_t version = 1; version <= 2; version++)
+        EXPECT_STATUS(fake_key(&call, uid, version, material), HPL_KEY_UNAVAILABLE);
     close_house(&house);
 }
 

@@ -202,6 +202,11 @@ HPL_TEST(a_folder_that_is_not_ours_alone_is_refused)
     EXPECT_NUM(chmod(place.keys, 0755), 0);
     EXPECT_STATUS(try_open(&place.env, NULL, &keystore), HPL_INVALID_CONFIGURATION);
     EXPECT_NUM(chmod(place.keys, 0700), 0);
+    if (geteuid() == 0) { /* who else could give it away */
+        EXPECT_NUM(chown(place.keys, 65534, 65534), 0);
+        EXPECT_STATUS(try_open(&place.env, NULL, &keystore), HPL_INVALID_CONFIGURATION);
+        EXPECT_NUM(chown(place.keys, 0, 0), 0);
+    }
     EXPECT_OK(try_open(&place.env, NULL, &keystore));
     keystore->ops->close(keystore);
     hpl_secret_free(place.root);
