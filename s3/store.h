@@ -36,7 +36,7 @@ enum hpl_status hpl_store_append(struct hpl_call *call, struct hpl_store_file *f
 enum hpl_status hpl_store_finish_file(struct hpl_call *call, struct hpl_store *store, struct hpl_store_file *file) HPL_MUST_USE;
 /* Throws it away, whether finished or not; for one that nothing names. A zero file (fd -1, len 0) is fine. */
 void hpl_store_drop_file(struct hpl_store *store, struct hpl_store_file *file);
-/* An open descriptor for reading, the caller's to close. */
+/* An open descriptor for reading, the caller's to close. HPL_INTEGRITY where no regular file of its own lies there: a link or a pipe is not followed. */
 enum hpl_status hpl_store_open_file(struct hpl_call *call, struct hpl_store *store, const uint8_t id[static HPL_FILE_ID_LEN], int *fd) HPL_MUST_USE;
 
 /* --- objects */

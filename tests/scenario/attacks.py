@@ -279,6 +279,23 @@ class Attacks(unittest.TestCase):
         [path] = self.files("plain")
         self.with_file(path, "plain", path.read_bytes()[:-1], "a plain file cut short")
 
+    def test_a_file_that_is_none_of_the_stores(self):
+        """A plain object's bytes are not authenticated: a link in their place would read out whatever the daemon can read, a pipe would never end."""
+        secret = self.daemon.folder / "root.key"
+        self.put("tiny", os.urandom(secret.stat().st_size))
+        self.addCleanup(self.content.pop, "tiny") # it lies in the clear
+        [path] = self.files("tiny")
+        right = path.read_bytes()
+        for what, put in (("a symbolic link to the root secret", lambda: path.symlink_to(secret)), ("a pipe", lambda: os.mkfifo(path)), ("a folder", path.mkdir)):
+            path.unlink()
+            put()
+            try:
+                self.refused("tiny", what)
+            finally:
+                path.rmdir() if path.is_dir() else path.unlink()
+                path.write_bytes(right)
+        self.well("tiny")
+
     # What can be read.
 
     def test_nothing_of_the_content_lies_in_the_data_folder(self):

@@ -235,6 +235,22 @@ class FirstErrors(unittest.TestCase):
             self.one_line(["--dev", state, "--listen", "127.0.0.1:0", "--backend", "none"], str(state), "chown")
             self.assertIn("chown", self.checked(f"state_dir: {state}\n"))
 
+    def test_a_link_in_the_data_folder_leads_to_no_other_folder(self):
+        daemon = Daemon(folder=self.folder / "d", backend="none")
+        daemon.stop()
+        others = self.folder / "others"
+        others.mkdir()
+        kept = others / ("ab" * 16)
+        kept.touch()
+        for name in ("tmp", "objects/00", "objects"):
+            place = self.folder / "d/data" / name
+            place.rename(self.folder / "aside")
+            place.symlink_to(others)
+            self.one_line(["--dev", self.folder / "d", "--listen", "127.0.0.1:0"], str(place), "symbolic link")
+            self.assertTrue(kept.exists(), f"a start removed what lay behind {name}")
+            place.unlink()
+            (self.folder / "aside").rename(place)
+
     def test_a_bad_configuration_file(self):
         path = self.folder / "c.yaml"
         for text, word in (("state_dir: /x\nlistne: 1\n", "listne"), ("listen: x\n", "state_dir"), ("state_dir: relative\n", "absolute"),

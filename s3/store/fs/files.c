@@ -1,11 +1,11 @@
 /* Files of objects. Any thread; blocking. */
 #include "s3/store/fs/fs.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/stat.h>
 #include <unistd.h>
 #include <openssl/rand.h>
 
@@ -22,15 +22,36 @@ void hpl_fs_path(const struct hpl_store *store, const uint8_t id[static HPL_FILE
         snprintf(path, HPL_STORE_PATH_MAX, "%s/objects/%.2s/%s", store->dir, hex, hex);
 }
 
+enum hpl_status hpl_fs_open_folder(struct hpl_call *call, const char *path, DIR **dir)
+{
+    int fd = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    *dir = fd >= 0 ? fdopendir(fd) : NULL;
+    if (*dir)
+        return HPL_OK;
+    enum hpl_status status = hpl_file_error(call, "cannot read", path);
+    if (fd >= 0)
+        close(fd);
+    return status;
+}
+
 static enum hpl_status empty_tmp(struct hpl_call *call, const char *path)
 {
-    DIR *dir = opendir(path);
-    if (!dir)
-        return hpl_file_error(call, "cannot read", path);
+    DIR *dir;
+    HPL_TRY(hpl_fs_open_folder(call, path, &dir));
     for (struct dirent *entry; (entry = readdir(dir));)
         if (entry->d_name[0] != '.')
             unlinkat(dirfd(dir), entry->d_name, 0);
     closedir(dir);
+    return HPL_OK;
+}
+
+/* What lies in the store's folders and belongs to nothing is removed at a start: a link must not make another folder one of them. */
+static enum hpl_status make_folder(struct hpl_call *call, const char *path)
+{
+    struct stat st;
+    HPL_TRY(hpl_file_make_dir(call, path));
+    if (lstat(path, &st) != 0 || !S_ISDIR(st.st_mode))
+        return hpl_fail(call, HPL_INVALID_CONFIGURATION, "%s is a symbolic link: put the folder itself there, or move the whole data folder with data_dir", path);
     return HPL_OK;
 }
 
@@ -39,15 +60,15 @@ enum hpl_status hpl_fs_make_folders(struct hpl_call *call, struct hpl_store *sto
     char path[HPL_STORE_PATH_MAX];
     HPL_TRY(hpl_file_make_dir(call, store->dir));
     snprintf(path, sizeof path, "%s/objects", store->dir);
-    HPL_TRY(hpl_file_make_dir(call, path));
+    HPL_TRY(make_folder(call, path));
     for (unsigned i = 0; i < 256; i++) {
         snprintf(path, sizeof path, "%s/objects/%02x", store->dir, i);
-        HPL_TRY(hpl_file_make_dir(call, path));
+        HPL_TRY(make_folder(call, path));
     }
     snprintf(path, sizeof path, "%s/objects", store->dir);
     HPL_TRY(hpl_file_sync_dir(call, path));
     snprintf(path, sizeof path, "%s/tmp", store->dir);
-    HPL_TRY(hpl_file_make_dir(call, path));
+    HPL_TRY(make_folder(call, path));
     return empty_tmp(call, path);
 }
 
@@ -107,8 +128,16 @@ enum hpl_status hpl_store_open_file(struct hpl_call *call, struct hpl_store *sto
 {
     char path[HPL_STORE_PATH_MAX];
     hpl_fs_path(store, id, false, path);
-    *fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (*fd >= 0)
+    struct stat st;
+    *fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY);
+    if (*fd < 0 && errno == ENOENT)
+        return hpl_fail(call, HPL_INTEGRITY, "a file of this object is missing");
+    if (*fd < 0 && errno != ELOOP && errno != ENXIO)
+        return hpl_file_error(call, "cannot open", path);
+    if (*fd >= 0 && fstat(*fd, &st) == 0 && S_ISREG(st.st_mode))
         return HPL_OK;
-    return errno == ENOENT ? hpl_fail(call, HPL_INTEGRITY, "a file of this object is missing") : hpl_file_error(call, "cannot open", path);
+    if (*fd >= 0)
+        close(*fd);
+    *fd = -1;
+    return hpl_fail(call, HPL_INTEGRITY, "in place of a file of this object lies something else");
 }

@@ -1,6 +1,7 @@
 /* The index. One connection under one mutex; every change is one transaction. */
 #include "s3/store/fs/fs.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -289,7 +290,9 @@ static enum hpl_status open_index(struct hpl_call *call, struct hpl_store *store
 {
     char path[HPL_STORE_PATH_MAX];
     snprintf(path, sizeof path, "%s/index.db", store->dir);
-    int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+    if (fd < 0 && errno == ELOOP)
+        return hpl_fail(call, HPL_INVALID_CONFIGURATION, "%s is a symbolic link: put the object index itself there", path);
     if (fd < 0)
         return hpl_file_error(call, "cannot open the object index", path);
     close(fd);

@@ -1,7 +1,6 @@
 /* What a crash left behind. At opening only, one thread. */
 #include "s3/store/fs/fs.h"
 
-#include <dirent.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -38,10 +37,11 @@ enum hpl_status hpl_fs_sweep(struct hpl_call *call, struct hpl_store *store)
         return hpl_fs_db_error(call, store, code);
     for (unsigned i = 0; i < 256; i++) {
         snprintf(path, sizeof path, "%s/objects/%02x", store->dir, i);
-        DIR *dir = opendir(path);
-        if (!dir) {
+        DIR *dir;
+        enum hpl_status status = hpl_fs_open_folder(call, path, &dir);
+        if (status != HPL_OK) {
             sqlite3_finalize(statement);
-            return hpl_file_error(call, "cannot read", path);
+            return status;
         }
         removed += sweep_folder(dir, statement);
         closedir(dir);
