@@ -52,7 +52,7 @@ static enum hpl_status by_uri(struct hpl_call *call, const struct hpl_backend_en
     if (hpl_p11_uri_check(call, text) != HPL_OK)
         return HPL_INVALID_REQUEST;
     for (size_t i = 0; i < env->num_tokens; i++)
-        if (env->tokens[i].uri && hpl_p11_uri_equal(text, env->tokens[i].uri)) {
+        if (env->tokens[i].uri && hpl_p11_uri_matches(text, env->tokens[i].uri)) {
             *out = &env->tokens[i];
             num_matches++;
         }
@@ -70,9 +70,11 @@ static enum hpl_status pick(struct hpl_call *call, const json_t *config, const s
     if (name && !(named = by_name(env, name)))
         return unknown_token(call, env, "'token'");
     *out = named;
-    if (uri)
-        HPL_TRY(by_uri(call, env, uri, out));
-    if (named && *out != named)
+    if (!named)
+        return by_uri(call, env, uri, out);
+    if (uri && hpl_p11_uri_check(call, uri) != HPL_OK)
+        return HPL_INVALID_REQUEST;
+    if (uri && !(named->uri && hpl_p11_uri_matches(uri, named->uri)))
         return hpl_fail(call, HPL_INVALID_REQUEST, "'token' and 'uri' name different tokens");
     return HPL_OK;
 }

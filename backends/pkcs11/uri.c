@@ -49,21 +49,16 @@ enum hpl_status hpl_p11_uri_check(struct hpl_call *call, const char *text)
     return HPL_OK;
 }
 
-/* Each says at least what the other says. */
-static bool match(P11KitUri *a, P11KitUri *b)
-{
-    return p11_kit_uri_match_token_info(a, p11_kit_uri_get_token_info(b)) && p11_kit_uri_match_token_info(b, p11_kit_uri_get_token_info(a)) &&
-           p11_kit_uri_match_module_info(a, p11_kit_uri_get_module_info(b)) && p11_kit_uri_match_module_info(b, p11_kit_uri_get_module_info(a));
-}
-
-bool hpl_p11_uri_equal(const char *a, const char *b)
+bool hpl_p11_uri_matches(const char *text, const char *of_token)
 {
     struct hpl_call quiet = {0};
-    P11KitUri *one = NULL, *two = NULL;
-    bool is_equal = hpl_p11_uri_parse(&quiet, a, &one) == HPL_OK && hpl_p11_uri_parse(&quiet, b, &two) == HPL_OK && match(one, two);
-    p11_kit_uri_free(one);
-    p11_kit_uri_free(two);
-    return is_equal;
+    P11KitUri *asked = NULL, *token = NULL;
+    bool does = hpl_p11_uri_parse(&quiet, text, &asked) == HPL_OK && hpl_p11_uri_parse(&quiet, of_token, &token) == HPL_OK &&
+                p11_kit_uri_match_token_info(asked, p11_kit_uri_get_token_info(token)) &&
+                p11_kit_uri_match_module_info(asked, p11_kit_uri_get_module_info(token));
+    p11_kit_uri_free(asked);
+    p11_kit_uri_free(token);
+    return does;
 }
 
 bool hpl_p11_uri_has_serial(const char *text)

@@ -207,14 +207,20 @@ HPL_TEST(two_thousand_tampered_blobs_are_the_callers_fault_and_restart_nothing)
 HPL_TEST(a_request_can_only_name_a_token_of_the_file)
 {
     struct hpl_token_option tokens[] = {{.name = "main", .uri = "pkcs11:token=hpl%20test;serial=01", .pin_source = "file:/x"},
-                                        {.name = "other", .uri = "pkcs11:token=other", .pin_source = "file:/x"}};
-    const struct hpl_backend_env env = {.tokens = tokens, .num_tokens = 2};
+                                        {.name = "other", .uri = "pkcs11:token=other", .pin_source = "file:/x"},
+                                        {.name = "twin-1", .uri = "pkcs11:token=twin;serial=1", .pin_source = "file:/x"},
+                                        {.name = "twin-2", .uri = "pkcs11:token=twin;serial=2", .pin_source = "file:/x"}};
+    const struct hpl_backend_env env = {.tokens = tokens, .num_tokens = HPL_COUNT(tokens)};
     static const struct { const char *body; enum hpl_status want; } cases[] = {
         {"{\"token\":\"main\"}", HPL_OK},
         {"{\"uri\":\"pkcs11:serial=%30%31;token=hpl%20test\"}", HPL_OK},
         {"{\"uri\":\"pkcs11:token=other\",\"token\":\"other\"}", HPL_OK},
         {"{\"uri\":\"pkcs11:token=other\",\"token\":\"main\"}", HPL_INVALID_REQUEST},
-        {"{\"uri\":\"pkcs11:token=hpl%20test\"}", HPL_INVALID_REQUEST},
+        {"{\"uri\":\"pkcs11:token=hpl%20test\"}", HPL_OK},
+        {"{\"uri\":\"pkcs11:token=twin\"}", HPL_INVALID_REQUEST},
+        {"{\"uri\":\"pkcs11:serial=2\"}", HPL_OK},
+        {"{\"uri\":\"pkcs11:token=twin\",\"token\":\"twin-2\"}", HPL_OK},
+        {"{\"uri\":\"pkcs11:token=twin?pin-value=secret-7\",\"token\":\"twin-2\"}", HPL_INVALID_REQUEST},
         {"{\"uri\":\"pkcs11:token=other;manufacturer=x\"}", HPL_INVALID_REQUEST},
         {"{\"uri\":\"pkcs11:\"}", HPL_INVALID_REQUEST},
         {"{\"uri\":\"pkcs11:token=other?pin-value=secret-7\"}", HPL_INVALID_REQUEST},
