@@ -129,6 +129,17 @@ static enum hpl_status keep_secrets(struct hpl_call *call, const struct hpl_back
     return HPL_OK;
 }
 
+/* The body says in another way what this member of the base says. */
+static bool is_said_anew(const struct hpl_backend *backend, const char *name, const json_t *base, const json_t *over)
+{
+    if (!backend || !is_listed(name, backend->alternatives))
+        return false;
+    for (const char *const *other = backend->alternatives; *other; other++)
+        if (json_object_get(over, *other) && !json_equal(json_object_get(over, *other), json_object_get(base, *other)))
+            return true;
+    return false;
+}
+
 /* What neither the service nor the backend reads is ignored: two bodies that differ in it are the same configuration. */
 static void drop_unknown(const struct hpl_kms_options *options, json_t *config)
 {
@@ -159,7 +170,7 @@ enum hpl_status hpl_kms_normalise(struct hpl_call *call, const struct hpl_kms_op
     const char *name;
     json_t *value;
     json_object_foreach((json_t *)base, name, value)
-        if (!is_switch || is_one_of(name, common_fields, HPL_COUNT(common_fields)))
+        if (is_switch ? is_one_of(name, common_fields, HPL_COUNT(common_fields)) : !is_said_anew(same, name, base, over))
             json_object_set(whole, name, value);
     if (json_object_update(whole, over) != 0)
         return HPL_NO_MEMORY;

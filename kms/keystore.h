@@ -179,6 +179,9 @@ struct hpl_backend {
     json_t *(*summary)(const json_t *config, const struct hpl_backend_env *env);
     /* Names of the top-level members that it reads, those that it refuses too: a body's others are no part of the configuration. NULL-terminated; may be NULL. */
     const char *const *fields;
+    /* Names of top-level members that say the same thing in different ways: a reconfigure that changes it in one way forgets what was said in the others.
+     * NULL-terminated; may be NULL. */
+    const char *const *alternatives;
     /* Names of top-level members that hold secrets: persisted sealed, never shown; NULL-terminated; may be NULL. */
     const char *const *secret_fields;
     /* Names of top-level members that say where those secrets are sent: a reconfigure that changes one must bring the secrets itself.

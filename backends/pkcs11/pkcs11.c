@@ -366,6 +366,7 @@ static enum hpl_status identity(struct hpl_call *call, struct hpl_keystore *base
     return hpl_buf_check(out);
 }
 
+static const char *const alternatives[] = {"token", "uri", NULL};
 static const char *const aliases[] = {"PKCS11", "Pkcs11", "hsm", NULL};
 
 const struct hpl_backend hpl_backend_pkcs11 = {
@@ -373,6 +374,7 @@ const struct hpl_backend hpl_backend_pkcs11 = {
     .aliases = aliases,
     .validate = validate,
     .fields = fields,
+    .alternatives = alternatives,
     .identity = identity,
     .open = open_keystore,
     .summary = summary,

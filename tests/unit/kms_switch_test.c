@@ -148,6 +148,19 @@ static void *keep_working(void *arg)
     return NULL;
 }
 
+HPL_TEST(a_token_is_named_in_one_way_after_the_other)
+{
+    static const char *const named[] = {"{\"uri\":\"pkcs11:token=hpl%20other\"}", "{\"token\":\"main\"}", "{\"token\":\"other\"}", "{\"uri\":\"pkcs11:token=hpl%20test\"}"};
+    struct house house = {0};
+    open_house(&house);
+    EXPECT_OK(send(&house, hpl_kms_configure, bodies[1]));
+    start(&house);
+    for (size_t i = 0; i < HPL_COUNT(named); i++)
+        EXPECT_OK(send(&house, hpl_kms_reconfigure, named[i]));
+    EXPECT_STATUS(send(&house, hpl_kms_reconfigure, "{\"token\":\"main\",\"uri\":\"pkcs11:token=hpl%20other\"}"), HPL_INVALID_REQUEST);
+    close_house(&house);
+}
+
 HPL_TEST(switching_between_file_and_tokens_under_load_fails_no_call)
 {
     struct house house = {0};
