@@ -197,9 +197,10 @@ static enum hpl_status keep(struct hpl_s3_request *request, json_t *metadata, co
         return HPL_METADATA_TOO_LARGE;
     for (size_t i = 0; i <= header->name.len; i++)
         name[i] = i < header->name.len ? (char)tolower(header->name.data[i]) : '\0';
-    if (!is_kept(name))
+    bool is_user = strncmp(name, USER_METADATA, strlen(USER_METADATA)) == 0;
+    if (!is_kept(name) || (!is_user && header->value.len == 0))
         return HPL_OK;
-    if (strncmp(name, USER_METADATA, strlen(USER_METADATA)) == 0)
+    if (is_user)
         *user_bytes += header->name.len - strlen(USER_METADATA) + header->value.len;
     return (strcmp(name, "content-encoding") == 0 ? keep_encoding : keep_header)(request, metadata, name, header->value);
 }

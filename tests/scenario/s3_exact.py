@@ -200,6 +200,14 @@ class Objects(Exact):
             answer = self.ask("GET", "/encoded")
             self.assertEqual((answer.headers.get("content-encoding"), answer.body), (kept, b"body"), sent)
 
+    def test_an_empty_header_says_nothing_of_an_object(self):
+        self.ask("PUT", "/plain", b"x")
+        names = ("Content-Type", "Cache-Control", "Content-Disposition", "Content-Encoding", "Content-Language", "Expires")
+        self.assertEqual(self.ask("PUT", "/empty", b"x", {**{name: "" for name in names}, "x-amz-meta-a": ""}).status, 200)
+        plain, empty = (self.ask("HEAD", target).headers for target in ("/plain", "/empty"))
+        self.assertEqual(empty.pop("x-amz-meta-a"), "")
+        self.assertEqual((sorted(empty), empty["content-type"]), (sorted(plain), "binary/octet-stream"))
+
     def test_user_metadata_is_limited_as_a_whole(self):
         for name, value in (("n" * 2048, ""), ("n" * 300, "v" * 1748), ("n", "v" * 2047)):
             self.assertEqual(self.ask("PUT", "/described", b"x", {f"x-amz-meta-{name}": value}).status, 200, len(name))
