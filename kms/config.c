@@ -57,18 +57,27 @@ static enum hpl_status new_name_of(struct hpl_call *call, const char *name, cons
     return HPL_OK;
 }
 
-/* AppRole wins over a token when both are there. */
+static bool is_given(const char *text)
+{
+    return text && *text;
+}
+
+/* AppRole wins over a token when both are there; what is blank is not there. */
 static enum hpl_status old_auth(struct hpl_call *call, const json_t *body, json_t *out)
 {
     const char *token = NULL, *role = NULL, *secret = NULL;
     HPL_TRY(hpl_json_str(call, body, "vault_token", &token));
     HPL_TRY(hpl_json_str(call, body, "vault_app_role_id", &role));
     HPL_TRY(hpl_json_str(call, body, "vault_app_role_secret_id", &secret));
-    if (role && secret)
-        return json_object_set_new(out, "auth_method", json_pack("{s:{s:s, s:s}}", "approle", "role_id", role, "secret_id", secret)) ? HPL_NO_MEMORY : HPL_OK;
-    if (token)
-        return json_object_set_new(out, "auth_method", json_pack("{s:s}", "token", token)) ? HPL_NO_MEMORY : HPL_OK;
-    return HPL_OK;
+    bool is_approle = is_given(role) && is_given(secret);
+    if (!is_approle && !is_given(token) && (is_given(role) || is_given(secret)))
+        return hpl_fail(call, HPL_INVALID_CONFIGURATION, "'vault_app_role_id' and 'vault_app_role_secret_id' belong together");
+    if (!is_approle && !token)
+        return HPL_OK;
+    json_t *HPL_JSON_AUTO method = is_approle ? json_pack("{s:{s:s, s:s}}", "approle", "role_id", role, "secret_id", secret) : json_pack("{s:s}", "token", token);
+    if (json_object_get(out, "auth_method") && !json_equal(json_object_get(out, "auth_method"), method))
+        return hpl_fail(call, HPL_INVALID_REQUEST, "'%s' and 'auth_method' say different things", is_approle ? "vault_app_role_id" : "vault_token");
+    return json_object_set(out, "auth_method", method) == 0 ? HPL_OK : HPL_NO_MEMORY;
 }
 
 /* The body under its new names. */

@@ -232,6 +232,32 @@ HPL_TEST(stored_secrets_are_not_sent_to_another_place)
     }
 }
 
+HPL_TEST(half_an_older_login_is_refused_and_a_blank_one_is_none)
+{
+    static const struct { const char *body, *method; } taken[] = {
+        {"{\"vault_token\":\"new\",\"vault_app_role_id\":\"\",\"vault_app_role_secret_id\":\"\"}", "{\"token\":\"new\"}"},
+        {"{\"vault_token\":\"new\",\"vault_app_role_id\":\"r\"}", "{\"token\":\"new\"}"},
+        {"{\"vault_token\":\"new\",\"vault_app_role_id\":\"r\",\"vault_app_role_secret_id\":\"s\"}", "{\"approle\":{\"role_id\":\"r\",\"secret_id\":\"s\"}}"},
+        {"{\"vault_token\":\"\",\"vault_app_role_id\":\"\"}", "{\"token\":\"s.XYZ\"}"},
+        {"{\"vault_token\":\"new\",\"auth_method\":{\"token\":\"new\"}}", "{\"token\":\"new\"}"},
+    };
+    static const char *const refused[] = {"{\"vault_app_role_secret_id\":\"s\"}", "{\"vault_app_role_id\":\"r\",\"vault_token\":\"\"}",
+                                          "{\"vault_token\":\"new\",\"auth_method\":{\"token\":\"another\"}}"};
+    for (size_t i = 0; i < HPL_COUNT(taken); i++) {
+        json_t *HPL_JSON_AUTO whole = NULL;
+        json_t *HPL_JSON_AUTO method = parse(taken[i].method);
+        struct hpl_call call = {0};
+        EXPECT_OK(merge(taken[i].body, &call, &whole));
+        EXPECT(json_equal(json_object_get(whole, "auth_method"), method));
+    }
+    for (size_t i = 0; i < HPL_COUNT(refused); i++) {
+        json_t *HPL_JSON_AUTO whole = NULL;
+        struct hpl_call call = {0};
+        EXPECT(merge(refused[i], &call, &whole) != HPL_OK);
+        EXPECT(strstr(call.detail, "vault_") && !strstr(call.detail, "another"));
+    }
+}
+
 HPL_TEST(a_blank_token_keeps_the_stored_one)
 {
     json_t *HPL_JSON_AUTO whole = NULL;
