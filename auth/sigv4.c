@@ -152,11 +152,11 @@ static enum hpl_status read_date(struct hpl_call *call, const struct hpl_sigv4_r
     if (amz.data) {
         bool is_right = copy_text(claim->timestamp, sizeof claim->timestamp, amz) &&
                         hpl_time_parse(&when, claim->timestamp, HPL_TIME_BASIC);
-        return is_right ? HPL_OK : malformed(call, "x-amz-date must look like 20240918T071042Z");
+        return is_right ? HPL_OK : hpl_fail(call, HPL_AUTH_UNDATED, "x-amz-date must look like 20240918T071042Z");
     }
     if (!date.data)
-        return malformed(call, "the request has neither x-amz-date nor Date");
-    return date_to_timestamp(date, claim->timestamp) ? HPL_OK : malformed(call, "the Date header is not a date");
+        return hpl_fail(call, HPL_AUTH_UNDATED, "the request has neither x-amz-date nor Date");
+    return date_to_timestamp(date, claim->timestamp) ? HPL_OK : hpl_fail(call, HPL_AUTH_UNDATED, "the Date header is not a date");
 }
 
 /* --- the query form ------------------------------------------------------------------------------------------------------ */
@@ -459,7 +459,7 @@ static enum hpl_status read_claim(struct hpl_call *call, const struct hpl_sigv4_
     bool has_query = has_parameter(request->query, "X-Amz-Signature") || has_parameter(request->query, "X-Amz-Algorithm");
     if (authorization.data && has_query)
         return malformed(call, "the request is signed in its header and in its query: only one is allowed");
-    if (!authorization.data && !has_query)
+    if (!authorization.len && !has_query)
         return HPL_AUTH_REQUIRED;
     claim->is_presigned = has_query;
     if (has_query && !options->allow_presigned)

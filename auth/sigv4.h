@@ -46,7 +46,7 @@ struct hpl_sigv4_options {
 
 /* Verifies the head. No signature at all: HPL_AUTH_REQUIRED. Others: HPL_AUTH_MALFORMED (of a query: _MALFORMED_QUERY), _UNKNOWN_KEY,
  * _BAD_SIGNATURE, _SKEWED (15 minutes either way), _EXPIRED (presigned). Host and every x-amz-* header present must be signed, else
- * HPL_AUTH_UNSIGNED_HEADER; one Authorization, one date. Where x-amz-content-sha256 is missing: presigned means UNSIGNED-PAYLOAD; then body_sha256; then, with require_hashed and
+ * HPL_AUTH_UNSIGNED_HEADER; one Authorization, one date (none or a wrong one: HPL_AUTH_UNDATED). Where x-amz-content-sha256 is missing: presigned means UNSIGNED-PAYLOAD; then body_sha256; then, with require_hashed and
  * a head that announces no body, the hash of the empty body; anything else is HPL_AUTH_MALFORMED with the mend.
  * A '+' in the query counts as a space: whoever reads parameters must read it so too. A session token: HPL_AUTH_TOKEN_INVALID.
  * On failure payload is zero. */
