@@ -254,7 +254,7 @@ static int note_field(struct hpl_http_head *head, struct framing *seen, const st
         note_connection(head, field->value, &seen->is_close);
     } else if (hpl_http_is_word(field->name, "expect") && !head->is_http10) {
         head->expects_continue = hpl_http_is_word(field->value, "100-continue");
-        if (!head->expects_continue)
+        if (!head->expects_continue && field->value.len)
             return refuse(head, 417, "the only expectation met here is 100-continue");
     }
     return HPL_HTTP_HEAD_WHOLE;

@@ -160,6 +160,14 @@ HPL_TEST(a_plain_head_is_taken_apart)
     EXPECT(head.expects_continue && head.is_keep_alive && !head.is_chunked && !head.is_http10);
 }
 
+HPL_TEST(an_empty_expectation_is_none)
+{
+    static const char text[] = "PUT / HTTP/1.1\r\n" H "Expect:\r\n\r\n";
+    struct hpl_http_head head;
+    EXPECT_NUM(parse(&head, text, sizeof text - 1), HPL_HTTP_HEAD_WHOLE);
+    EXPECT(!head.expects_continue);
+}
+
 HPL_TEST(a_target_in_absolute_form_is_that_of_its_path)
 {
     static const struct { const char *text, *path, *query; } cases[] = {
