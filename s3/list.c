@@ -198,9 +198,10 @@ enum hpl_status hpl_s3_list_v2(struct hpl_s3_request *request)
     if (strcmp(or_empty(hpl_s3_parameter(request, "list-type")), "2") != 0)
         return hpl_fail(request->call, HPL_INVALID_ARGUMENT, "'list-type' must be 2");
     listing.has_owner = strcmp(or_empty(hpl_s3_parameter(request, "fetch-owner")), "true") == 0;
-    if (sent)
+    bool has_token = sent && *sent; /* an empty one is the beginning */
+    if (has_token)
         HPL_TRY(read_token(request, sent, after));
-    enum hpl_status status = run(request, &listing, sent ? after : start_after);
+    enum hpl_status status = run(request, &listing, has_token ? after : start_after);
     if (status == HPL_OK) {
         put_common(request, &listing, &xml);
         hpl_xml_int(&xml, "KeyCount", listing.count);

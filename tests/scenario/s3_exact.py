@@ -357,6 +357,13 @@ class Listings(Exact):
                 marker = is_more and "&key-marker={}&upload-id-marker={}".format(*(urllib.parse.quote(self.text(page, n)[0], safe="") for n in ("NextKeyMarker", "NextUploadIdMarker")))
             self.assertEqual((rows, groups), (["a", "a", "b", "d"], ["a/", "c/"]), size)
 
+    def test_an_empty_continuation_token_is_the_beginning(self):
+        for key in "abc":
+            self.ask("PUT", "/" + key)
+        for query, keys in (("", ["a", "b", "c"]), ("&start-after=a", ["b", "c"])):
+            answer = self.ask("GET", "?list-type=2&continuation-token=" + query)
+            self.assertEqual((answer.status, self.text(answer, "Key"), self.text(answer, "ContinuationToken")), (200, keys, [""]))
+
     def test_uploads_and_parts_tell_their_owner(self):
         upload, owner = self.upload("owned"), self.text(self.ask("GET", "//"), "ID")
         for target in ("?uploads", f"/owned?uploadId={upload}"):
