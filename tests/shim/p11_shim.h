@@ -65,6 +65,8 @@ struct shim {
     unsigned latency_us;         /* before every encryption, decryption and signature */
     unsigned long told_len;      /* what C_Decrypt says it gave; 0: the truth */
     unsigned num_more_slots;     /* C_GetSlotList says that it gave so many more */
+    unsigned told_sessions;      /* ulMaxRwSessionCount; 0: what SoftHSM says */
+    unsigned finds_no_end;       /* C_FindObjects, when asked for many, always has more */
 
     /* What was seen. */
     unsigned num_calls[SHIM_NUM_FUNCTIONS];

@@ -399,6 +399,44 @@ HPL_TEST(a_pin_is_not_sent_while_its_refusal_could_not_be_written_down)
     softhsm_wipe(&hsm);
 }
 
+/* Two are left for the anchor, and for trials and the canary. */
+HPL_TEST(a_pool_is_as_large_as_the_token_lets_it_be)
+{
+    static const struct { unsigned told, wanted, most; } cases[] = {{0, 16, 16}, {10, 16, 8}, {18, 16, 16}, {10, 4, 4}, {4, 16, 2}, {3, 16, 1}};
+    for (size_t i = 0; i < HPL_COUNT(cases); i++) {
+        struct softhsm hsm;
+        shim_init(&hsm, SHIM_AS_IS);
+        hsm.option.max_sessions = cases[i].wanted;
+        shim->told_sessions = shim->session_limit = cases[i].told;
+        struct hpl_keystore *keystore = must_open(&hsm);
+        json_t *HPL_JSON_AUTO facts = keystore->ops->describe(keystore);
+        EXPECT_NUM(json_integer_value(json_object_get(facts, "max_sessions")), cases[i].most);
+        keystore->ops->close(keystore);
+        softhsm_wipe(&hsm);
+    }
+}
+
+HPL_TEST(a_token_whose_objects_have_no_end_is_used_without_being_looked_through)
+{
+    struct softhsm hsm;
+    uint8_t uid[HPL_KEY_UID_LEN];
+    struct hpl_wrapped wrapped;
+    shim_init(&hsm, SHIM_AS_IS);
+    shim->finds_no_end = 1;
+    struct rusage before, after;
+    EXPECT_NUM(getrusage(RUSAGE_SELF, &before), 0);
+    struct hpl_keystore *keystore = must_open(&hsm);
+    EXPECT_NUM(getrusage(RUSAGE_SELF, &after), 0);
+    EXPECT(after.ru_maxrss - before.ru_maxrss < 1024 * 1024); /* of KiB */
+    json_t *HPL_JSON_AUTO facts = keystore->ops->describe(keystore);
+    EXPECT(json_is_null(json_object_get(facts, "orphans")));
+    EXPECT_NUM(shim->num_calls[SHIM_FIND_FINAL], shim->num_calls[SHIM_FIND]);
+    new_key(keystore, uid);
+    EXPECT_OK(try_wrap(keystore, uid, &wrapped));
+    keystore->ops->close(keystore);
+    softhsm_wipe(&hsm);
+}
+
 HPL_TEST(slots_that_a_module_only_says_to_have_are_not_looked_at)
 {
     struct softhsm hsm;
