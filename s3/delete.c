@@ -25,6 +25,8 @@ static enum hpl_status take_element(void *arg, struct hpl_call *call, const char
     if (strcmp(path, "Quiet") == 0)
         deletion->is_quiet = strcmp(text, "true") == 0;
     else if (strcmp(path, "Object/Key") == 0) {
+        if (deletion->has_key)
+            return HPL_MALFORMED_XML;
         deletion->has_key = *text != '\0';
         json_array_append_new(deletion->keys, json_string(text));
     } else if (strcmp(path, "Object/VersionId") == 0 && *text && strcmp(text, "null") != 0)

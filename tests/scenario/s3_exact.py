@@ -267,6 +267,12 @@ class Reads(Exact):
 
 
 class Bodies(Exact):
+    def test_a_list_of_deletions_names_one_key_an_object(self):
+        self.ask("PUT", "/a", b"x")
+        for objects in ("<Object><Key>a</Key><Key>b</Key></Object>", "<Object></Object>", "<Object><Key></Key></Object>", "", "<Object><Key>a</Key></Object>" * 1001):
+            self.refused("MalformedXML", 400, "POST", "?delete", f"<Delete>{objects}</Delete>".encode())
+        self.assertEqual(self.ask("GET", "/a").body, b"x")
+
     def test_a_list_of_deletions_may_have_a_thousand_of_the_longest_keys(self):
         self.ask("PUT", "/" + "%22" * 1024, b"x")
         keys = ["&quot;" * 1024] + ["&quot;" * 1020 + f"{i:04}" for i in range(999)]
