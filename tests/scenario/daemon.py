@@ -81,11 +81,11 @@ class Dev(unittest.TestCase):
         with subprocess.Popen(["sleep", "100"]) as other:
             (self.daemon.folder / "pid").write_text(f"{other.pid}\n")
             code, out, err = run(self.daemon.env["HARDPLATE_RESTART"])
+            self.addCleanup(self.end_restarted)
             is_alive = other.poll() is None
             other.kill()
         self.assertEqual((code, is_alive), (0, True), err)
         self.assertEqual(self.daemon.admin("GET", "kms/status")[0], 200)
-        self.end_restarted()
 
     def test_off_loopback_without_tls_no_key_and_no_credential_goes_through(self):
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
