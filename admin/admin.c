@@ -72,7 +72,7 @@ static enum hpl_status verify(struct hpl_admin *admin, struct hpl_http_exchange 
         .method = http->method, .path = http->path, .query = http->query, .headers = http->headers, .num_headers = http->num_headers};
     const struct hpl_sigv4_options options = {.services = "s3,kms", .region = admin->region, .require_hashed = true};
     HPL_TRY(hpl_sigv4_verify(hpl_http_call(exchange), admin->auth, &signed_request, &options, identity, payload));
-    hpl_http_set_identity(exchange, identity->access_key);
+    HPL_TRY(hpl_http_set_identity(exchange, identity->access_key));
     hpl_auth_set_caller(hpl_http_call(exchange), identity);
     return HPL_OK;
 }

@@ -18,8 +18,9 @@ static const cyaml_schema_field_t tls_fields[] = {
 
 #define OPTIONAL_UINT(member) CYAML_FIELD_UINT(#member, CYAML_FLAG_OPTIONAL, struct hpl_config_http, member)
 static const cyaml_schema_field_t http_fields[] = {
-    OPTIONAL_UINT(max_connections), OPTIONAL_UINT(max_per_address), OPTIONAL_UINT(max_queued),      OPTIONAL_UINT(head_seconds),
-    OPTIONAL_UINT(idle_seconds),    OPTIONAL_UINT(write_seconds),   OPTIONAL_UINT(request_seconds), CYAML_FIELD_END,
+    OPTIONAL_UINT(max_connections), OPTIONAL_UINT(max_per_address), OPTIONAL_UINT(max_per_credential), OPTIONAL_UINT(max_queued),
+    OPTIONAL_UINT(head_seconds),    OPTIONAL_UINT(idle_seconds),    OPTIONAL_UINT(write_seconds),      OPTIONAL_UINT(request_seconds),
+    CYAML_FIELD_END,
 };
 
 static const cyaml_schema_field_t root_fields[] = {
@@ -196,7 +197,7 @@ static enum hpl_status check_http(struct hpl_call *call, const char *path, const
 {
     if (!http)
         return HPL_OK;
-    if (http->max_connections > 1000000 || http->max_per_address > 1000000 || http->max_queued > 1000000)
+    if (http->max_connections > 1000000 || http->max_per_address > 1000000 || http->max_per_credential > 1000000 || http->max_queued > 1000000)
         return hpl_fail(call, HPL_INVALID_CONFIGURATION, "%s: http takes no limit over 1000000", path);
     if (http->head_seconds > 3600 || http->idle_seconds > 3600 || http->write_seconds > 3600 || http->request_seconds > 3600)
         return hpl_fail(call, HPL_INVALID_CONFIGURATION, "%s: http takes no time over 3600 seconds", path);

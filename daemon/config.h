@@ -59,7 +59,7 @@ struct hpl_config_kms {
 
 /* Limits of the HTTP server; 0 or left out: its defaults (http/http.h). */
 struct hpl_config_http {
-    unsigned max_connections, max_per_address, max_queued;
+    unsigned max_connections, max_per_address, max_per_credential, max_queued;
     unsigned head_seconds, idle_seconds, write_seconds, request_seconds;
 };
 

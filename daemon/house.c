@@ -218,7 +218,8 @@ enum hpl_status hpl_house_serve(struct hpl_call *call, struct hpl_house *house, 
     static const struct hpl_config_http defaults;
     const struct hpl_config_http *http = config->http ? config->http : &defaults;
     const struct hpl_http_options options = {
-        .max_connections = http->max_connections, .max_per_address = http->max_per_address, .max_queued = http->max_queued,
+        .max_connections = http->max_connections, .max_per_address = http->max_per_address, .max_per_credential = http->max_per_credential,
+        .max_queued = http->max_queued,
         .head_timeout_ms = http->head_seconds * 1000, .idle_timeout_ms = http->idle_seconds * 1000,
         .write_timeout_ms = http->write_seconds * 1000, .request_timeout_ms = http->request_seconds * 1000,
         .listen = config->listen ? config->listen : "127.0.0.1:9000", .inherited_fd = inherited_fd, .tls_cert = config->tls ? config->tls->certificate : NULL,

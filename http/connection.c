@@ -48,16 +48,10 @@ static void read_peer(struct hpl_http_connection *connection)
 static bool count_address(struct hpl_http_connection *connection)
 {
     struct hpl_http_server *server = connection->io->server;
-    uint32_t hash = server->address_salt;
     if (server->options.max_per_address == 0 || connection->is_loopback || connection->is_unix)
         return true;
-    for (const char *at = connection->peer; *at; at++)
-        hash = (hash ^ (uint8_t)*at) * 16777619u;
-    connection->address_count = &server->address_counts[(hash ^ hash >> 15) % HPL_COUNT(server->address_counts)];
-    if (atomic_fetch_add(connection->address_count, 1) < server->options.max_per_address)
-        return true;
-    atomic_fetch_sub(connection->address_count, 1);
-    return false;
+    connection->address_count = hpl_http_take_share(&server->addresses, connection->peer, server->options.max_per_address);
+    return connection->address_count != NULL;
 }
 
 struct hpl_http_connection *hpl_http_connection_new(struct hpl_http_io *io, int fd)

@@ -24,6 +24,8 @@ void hpl_http_exchange_free(struct hpl_http_exchange *exchange)
         return;
     if (exchange->has_body)
         hpl_body_wipe(&exchange->body);
+    if (exchange->credential_count)
+        atomic_fetch_sub(exchange->credential_count, 1);
     hpl_buf_wipe(&exchange->whole);
     hpl_buf_wipe(&exchange->headers);
     hpl_http_input_wipe(&exchange->connection->io->server->blocks, &exchange->head_in);
@@ -68,11 +70,17 @@ void *hpl_http_app(const struct hpl_http_exchange *exchange) { return exchange->
 void hpl_http_set_data(struct hpl_http_exchange *exchange, void *data) { exchange->data = data; }
 void *hpl_http_data(const struct hpl_http_exchange *exchange) { return exchange->data; }
 
-void hpl_http_set_identity(struct hpl_http_exchange *exchange, const char *access_key)
+enum hpl_status hpl_http_set_identity(struct hpl_http_exchange *exchange, const char *access_key)
 {
+    struct hpl_http_server *server = exchange->connection->io->server;
+    unsigned most = server->options.max_per_credential;
     size_t len = strnlen(access_key, HPL_ACCESS_KEY_MAX);
     memcpy(exchange->access_key, access_key, len);
     exchange->access_key[len] = '\0';
+    if (most == 0 || exchange->credential_count) /* a quick request that was put off comes by again */
+        return HPL_OK;
+    exchange->credential_count = hpl_http_take_share(&server->credentials, exchange->access_key, most);
+    return exchange->credential_count ? HPL_OK : hpl_fail(&exchange->call, HPL_SLOW_DOWN, "this credential has %u requests under way already", most);
 }
 
 struct hpl_bytes hpl_http_header(const struct hpl_http_request *request, const char *name)

@@ -49,7 +49,8 @@ struct hpl_call *hpl_http_call(struct hpl_http_exchange *exchange);
 void *hpl_http_app(const struct hpl_http_exchange *exchange);       /* the route's app pointer */
 void hpl_http_set_data(struct hpl_http_exchange *exchange, void *data);
 void *hpl_http_data(const struct hpl_http_exchange *exchange);
-void hpl_http_set_identity(struct hpl_http_exchange *exchange, const char *access_key); /* for the access log */
+/* Once the signature was verified: for the access log, and counted until the answer is out. HPL_SLOW_DOWN past max_per_credential. */
+enum hpl_status hpl_http_set_identity(struct hpl_http_exchange *exchange, const char *access_key) HPL_MUST_USE;
 
 /* From begin only: read the body. payload (NULL: nothing to prove) is taken over and wiped by the core. Sends 100-continue if
  * asked for. At most max bytes decoded; past it the route's fail function answers HPL_TOO_LARGE. When whole, body is not
@@ -104,6 +105,7 @@ struct hpl_http_options {
     unsigned max_queued;            /* requests waiting for a pool before it is full; 0: 1024 */
     unsigned max_connections;       /* 0: 4096 */
     unsigned max_per_address;       /* connections of one peer address, loopback aside; 0: no such limit (a proxy in front) */
+    unsigned max_per_credential;    /* requests of one access key under way at once; 0: no such limit */
     unsigned head_timeout_ms, idle_timeout_ms, write_timeout_ms, request_timeout_ms; /* 0: 10 s, 60 s, 30 s, 30 s */
     const struct hpl_http_route *routes;
     size_t num_routes;

@@ -91,6 +91,7 @@ struct hpl_http_exchange {
     struct hpl_http_request request;
     struct hpl_call call;
     char access_key[HPL_ACCESS_KEY_MAX + 1];
+    _Atomic unsigned *credential_count; /* requests of this access key; NULL: not counted */
     void *data;
     enum hpl_http_phase phase;
     enum hpl_status failure;          /* found by the core; the route's fail answers it */
@@ -120,6 +121,14 @@ struct hpl_http_io {
     _Atomic uint64_t connections, requests, bytes_in, bytes_out, refused;
 };
 
+/* What each name, an address or an access key, has in use of its share. By salted hash: two names that fall on one slot share the limit. */
+struct hpl_http_shares {
+    uint32_t salt;
+    _Atomic unsigned taken[4096];
+};
+/* One more for that name: its count, to be taken down again by one; NULL when most are in use. Any thread. */
+_Atomic unsigned *hpl_http_take_share(struct hpl_http_shares *shares, const char *name, unsigned most);
+
 struct hpl_http_server {
     struct hpl_http_options options;      /* with the defaults filled in; texts are copies */
     struct hpl_http_route *routes;
@@ -132,8 +141,7 @@ struct hpl_http_server {
     struct hpl_http_io *ios;
     unsigned num_ios, next_io;
     _Atomic unsigned num_open;
-    uint32_t address_salt;
-    _Atomic unsigned address_counts[4096]; /* by salted hash: two addresses that share a slot share the limit */
+    struct hpl_http_shares addresses, credentials;
     atomic_bool is_stopping;              /* no new requests */
     atomic_bool is_ending;                /* nothing more at all */
 };

@@ -46,6 +46,18 @@ static bool copy_text(const char **text)
     return *text != NULL;
 }
 
+_Atomic unsigned *hpl_http_take_share(struct hpl_http_shares *shares, const char *name, unsigned most)
+{
+    uint32_t hash = shares->salt;
+    for (const char *at = name; *at; at++)
+        hash = (hash ^ (uint8_t)*at) * 16777619u;
+    _Atomic unsigned *taken = &shares->taken[(hash ^ hash >> 15) % HPL_COUNT(shares->taken)];
+    if (atomic_fetch_add(taken, 1) < most)
+        return taken;
+    atomic_fetch_sub(taken, 1);
+    return NULL;
+}
+
 /* Zero descriptors and texts are made ours first, so that a half-made server can be freed. */
 static struct hpl_http_server *new_server(const struct hpl_http_options *options)
 {
@@ -53,7 +65,7 @@ static struct hpl_http_server *new_server(const struct hpl_http_options *options
     if (!server)
         return NULL;
     server->listener.fd = server->spare_fd = -1;
-    server->address_salt = (uint32_t)hpl_clock_mono_ns();
+    server->addresses.salt = server->credentials.salt = (uint32_t)hpl_clock_mono_ns();
     server->options = *options;
     fill_defaults(&server->options);
     pthread_mutex_init(&server->tls_lock, NULL);

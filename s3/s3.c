@@ -78,7 +78,7 @@ static enum hpl_status authorise(struct hpl_s3_request *request, struct hpl_sigv
     const struct hpl_sigv4_options options = {.services = "s3", .region = request->s3->options.region, .allow_presigned = true};
     HPL_TRY(hpl_sigv4_verify(request->call, request->s3->options.auth, &signed_request, &options, &request->identity, payload));
     request->is_body_signed = payload->mode != HPL_PAYLOAD_UNSIGNED && payload->mode != HPL_PAYLOAD_CHUNKED_UNSIGNED_TRAILER;
-    hpl_http_set_identity(request->exchange, request->identity.access_key);
+    HPL_TRY(hpl_http_set_identity(request->exchange, request->identity.access_key));
     hpl_auth_set_caller(request->call, &request->identity);
     HPL_TRY(hpl_s3_parse(request));
     HPL_TRY(find_operation(request));

@@ -232,9 +232,23 @@ static void fail(struct hpl_http_exchange *exchange, enum hpl_status status)
     hpl_http_send(exchange, "text/plain", hpl_bytes_str(hpl_status_row(status)->s3_code));
 }
 
+static void begin_mine(struct hpl_http_exchange *exchange)
+{
+    char who[20];
+    struct hpl_bytes header = hpl_http_header(hpl_http_request(exchange), "x-who");
+    snprintf(who, sizeof who, "%.*s", (int)header.len, (const char *)header.data);
+    enum hpl_status status = hpl_http_set_identity(exchange, who);
+    if (status == HPL_OK) {
+        begin_whole(exchange);
+        return;
+    }
+    num_begun++;
+    fail(exchange, status);
+}
+
 static const struct hpl_http_handler
     sum = {"sum", begin_sum, body_sum, end_sum, NULL, finish}, whole = {"whole", begin_whole, NULL, end_whole, NULL, finish},
-    stream = {"stream", begin_stream, NULL, NULL, produce_stream, finish},
+    mine = {"mine", begin_mine, NULL, end_whole, NULL, finish}, stream = {"stream", begin_stream, NULL, NULL, produce_stream, finish},
     refuse = {"refuse", begin_refuse, NULL, NULL, NULL, finish}, slow = {"slow", begin_slow, NULL, NULL, NULL, finish},
     held = {"held", begin_held, NULL, NULL, NULL, finish},
     early = {"early", begin_sum, body_refuse, end_sum, NULL, finish}, info = {"info", begin_info, NULL, NULL, NULL, finish},
@@ -245,6 +259,7 @@ static const struct hpl_http_route routes[] = {
     {"/stream", &stream, NULL, HPL_HTTP_POOL_BULK, fail}, {"/break", &stream, NULL, HPL_HTTP_POOL_BULK, fail},
     {"/refuse", &refuse, NULL, HPL_HTTP_POOL_BULK, fail}, {"/early", &early, NULL, HPL_HTTP_POOL_BULK, fail},
     {"/slow", &slow, NULL, HPL_HTTP_POOL_CONTROL, fail},  {"/info", &info, NULL, HPL_HTTP_POOL_CONTROL, fail},
+    {"/mine", &mine, NULL, HPL_HTTP_POOL_CONTROL, fail},
     {"/held", &held, NULL, HPL_HTTP_POOL_CONTROL, fail},
     {"/mute", &mute, NULL, HPL_HTTP_POOL_CONTROL, NULL},  {"/quick", &quick, NULL, HPL_HTTP_POOL_CONTROL, fail, is_quick},
 };
@@ -950,6 +965,34 @@ HPL_TEST(one_address_takes_no_more_than_its_share)
             say(fds[i], "GET /info HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n");
             EXPECT(has(hear(fds[i], NULL), "loopback=0"));
         }
+        EXPECT(has_open(server, 0));
+    }
+    stop(server);
+}
+
+HPL_TEST(one_credential_takes_no_more_than_its_share)
+{
+    static const char ones[] = "PUT /mine HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 2\r\nx-who: one\r\n\r\n";
+    static const char others[] = "PUT /mine HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\nx-who: two\r\n\r\nok";
+    struct hpl_http_server *server = start((struct hpl_http_options){.max_per_credential = 2});
+    for (int round = 0; round < 3; round++) {
+        int fds[3];
+        for (int i = 0; i < 2; i++) {
+            fds[i] = dial(server);
+            say(fds[i], ones);
+            EXPECT(has(hear_one(fds[i]), "HTTP/1.1 100 Continue"));
+        }
+        fds[2] = dial(server);
+        say(fds[2], ones);
+        EXPECT(has(hear(fds[2], NULL), "SlowDown"));
+        fds[2] = dial(server);
+        say(fds[2], others);
+        EXPECT(has(hear_one(fds[2]), "\r\n\r\nok"));
+        close(fds[2]);
+        say(fds[0], "ok");
+        EXPECT(has(hear_one(fds[0]), "\r\n\r\nok"));
+        for (int i = 0; i < 2; i++) /* in the middle, or idle: neither holds a share on */
+            close(fds[i]);
         EXPECT(has_open(server, 0));
     }
     stop(server);
