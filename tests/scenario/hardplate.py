@@ -31,6 +31,10 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 BIN = pathlib.Path(os.environ.get("HARDPLATE_BIN", ROOT / "build/release/bin"))
 ADMIN = "/rustfs/admin/v3/"
 
+# Whatever stands between this machine and the world stands not between a test and its daemon.
+urllib.request.install_opener(urllib.request.build_opener(urllib.request.ProxyHandler({})))
+os.environ["NO_PROXY"] = os.environ["no_proxy"] = ",".join(filter(None, (os.environ.get("no_proxy") or os.environ.get("NO_PROXY"), "127.0.0.1")))
+
 
 class Daemon:
     """One hardplated --dev in a private folder; stopped and removed at exit."""
