@@ -22,6 +22,7 @@
 #include "http/listen.h"
 
 #define REAP_EVERY_S 60
+#define STALL_MS 10000u /* an I/O thread waits for nothing but its own sockets */
 
 enum { EXIT_DONE = 0, EXIT_FAILED = 1, EXIT_USAGE = 2 };
 
@@ -198,10 +199,22 @@ static void reload_tls(struct hpl_house *house)
         hpl_log(HPL_LOG_ERROR, "tls.reload", HPL_S("failure", hpl_detail(&call, status)));
 }
 
+/* The watchdog hears from all threads or not at all. */
+static void tell_watchdog(struct hpl_house *house, bool *was_alive)
+{
+    bool is_alive = hpl_http_is_alive(house->server, STALL_MS);
+    if (is_alive)
+        sd_notify(0, "WATCHDOG=1");
+    else if (*was_alive)
+        hpl_log(HPL_LOG_ERROR, "daemon.stalled", HPL_S("advice", "a thread does not get on: systemd restarts this daemon where the unit has WatchdogSec="));
+    *was_alive = is_alive;
+}
+
 /* Until SIGTERM or SIGINT. SIGHUP reads the certificate again. */
 static void wait_for_end(struct hpl_house *house, const sigset_t *signals)
 {
     uint64_t next_reap = hpl_clock_mono_ns();
+    bool is_alive = true;
     for (;;) {
         const struct timespec second = {.tv_sec = 1};
         int got = sigtimedwait(signals, NULL, &second);
@@ -209,7 +222,7 @@ static void wait_for_end(struct hpl_house *house, const sigset_t *signals)
             return;
         if (got == SIGHUP)
             reload_tls(house);
-        sd_notify(0, "WATCHDOG=1");
+        tell_watchdog(house, &is_alive);
         if (hpl_clock_mono_ns() >= next_reap) {
             next_reap = hpl_clock_mono_ns() + REAP_EVERY_S * 1000000000ull;
             reap(house);

@@ -120,6 +120,9 @@ enum hpl_status hpl_http_check_tls(struct hpl_call *call, void *libctx, const ch
 const char *hpl_http_address(const struct hpl_http_server *server);
 /* Reads the certificate again; the old one stays on failure. */
 enum hpl_status hpl_http_reload_tls(struct hpl_call *call, struct hpl_http_server *server) HPL_MUST_USE;
+/* Does every thread get on? Each I/O thread went round its loop since this was last asked, or was asked less than stall_ms ago; no step of a request has run for
+ * ten times request_timeout_ms. For a watchdog, now and then; one thread at a time. */
+bool hpl_http_is_alive(struct hpl_http_server *server, unsigned stall_ms) HPL_MUST_USE;
 /* No new connections, Connection: close on answers, waits up to drain_ms for what runs, then ends and frees. */
 void hpl_http_stop(struct hpl_http_server *server, unsigned drain_ms);
 

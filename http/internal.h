@@ -119,6 +119,8 @@ struct hpl_http_io {
     pthread_mutex_t lock;                 /* inbox */
     struct hpl_http_connection *inbox;
     _Atomic uint64_t connections, requests, bytes_in, bytes_out, refused;
+    _Atomic uint64_t num_rounds;          /* of its loop */
+    uint64_t seen_rounds, seen_ns;        /* the last time that there were more of them; whoever asks whether it is alive */
 };
 
 /* What each name, an address or an access key, has in use of its share. By salted hash: two names that fall on one slot share the limit. */
@@ -152,6 +154,8 @@ void hpl_http_io_stop(struct hpl_http_io *io);
 /* Hands a connection to its I/O thread. Any owner. */
 void hpl_http_io_post(struct hpl_http_connection *connection);
 void hpl_http_io_wake(struct hpl_http_io *io);
+/* Whether its loop went round since this was last asked, or that is less than stall_ns ago; wakes it, so that it does. One thread at a time. */
+bool hpl_http_io_is_alive(struct hpl_http_io *io, uint64_t stall_ns);
 /* Waits for what link.wants says, until deadline_ns. I/O thread. False when epoll refuses. */
 bool hpl_http_io_arm(struct hpl_http_connection *connection, uint64_t deadline_ns) HPL_MUST_USE;
 

@@ -37,6 +37,17 @@ void hpl_http_io_wake(struct hpl_http_io *io)
     }
 }
 
+bool hpl_http_io_is_alive(struct hpl_http_io *io, uint64_t stall_ns)
+{
+    uint64_t num_rounds = atomic_load_explicit(&io->num_rounds, memory_order_relaxed), now = hpl_clock_mono_ns();
+    if (num_rounds != io->seen_rounds || io->seen_ns == 0) {
+        io->seen_rounds = num_rounds;
+        io->seen_ns = now;
+    }
+    hpl_http_io_wake(io);
+    return now - io->seen_ns <= stall_ns;
+}
+
 void hpl_http_io_post(struct hpl_http_connection *connection)
 {
     struct hpl_http_io *io = connection->io;
@@ -168,6 +179,7 @@ static void *run(void *arg)
     struct hpl_http_server *server = io->server;
     struct epoll_event events[MAX_EVENTS];
     while (!atomic_load(&server->is_ending) || atomic_load(&server->num_open)) {
+        atomic_fetch_add_explicit(&io->num_rounds, 1, memory_order_relaxed);
         int num = epoll_wait(io->epoll_fd, events, MAX_EVENTS, wait_ms(io));
         for (int i = 0; i < num; i++)
             handle(io, events[i].data.ptr);

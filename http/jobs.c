@@ -2,8 +2,17 @@
 #include "http/jobs.h"
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include "base/clock.h"
+
+struct worker {
+    struct hpl_pool *pool;
+    pthread_t thread;
+    _Atomic uint64_t since_ns; /* when its job began; 0: it has none */
+};
 
 struct hpl_pool {
     pthread_mutex_t lock;
@@ -12,7 +21,7 @@ struct hpl_pool {
     unsigned num_queued, max_queued;
     bool is_ending;
     unsigned num_threads;
-    pthread_t threads[];
+    struct worker workers[];
 };
 
 /* The next job, or NULL when the pool ends and nothing is left. */
@@ -34,9 +43,12 @@ static struct hpl_job *take(struct hpl_pool *pool)
 
 static void *run(void *arg)
 {
-    struct hpl_pool *pool = arg;
-    for (struct hpl_job *job = take(pool); job; job = take(pool))
+    struct worker *worker = arg;
+    for (struct hpl_job *job = take(worker->pool); job; job = take(worker->pool)) {
+        atomic_store_explicit(&worker->since_ns, hpl_clock_mono_ns(), memory_order_relaxed);
         job->run(job);
+        atomic_store_explicit(&worker->since_ns, 0, memory_order_relaxed);
+    }
     return NULL;
 }
 
@@ -68,7 +80,7 @@ void hpl_pool_submit(struct hpl_pool *pool, struct hpl_job *job)
 enum hpl_status hpl_pool_new(struct hpl_call *call, struct hpl_pool **out, const char *name, unsigned num_threads,
                              unsigned max_queued)
 {
-    struct hpl_pool *pool = calloc(1, sizeof *pool + num_threads * sizeof pool->threads[0]);
+    struct hpl_pool *pool = calloc(1, sizeof *pool + num_threads * sizeof pool->workers[0]);
     if (!pool)
         return hpl_fail(call, HPL_NO_MEMORY, "no memory for the %s threads", name);
     pool->last = &pool->first;
@@ -76,15 +88,27 @@ enum hpl_status hpl_pool_new(struct hpl_call *call, struct hpl_pool **out, const
     pthread_mutex_init(&pool->lock, NULL);
     pthread_cond_init(&pool->work, NULL);
     for (; pool->num_threads < num_threads; pool->num_threads++) {
-        int error = pthread_create(&pool->threads[pool->num_threads], NULL, run, pool);
+        struct worker *worker = &pool->workers[pool->num_threads];
+        worker->pool = pool;
+        int error = pthread_create(&worker->thread, NULL, run, worker);
         if (error) {
             hpl_pool_free(pool);
             return hpl_fail(call, HPL_UNAVAILABLE, "cannot start the %s threads: %s", name, strerror(error));
         }
-        pthread_setname_np(pool->threads[pool->num_threads], name);
+        pthread_setname_np(worker->thread, name);
     }
     *out = pool;
     return HPL_OK;
+}
+
+bool hpl_pool_is_stuck(const struct hpl_pool *pool, uint64_t then_ns)
+{
+    for (unsigned i = 0; i < pool->num_threads; i++) {
+        uint64_t since_ns = atomic_load_explicit(&pool->workers[i].since_ns, memory_order_relaxed);
+        if (since_ns && since_ns < then_ns)
+            return true;
+    }
+    return false;
 }
 
 void hpl_pool_free(struct hpl_pool *pool)
@@ -96,7 +120,7 @@ void hpl_pool_free(struct hpl_pool *pool)
     pthread_cond_broadcast(&pool->work);
     pthread_mutex_unlock(&pool->lock);
     for (unsigned i = 0; i < pool->num_threads; i++)
-        pthread_join(pool->threads[i], NULL);
+        pthread_join(pool->workers[i].thread, NULL);
     pthread_mutex_destroy(&pool->lock);
     pthread_cond_destroy(&pool->work);
     free(pool);

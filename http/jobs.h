@@ -18,6 +18,8 @@ enum hpl_status hpl_pool_new(struct hpl_call *call, struct hpl_pool **out, const
 bool hpl_pool_try_submit(struct hpl_pool *pool, struct hpl_job *job) HPL_MUST_USE;
 /* More of what was let in before: always taken. Any thread. */
 void hpl_pool_submit(struct hpl_pool *pool, struct hpl_job *job);
+/* Whether a job runs that began before then_ns (hpl_clock_mono_ns). Any thread. */
+bool hpl_pool_is_stuck(const struct hpl_pool *pool, uint64_t then_ns);
 /* Runs what is queued, then ends the threads. NULL is fine. */
 void hpl_pool_free(struct hpl_pool *pool);
 

@@ -145,6 +145,20 @@ enum hpl_status hpl_http_reload_tls(struct hpl_call *call, struct hpl_http_serve
     return HPL_OK;
 }
 
+/* What a step of a request may take beyond its deadline before nobody believes in its end, in deadlines: a large file's sync can be slow. */
+#define MANY_DEADLINES 10u
+
+bool hpl_http_is_alive(struct hpl_http_server *server, unsigned stall_ms)
+{
+    uint64_t now = hpl_clock_mono_ns(), longest_ns = server->options.request_timeout_ms * MANY_DEADLINES * UINT64_C(1000000);
+    bool is_alive = true;
+    for (unsigned i = 0; i < server->num_ios; i++)
+        is_alive &= hpl_http_io_is_alive(&server->ios[i], stall_ms * UINT64_C(1000000));
+    for (unsigned i = 0; i < HPL_HTTP_NUM_POOLS && now > longest_ns; i++)
+        is_alive &= !hpl_pool_is_stuck(server->pools[i], now - longest_ns);
+    return is_alive;
+}
+
 static void wake_all(struct hpl_http_server *server)
 {
     for (unsigned i = 0; i < server->num_ios; i++)

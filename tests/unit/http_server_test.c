@@ -260,7 +260,7 @@ static const struct hpl_http_route routes[] = {
     {"/refuse", &refuse, NULL, HPL_HTTP_POOL_BULK, fail}, {"/early", &early, NULL, HPL_HTTP_POOL_BULK, fail},
     {"/slow", &slow, NULL, HPL_HTTP_POOL_CONTROL, fail},  {"/info", &info, NULL, HPL_HTTP_POOL_CONTROL, fail},
     {"/mine", &mine, NULL, HPL_HTTP_POOL_CONTROL, fail},
-    {"/held", &held, NULL, HPL_HTTP_POOL_CONTROL, fail},
+    {"/held", &held, NULL, HPL_HTTP_POOL_CONTROL, fail},  {"/stuck", &held, NULL, HPL_HTTP_POOL_CONTROL, fail, is_quick},
     {"/mute", &mute, NULL, HPL_HTTP_POOL_CONTROL, NULL},  {"/quick", &quick, NULL, HPL_HTTP_POOL_CONTROL, fail, is_quick},
 };
 
@@ -966,6 +966,35 @@ HPL_TEST(one_address_takes_no_more_than_its_share)
             EXPECT(has(hear(fds[i], NULL), "loopback=0"));
         }
         EXPECT(has_open(server, 0));
+    }
+    stop(server);
+}
+
+static bool comes_alive(struct hpl_http_server *server, unsigned stall_ms, bool want)
+{
+    for (int i = 0; i < 30000; i++, usleep(1000))
+        if (hpl_http_is_alive(server, stall_ms) == want)
+            return true;
+    return false;
+}
+
+HPL_TEST(a_thread_that_does_not_get_on_is_noticed)
+{
+    static const struct { const char *request; unsigned stall_ms; } cases[] = {
+        {"GET /stuck HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n", 50},   /* an I/O thread */
+        {"GET /held HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n", 60000}, /* a pool's, past ten times 10 ms */
+    };
+    struct hpl_http_server *server = start((struct hpl_http_options){.request_timeout_ms = 10});
+    for (size_t i = 0; i < HPL_COUNT(cases); i++) {
+        EXPECT(hpl_http_is_alive(server, 60000));
+        is_held = true;
+        int fd = dial(server);
+        say(fd, cases[i].request);
+        EXPECT(comes_to(&num_held, 1));
+        EXPECT(comes_alive(server, cases[i].stall_ms, false));
+        is_held = false;
+        EXPECT(has(hear(fd, NULL), "\r\n\r\nheld"));
+        EXPECT(comes_alive(server, cases[i].stall_ms, true));
     }
     stop(server);
 }
