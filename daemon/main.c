@@ -85,6 +85,8 @@ static int read_options(int argc, char **argv, struct options *options)
         return usage_error("%s", "--backend goes with --dev");
     if (options->isolation && !options->dev)
         return usage_error("%s", "--isolation goes with --dev; with --config the file says it");
+    if (options->dev && options->listen && strncmp(options->listen, HPL_HTTP_UNIX, strlen(HPL_HTTP_UNIX)) == 0)
+        return usage_error("with --dev --listen takes HOST:PORT, not '%s': no client of DIR/env would reach it", options->listen);
     if (!options->isolation)
         options->isolation = "inprocess";
     if (strcmp(options->isolation, "inprocess") != 0 && strcmp(options->isolation, "worker") != 0)

@@ -308,7 +308,7 @@ class FirstErrors(unittest.TestCase):
             self.assertIn("TLS", self.checked(f"state_dir: {self.folder}/state\ntls: {{certificate: {self.folder}/one.pem, key: {self.folder}/{key}}}\n"), key)
 
     def test_usage(self):
-        for args in ([], ["--dev"], ["--dev", "x", "--config", "y"], ["--dev", "x", "--backend", "z"], ["--nonsense"], ["extra"]):
+        for args in ([], ["--dev"], ["--dev", "x", "--config", "y"], ["--dev", "x", "--backend", "z"], ["--dev", "x", "--listen", "unix:/tmp/x"], ["--nonsense"], ["extra"]):
             code, out, err = run(BIN / "hardplated", *args)
             self.assertEqual((code, len(err.splitlines())), (2, 1), args)
         code, out, err = run(BIN / "hardplated", "--help")
