@@ -11,6 +11,7 @@
 #include "base/log.h"
 
 #define ROW_TYPE HPL_ATTACHMENT_ROW
+#define LEAST_OPENING_SECONDS 10
 #define LIST_EVERY_NS 100000000u /* 0.1 s */
 #define READ_AGAIN_NS 1000000000u /* 1 s */
 
@@ -399,6 +400,15 @@ struct hpl_attachment *hpl_attachment_retune(struct hpl_attachment *attachment, 
     return tuned;
 }
 
+/* A login and what is asked first, in the time that any call to the backend has; but not less than they take where every answer does come. */
+static struct hpl_call opening_of(const struct hpl_call *call, const struct hpl_kms_settings *settings)
+{
+    struct hpl_kms_settings patient = *settings;
+    if (patient.timeout_seconds < LEAST_OPENING_SECONDS)
+        patient.timeout_seconds = LEAST_OPENING_SECONDS;
+    return hpl_kms_attempt_of(call, &patient);
+}
+
 enum hpl_status hpl_attachment_open(struct hpl_call *call, const struct hpl_kms_options *options, const json_t *config,
                                     const struct hpl_kms_settings *settings, struct hpl_kms_shared *shared, struct hpl_attachment **out)
 {
@@ -409,7 +419,9 @@ enum hpl_status hpl_attachment_open(struct hpl_call *call, const struct hpl_kms_
     hpl_breaker_init(&attachment->own_breaker);
     attachment->breaker = &attachment->own_breaker;
     attachment->wraps = hpl_wraps_new(options->catalog);
-    enum hpl_status status = attachment->wraps ? settings->backend->open(call, config, options->env, &attachment->keystore) : HPL_NO_MEMORY;
+    struct hpl_call opening = opening_of(call, settings);
+    enum hpl_status status = attachment->wraps ? settings->backend->open(&opening, config, options->env, &attachment->keystore) : HPL_NO_MEMORY;
+    status = hpl_kms_pass_on(call, &opening, status);
     if (status == HPL_OK) {
         HPL_CHECK(attachment->keystore->ops->size == sizeof(struct hpl_keystore_ops));
         status = attachment->keystore->ops->probe(attachment->keystore, call);

@@ -112,6 +112,19 @@ class Spellings(Case):
         self.assertEqual((status["details"]["engine_type"], status["details"]["mount_path"], status["details"]["namespace"]), ("transit", "transit", None))
         self.assertEqual(status["details"]["node"], "active")
 
+    def test_a_server_that_never_answers_costs_the_time_that_was_given(self):
+        with socket.socket() as silent:
+            silent.bind(("127.0.0.1", 0))
+            silent.listen(64)
+            daemon = Daemon(backend="local")
+            self.addCleanup(daemon.remove)
+            started = time.time()
+            answer = self.ask(daemon, "kms/reconfigure", {"backend_type": "vault", "address": f"http://127.0.0.1:{silent.getsockname()[1]}", "timeout_seconds": 1,
+                                                          "auth_method": {"token": "t"}}, 500)
+            self.assertLess(time.time() - started, 40)
+            self.assertIn("did not answer in time", answer["message"])
+            self.data_key(daemon)
+
     def test_a_namespace(self):
         BAO.api("POST", "sys/namespaces/team", {})
         BAO.mount(namespace="team", transit="keys", kv="kv")
