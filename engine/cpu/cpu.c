@@ -31,10 +31,10 @@ static uint32_t bits_of(const char *name, size_t len)
 uint32_t hpl_cpu_masked(uint32_t has, const char *text)
 {
     while (text && *text) {
-        size_t len = strcspn(text, ",");
+        size_t len = strcspn(text, ", ");
         if (*text == '-')
             has &= ~bits_of(text + 1, len - 1);
-        text += len + (text[len] == ',');
+        text += len + strspn(text + len, ", ");
     }
     return has;
 }

@@ -17,8 +17,8 @@ uint32_t hpl_cpu_has(void);
  * 512-bit work, which costs the rest of the process more than it gains here: they prefer 256 bits. Any thread. */
 uint32_t hpl_cpu_prefers(void);
 
-/* The bits left of has after a HARDPLATE_CPU text (NULL: all): a comma-separated list of "-name", where name is "aesni" (and all that builds on it),
- * "vaes" (both widths), "vaes-avx2", "vaes-avx512" or "avx512" (the same). It may only remove; whatever else it says is ignored. Pure. */
+/* The bits left of has after a HARDPLATE_CPU text (NULL: all): a list of "-name", commas or blanks between, where name is "aesni" (and all that builds
+ * on it), "vaes" (both widths), "vaes-avx2", "vaes-avx512" or "avx512" (the same). It may only remove; whatever else it says is ignored. Pure. */
 uint32_t hpl_cpu_masked(uint32_t has, const char *text);
 
 /* The bits preferred by a processor of this vendor, family and model (display values of CPUID leaf 1) that has these. Pure. */

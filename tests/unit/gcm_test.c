@@ -444,6 +444,8 @@ HPL_TEST(the_environment_only_removes)
     EXPECT_NUM(hpl_cpu_masked(7, "-avx512"), 3);
     EXPECT_NUM(hpl_cpu_masked(7, "-vaes"), 1);
     EXPECT_NUM(hpl_cpu_masked(7, "-vaes-avx512,-vaes-avx2"), 1);
+    EXPECT_NUM(hpl_cpu_masked(7, "-vaes-avx512, -vaes-avx2"), 1);
+    EXPECT_NUM(hpl_cpu_masked(7, " -vaes-avx512 -vaes-avx2 "), 1);
     EXPECT_NUM(hpl_cpu_masked(7, "-aesni"), 0);
     EXPECT_NUM(hpl_cpu_masked(7, "-,,-x,"), 7);
     EXPECT_NUM(hpl_cpu_masked(1, "vaes-avx512,+vaes-avx2,nonsense"), 1);
