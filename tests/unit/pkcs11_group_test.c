@@ -11,6 +11,8 @@
 #define SOFTHSM_MODULE "/usr/lib/softhsm/libsofthsm2.so"
 #define AT_MODULE HPL_BINARY_DIR "/bin/softhsm_at.so"
 
+#define META_MAC_ID "772ff789f947b88de24f5b80bbb2f8e0846a0473" /* the first 20 bytes of SHA-256 of the label */
+
 static const uint8_t aad[HPL_WRAP_AAD_LEN] = "context";
 
 struct pair {
@@ -303,6 +305,49 @@ HPL_TEST(a_token_that_is_no_clone_stays_out)
     EXPECT(says_why(keystore, 1, "hpl/canary is not seen"));
     keystore->ops->close(keystore);
     pair_wipe(&pair);
+}
+
+static void wait_why(struct hpl_keystore *keystore, unsigned i, const char *why)
+{
+    for (int tries = 0; tries < 600 && !says_why(keystore, i, why); tries++)
+        usleep(50000);
+    EXPECT(says_why(keystore, i, why));
+    EXPECT(!is_up(keystore, i));
+}
+
+HPL_TEST(a_token_that_wraps_in_another_way_than_the_others_stays_out)
+{
+    struct pair pair;
+    uint8_t uid[HPL_KEY_UID_LEN];
+    struct hpl_call call;
+    pair_init(&pair);
+    pair.members[1].mechanism = "aes-cbc-hmac";
+    struct hpl_keystore *keystore = soft_open(&pair.token.env, "pair");
+    new_key(keystore, uid);
+    copy_over(&pair);
+    wait_why(keystore, 1, "shows aes-cbc-hmac");
+    EXPECT_OK(round_trip(keystore, uid, &call));
+    keystore->ops->close(keystore);
+    pair_wipe(&pair);
+}
+
+/* It would find every record changed. */
+HPL_TEST(a_token_with_another_key_for_records_than_the_others_stays_out)
+{
+#define TOOL "SOFTHSM2_CONF=%s pkcs11-tool --module " SOFTHSM_MODULE " --login --pin user-pin-1 "
+    struct pair pair;
+    pair_init(&pair);
+    struct hpl_keystore *keystore = soft_open(&pair.token.env, "pair");
+    keystore->ops->close(keystore);
+    copy_over(&pair);
+    run(TOOL "--delete-object --type secrkey --label hpl/meta-mac >/dev/null 2>&1%s", pair.at[1].conf, "");
+    run(TOOL "--keygen --key-type GENERIC:32 --sensitive --label hpl/meta-mac --id %s >/dev/null 2>&1", pair.at[1].conf, META_MAC_ID);
+    keystore = soft_open(&pair.token.env, "pair");
+    wait_why(keystore, 1, "has another hpl/meta-mac");
+    EXPECT(is_up(keystore, 0));
+    keystore->ops->close(keystore);
+    pair_wipe(&pair);
+#undef TOOL
 }
 
 /* A refusal would be told as one of the PIN: what is told is that the token is another, so none was sent. */
