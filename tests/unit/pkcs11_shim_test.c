@@ -448,6 +448,54 @@ HPL_TEST(slots_that_a_module_only_says_to_have_are_not_looked_at)
     softhsm_wipe(&hsm);
 }
 
+/* The call's own failure and one canary's are a moment's trouble; a second canary's is the token's. */
+HPL_TEST(a_canary_that_is_silent_once_is_asked_again)
+{
+    struct softhsm hsm;
+    uint8_t uid[HPL_KEY_UID_LEN];
+    struct hpl_wrapped good;
+    shim_init(&hsm, SHIM_AS_IS);
+    struct hpl_keystore *keystore = must_open(&hsm);
+    new_key(keystore, uid);
+    EXPECT_OK(try_wrap(keystore, uid, &good));
+    EXPECT_OK(try_unwrap(keystore, uid, &good));
+    for (unsigned times = 2; times <= 3; times++) {
+        usleep(250000); /* no verdict is kept so long */
+        shim->rv = CKR_DEVICE_ERROR;
+        shim->times = times;
+        shim_set(shim->where, SHIM_DECRYPT);
+        EXPECT_STATUS(try_unwrap(keystore, uid, &good), HPL_KEY_UNAVAILABLE);
+        EXPECT_NUM(shim->times, 0);
+        EXPECT_OK(wait_until_unwrapped(keystore, uid, &good));
+        EXPECT_NUM(shim->num_initialised, times - 1);
+    }
+    keystore->ops->close(keystore);
+    softhsm_wipe(&hsm);
+}
+
+HPL_TEST(a_token_that_stays_away_is_tried_ever_more_rarely)
+{
+    struct softhsm hsm;
+    uint8_t uid[HPL_KEY_UID_LEN];
+    struct hpl_wrapped good;
+    shim_init(&hsm, SHIM_AS_IS);
+    struct hpl_keystore *keystore = must_open(&hsm);
+    new_key(keystore, uid);
+    EXPECT_OK(try_wrap(keystore, uid, &good));
+    shim->rv = CKR_DEVICE_ERROR;
+    shim->times = SHIM_ALWAYS;
+    shim_set(shim->where, SHIM_OPEN);
+    shim_set(shim->is_dead, 1);
+    unsigned before = shim->num_initialised;
+    for (uint64_t until_ns = hpl_clock_mono_ns() + 1500000000u; hpl_clock_mono_ns() < until_ns; usleep(1000))
+        EXPECT(try_unwrap(keystore, uid, &good) != HPL_OK);
+    EXPECT(shim->num_initialised - before >= 1 && shim->num_initialised - before <= 5); /* at 0, 0.25, 0.75 and 1.75 s, a fifth less at most */
+    shim_set(shim->where, SHIM_NOWHERE);
+    EXPECT_OK(wait_until_unwrapped(keystore, uid, &good));
+    keystore->ops->close(keystore);
+    softhsm_wipe(&hsm);
+}
+
 HPL_TEST(another_token_in_the_place_of_ours_is_not_used)
 {
     struct softhsm hsm;

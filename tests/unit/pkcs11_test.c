@@ -244,6 +244,10 @@ HPL_TEST(a_request_can_only_name_a_token_of_the_file)
     json_t *HPL_JSON_AUTO config = json_pack("{s:s s:s}", "token", "main", "module", "/x");
     EXPECT_STATUS(hpl_backend_pkcs11.validate(&call, config, &env), HPL_INVALID_REQUEST);
     EXPECT(strstr(call.detail, "local configuration file") != NULL);
+    struct hpl_token_option vague = {.name = "main", .uri = "pkcs11:manufacturer=SoftHSM%20project", .pin_source = "file:/x"};
+    const struct hpl_backend_env loose = {.tokens = &vague, .num_tokens = 1};
+    json_t *HPL_JSON_AUTO by_name = json_pack("{s:s}", "token", "main");
+    EXPECT_STATUS(hpl_backend_pkcs11.validate(&call, by_name, &loose), HPL_INVALID_CONFIGURATION);
 }
 
 HPL_TEST(the_summary_shows_the_token_and_no_secret)
