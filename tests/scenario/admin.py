@@ -9,6 +9,18 @@ from urllib.parse import quote
 from hardplate import Daemon
 
 
+# Every route that needs a key service that runs.
+NEED_IT = [("POST", "clear-cache", None), ("POST", "keys", {}), ("GET", "keys", None), ("GET", "keys/k", None), ("DELETE", "keys/delete", {"key_id": "k"}),
+           ("POST", "keys/cancel-deletion", {"key_id": "k"}), ("POST", "keys/enable", {"key_id": "k"}), ("POST", "keys/disable", {"key_id": "k"}),
+           ("POST", "keys/rotate", {"key_id": "k"}), ("GET", "keys/policy?key_id=k", None), ("PUT", "keys/policy", {"key_id": "k", "policy": None}),
+           ("PUT", "keys/caching", {"key_id": "k"}), ("PUT", "keys/rotation", {"key_id": "k"}), ("POST", "keys/update-description", {"key_id": "k", "description": ""}),
+           ("POST", "keys/tag", {"key_id": "k", "tags": {}}), ("POST", "keys/untag", {"key_id": "k", "tag_keys": []}), ("POST", "key/create?keyName=k", None),
+           ("GET", "key/status?keyName=k", None), ("GET", "key/list", None), ("PUT", "key/enable?keyName=k", None), ("PUT", "key/disable?keyName=k", None),
+           ("POST", "key/rotate?keyName=k", None), ("POST", "create-key", {}), ("GET", "list-keys", None), ("GET", "describe-key?keyId=k", None),
+           ("POST", "generate-data-key", {}), ("POST", "generate-data-keys", {"count": 1}), ("POST", "decrypt", {"ciphertext_blob": "AAAA"}),
+           ("POST", "rewrap", {"ciphertext_b64": "AAAA"}), ("POST", "backends/detach", {"instance": "0" * 16})]
+
+
 class Lifecycle(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
@@ -23,11 +35,21 @@ class Lifecycle(unittest.TestCase):
         self.assertEqual(code, 200)
         return body
 
+    def all_are_refused(self, wanted):
+        for method, path, body in NEED_IT:
+            code, answer, headers = self.daemon.admin(method, "kms/" + path, body)
+            self.assertEqual((code, answer["code"]), (503, wanted), path)
+            self.assertGreater(int(headers["Retry-After"]), 0)
+
     def test_1_a_new_daemon_is_not_configured(self):
         self.assertEqual(self.status()["status"], "NotConfigured")
         code, body, _ = self.daemon.admin("POST", "kms/start")
-        self.assertNotEqual(code, 200)
+        self.assertEqual((code, body["code"]), (503, "NotConfigured"))
         self.assertIn("configure", body["message"])
+        self.assertEqual(self.daemon.admin("POST", "kms/stop")[1]["code"], "NotConfigured")
+        self.assertEqual(self.daemon.admin("GET", "kms/config")[0], 404)
+        self.assertEqual(self.daemon.admin("GET", "kms/backends")[1], {"backends": []})
+        self.all_are_refused("NotConfigured")
 
     def test_2_bad_bodies_are_refused_by_name(self):
         for raw in (b"{", b"[]", b'{"backend_type": 5}', b'{"backend_type":"local","backend_type":"local"}', b"{}\0", b'"x"'):
@@ -51,6 +73,7 @@ class Lifecycle(unittest.TestCase):
             self.assertEqual(self.daemon.admin("POST", "kms/configure", same)[0], 200, same)
         code, answer, _ = self.daemon.admin("POST", "kms/configure", {"backend_type": "local"})
         self.assertEqual((code, answer["code"]), (409, "Conflict"))
+        self.all_are_refused("NotRunning")
         code, answer, _ = self.daemon.admin("POST", "kms/start")
         self.assertEqual((code, answer["status"]), (200, "Running"), answer)
         status = self.status()
