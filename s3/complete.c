@@ -275,6 +275,19 @@ static enum hpl_status complete(struct hpl_s3_request *request, struct completio
                                 completion->must_be_new);
 }
 
+/* Where the object is now, as the client sees this service. */
+static void put_location(struct hpl_s3_request *request, struct hpl_buf *xml)
+{
+    struct hpl_buf location = {0};
+    struct hpl_bytes host = hpl_http_header(request->http, "host");
+    if (host.len)
+        hpl_buf_printf(&location, "%s://%.*s", request->http->is_tls ? "https" : "http", (int)host.len, (const char *)host.data);
+    hpl_buf_put_bytes(&location, request->http->path);
+    hpl_xml_text(xml, "Location", hpl_buf_bytes(&location));
+    xml->is_failed = xml->is_failed || location.is_failed;
+    hpl_buf_wipe(&location);
+}
+
 static void answer_completion(struct hpl_s3_request *request, const struct completion *completion)
 {
     struct hpl_buf xml = {0};
@@ -282,7 +295,7 @@ static void answer_completion(struct hpl_s3_request *request, const struct compl
     const char *key_id = json_string_value(json_object_get(completion->state.json, "key_id"));
     snprintf(quoted, sizeof quoted, "\"%s\"", completion->sums.etag);
     hpl_xml_start(&xml, "CompleteMultipartUploadResult");
-    hpl_xml_text(&xml, "Location", request->http->path);
+    put_location(request, &xml);
     hpl_xml_str(&xml, "Bucket", request->bucket);
     hpl_xml_str(&xml, "Key", request->key);
     hpl_xml_str(&xml, "ETag", quoted);

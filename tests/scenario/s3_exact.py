@@ -281,6 +281,13 @@ class Bodies(Exact):
         self.assertEqual((answer.status, self.text(answer, "Error")), (200, []), answer.body[:300])
         self.refused("NoSuchKey", 404, "GET", "/" + "%22" * 1024)
 
+    def test_a_completion_tells_where_the_object_is(self):
+        upload = self.upload("told%20%26here")
+        etag = self.ask("PUT", f"/told%20%26here?partNumber=1&uploadId={upload}", b"x").headers["etag"]
+        answer = self.ask("POST", f"/told%20%26here?uploadId={upload}",
+                          f"<CompleteMultipartUpload><Part><PartNumber>1</PartNumber><ETag>{etag}</ETag></Part></CompleteMultipartUpload>".encode())
+        self.assertEqual((self.text(answer, "Location"), self.text(answer, "Key")), ([f"{self.daemon.endpoint}/{self.bucket}/told%20%26here"], ["told &here"]))
+
     def test_a_completion_may_name_ten_thousand_parts_with_checksums(self):
         upload = self.upload("many", {"x-amz-checksum-algorithm": "SHA256"})
         etag = self.ask("PUT", f"/many?partNumber=1&uploadId={upload}", b"only").headers["etag"]
