@@ -7,6 +7,7 @@ import os
 import pathlib
 import re
 import shutil
+import socket
 import subprocess
 import tempfile
 import unittest
@@ -211,6 +212,17 @@ class Service(Cli):
         self.assertEqual(self.cli("--json", "clear-cache"), "{}\n")
         self.cli("stop")
         self.assertIn("Configured", self.cli("status"))
+
+    def test_what_is_not_encrypted_goes_to_no_proxy(self):
+        with socket.socket() as proxy:
+            proxy.bind(("127.0.0.1", 0))
+            proxy.listen()
+            proxy.setblocking(False)
+            there = f"http://127.0.0.1:{proxy.getsockname()[1]}"
+            env = {"PATH": os.environ["PATH"], "http_proxy": there, "HTTP_PROXY": there, "ALL_PROXY": there, "all_proxy": there}
+            self.assertEqual(run(BIN / "hardplate", "--env", self.daemon.folder / "env", "status", env=env)[0], 0)
+            with self.assertRaises(BlockingIOError):
+                proxy.accept()
 
     def test_a_bad_file_is_told_before_it_is_sent(self):
         path = self.daemon.folder / "bad.json"
