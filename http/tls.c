@@ -3,6 +3,7 @@
 #include "http/link.h"
 
 #include <string.h>
+#include <sys/stat.h>
 #include <openssl/err.h>
 #include <openssl/ssl.h>
 
@@ -40,8 +41,17 @@ static void set_options(SSL_CTX *ctx)
     SSL_CTX_set_alpn_select_cb(ctx, choose_protocol, NULL);
 }
 
+/* A pipe would be waited for, and with it whoever reloads. What is not there at all OpenSSL says itself. */
+static enum hpl_status check_file(struct hpl_call *call, const char *path)
+{
+    struct stat st;
+    return stat(path, &st) == 0 && !S_ISREG(st.st_mode) ? hpl_fail(call, HPL_INVALID_CONFIGURATION, "the TLS file %s is not a regular file", path) : HPL_OK;
+}
+
 static enum hpl_status load(struct hpl_call *call, SSL_CTX *ctx, const char *cert, const char *key)
 {
+    HPL_TRY(check_file(call, cert));
+    HPL_TRY(check_file(call, key));
     /* TLS 1.2 only with forward secrecy and AEAD; TLS 1.3 has nothing else. */
     if (SSL_CTX_set_cipher_list(ctx, "ECDHE+AESGCM:ECDHE+CHACHA20") != 1)
         return tls_error(call, "cannot choose cipher suites for", cert);

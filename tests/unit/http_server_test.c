@@ -1211,6 +1211,8 @@ HPL_TEST(tls_carries_both_ways_and_reloads_its_certificate)
     unlink(key);
     EXPECT_STATUS(hpl_http_reload_tls(&call, server), HPL_INVALID_CONFIGURATION);
     EXPECT(has(call.detail, key));
+    EXPECT_NUM(mkfifo(key, 0600), 0); /* nobody will ever write to it */
+    EXPECT_STATUS(hpl_http_reload_tls(&call, server), HPL_INVALID_CONFIGURATION);
     SSL *after = dial_tls(server, TLS1_3_VERSION);
     EXPECT_TEXT(peer_name(after), "second");
     hang_up_tls(old);
