@@ -13,7 +13,7 @@
 
 struct hpl_store;
 
-/* Opens or creates data_dir (0700). Clears what a crash left: half-written files, files that nothing names. */
+/* Opens or creates data_dir (0700). Clears what a crash left: half-written files, files that nothing names. HPL_CONFLICT while another store has it open. */
 enum hpl_status hpl_store_open(struct hpl_call *call, struct hpl_store **out, const char *data_dir) HPL_MUST_USE;
 void hpl_store_close(struct hpl_store *store);
 

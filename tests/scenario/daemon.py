@@ -235,6 +235,13 @@ class FirstErrors(unittest.TestCase):
             self.one_line(["--dev", state, "--listen", "127.0.0.1:0", "--backend", "none"], str(state), "chown")
             self.assertIn("chown", self.checked(f"state_dir: {state}\n"))
 
+    def test_a_data_folder_that_another_daemon_has(self):
+        daemon = Daemon(folder=self.folder / "d", backend="none")
+        path = self.folder / "c.yaml"
+        path.write_text(f"state_dir: {self.folder}/other\ndata_dir: {self.folder}/d/data\nlisten: 127.0.0.1:0\n")
+        self.one_line(["--config", path], str(self.folder / "d/data"), "in use by another hardplated")
+        daemon.remove()
+
     def test_a_link_in_the_data_folder_leads_to_no_other_folder(self):
         daemon = Daemon(folder=self.folder / "d", backend="none")
         daemon.stop()

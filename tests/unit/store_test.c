@@ -172,6 +172,21 @@ HPL_TEST(what_was_deleted_is_gone_and_stays_so_when_opened_again)
     hpl_store_close(store);
 }
 
+HPL_TEST(a_second_store_in_the_folder_is_refused_and_takes_nothing)
+{
+    char path[400];
+    struct hpl_store *store = opened("shared", path), *second = NULL;
+    struct hpl_store_file unnamed = written(store, "synced, and not yet in the index");
+    EXPECT_STATUS(hpl_store_open(NULL, &second, path), HPL_CONFLICT);
+    EXPECT(second == NULL);
+    EXPECT(can_open(store, unnamed.id));
+    EXPECT_OK(put(store, "k", 1, unnamed.id, NULL, false));
+    hpl_store_close(store);
+    EXPECT_OK(hpl_store_open(NULL, &store, path));
+    EXPECT(can_open(store, unnamed.id));
+    hpl_store_close(store);
+}
+
 static int num_garbage(const char *path)
 {
     char index[420];

@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 #include <openssl/rand.h>
@@ -55,10 +56,24 @@ static enum hpl_status make_folder(struct hpl_call *call, const char *path)
     return HPL_OK;
 }
 
+/* Another daemon's sweep would take what this one has written and not named yet, and its garbage what this one still reads. */
+static enum hpl_status lock_folder(struct hpl_call *call, struct hpl_store *store)
+{
+    char path[HPL_STORE_PATH_MAX];
+    snprintf(path, sizeof path, "%s/lock", store->dir);
+    store->lock_fd = open(path, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
+    if (store->lock_fd < 0)
+        return hpl_file_error(call, "cannot open", path);
+    if (flock(store->lock_fd, LOCK_EX | LOCK_NB) != 0)
+        return hpl_fail(call, HPL_CONFLICT, "%s is in use by another hardplated: stop that one, or name another data folder", store->dir);
+    return HPL_OK;
+}
+
 enum hpl_status hpl_fs_make_folders(struct hpl_call *call, struct hpl_store *store)
 {
     char path[HPL_STORE_PATH_MAX];
     HPL_TRY(hpl_file_make_dir(call, store->dir));
+    HPL_TRY(lock_folder(call, store));
     snprintf(path, sizeof path, "%s/objects", store->dir);
     HPL_TRY(make_folder(call, path));
     for (unsigned i = 0; i < 256; i++) {

@@ -13,6 +13,7 @@
 
 struct hpl_store {
     char dir[PATH_MAX];
+    int lock_fd;
     pthread_mutex_t lock; /* around all below */
     sqlite3 *db;
     json_t *pins;         /* instance in hex → number of readers */
@@ -22,7 +23,7 @@ struct hpl_store {
 /* objects/<2 hex>/<32 hex>, or tmp/<32 hex> while it is written. */
 void hpl_fs_path(const struct hpl_store *store, const uint8_t id[static HPL_FILE_ID_LEN], bool is_tmp, char path[static HPL_STORE_PATH_MAX]);
 
-/* Folders, and tmp emptied. HPL_INVALID_CONFIGURATION where one below the data folder is a link. */
+/* Folders, the lock that keeps a second daemon out, and tmp emptied. HPL_CONFLICT; HPL_INVALID_CONFIGURATION where one below the data folder is a link. */
 enum hpl_status hpl_fs_make_folders(struct hpl_call *call, struct hpl_store *store) HPL_MUST_USE;
 /* A folder of the store to be read, never through a link in its place; closedir. *dir is NULL after a failure. */
 enum hpl_status hpl_fs_open_folder(struct hpl_call *call, const char *path, DIR **dir) HPL_MUST_USE;

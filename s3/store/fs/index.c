@@ -312,6 +312,7 @@ enum hpl_status hpl_store_open(struct hpl_call *call, struct hpl_store **out, co
     *out = NULL;
     if (!store)
         return hpl_fail(call, HPL_NO_MEMORY, "out of memory");
+    store->lock_fd = -1;
     pthread_mutex_init(&store->lock, NULL);
     store->pins = json_object();
     enum hpl_status status = snprintf(store->dir, sizeof store->dir, "%s", data_dir) < PATH_MAX - 64
@@ -332,6 +333,8 @@ void hpl_store_close(struct hpl_store *store)
     if (!store)
         return;
     sqlite3_close(store->db);
+    if (store->lock_fd >= 0)
+        close(store->lock_fd);
     json_decref(store->pins);
     pthread_mutex_destroy(&store->lock);
     free(store);
