@@ -47,7 +47,9 @@ enum hpl_status hpl_admin_reconfigure(const struct hpl_admin_request *request, j
 
 enum hpl_status hpl_admin_start(const struct hpl_admin_request *request, json_t **answer)
 {
-    return hpl_kms_start(request->admin->kms, request->call, answer);
+    bool is_forced = false;
+    HPL_TRY(hpl_json_bool(request->call, request->body, "force", &is_forced));
+    return hpl_kms_start(request->admin->kms, request->call, is_forced, answer);
 }
 
 enum hpl_status hpl_admin_stop(const struct hpl_admin_request *request, json_t **answer)

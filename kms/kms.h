@@ -63,7 +63,8 @@ enum hpl_status hpl_kms_begin(struct hpl_kms *kms, struct hpl_call *call, const 
 /* Lifecycle. Bodies and answers are those of docs/admin-api.md; *answer is the caller's to decref. */
 enum hpl_status hpl_kms_configure(struct hpl_kms *kms, struct hpl_call *call, const json_t *body, json_t **answer) HPL_MUST_USE;
 enum hpl_status hpl_kms_reconfigure(struct hpl_kms *kms, struct hpl_call *call, const json_t *body, json_t **answer) HPL_MUST_USE;
-enum hpl_status hpl_kms_start(struct hpl_kms *kms, struct hpl_call *call, json_t **answer) HPL_MUST_USE;
+/* is_forced: the backend of a service that runs is opened and proven anew; running calls finish on the old opening, which goes on where that fails. */
+enum hpl_status hpl_kms_start(struct hpl_kms *kms, struct hpl_call *call, bool is_forced, json_t **answer) HPL_MUST_USE;
 enum hpl_status hpl_kms_stop(struct hpl_kms *kms, struct hpl_call *call, json_t **answer) HPL_MUST_USE;
 enum hpl_status hpl_kms_status(struct hpl_kms *kms, struct hpl_call *call, json_t **answer) HPL_MUST_USE;
 enum hpl_status hpl_kms_config(struct hpl_kms *kms, struct hpl_call *call, json_t **answer) HPL_MUST_USE;

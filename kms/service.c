@@ -538,15 +538,16 @@ static enum hpl_status start(struct hpl_kms *kms, struct hpl_call *call)
     return HPL_OK;
 }
 
-enum hpl_status hpl_kms_start(struct hpl_kms *kms, struct hpl_call *call, json_t **answer)
+enum hpl_status hpl_kms_start(struct hpl_kms *kms, struct hpl_call *call, bool is_forced, json_t **answer)
 {
     pthread_mutex_lock(&kms->changing);
     bool runs = is_running(kms);
-    enum hpl_status status = runs ? HPL_OK : start(kms, call);
+    enum hpl_status status = runs && !is_forced ? HPL_OK : start(kms, call);
     if (status == HPL_OK && !runs && (status = persist(call, kms, kms->sealed, kms->pinned, true)) != HPL_OK)
         set_active(kms, NULL, HPL_KMS_CONFIGURED); /* what a restart would forget did not happen */
     pthread_mutex_unlock(&kms->changing);
-    return status == HPL_OK ? answer_with(kms, runs ? "KMS service already running" : "KMS service started successfully", answer) : status;
+    HPL_TRY(status);
+    return answer_with(kms, !runs ? "KMS service started successfully" : is_forced ? "KMS service restarted successfully" : "KMS service already running", answer);
 }
 
 enum hpl_status hpl_kms_stop(struct hpl_kms *kms, struct hpl_call *call, json_t **answer)

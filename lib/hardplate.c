@@ -93,7 +93,7 @@ static enum hpl_status open_kms(struct hpl_call *call, struct hardplate *handle,
     const struct hpl_kms_options options = {.backends = hpl_backends(), .env = &handle->env, .catalog = handle->catalog};
     HPL_TRY(hpl_kms_open(call, &handle->kms, &options));
     HPL_TRY(hpl_kms_configure(handle->kms, call, body, &configured));
-    return hpl_kms_start(handle->kms, call, &started);
+    return hpl_kms_start(handle->kms, call, false, &started);
 }
 
 EXPORT int hardplate_open(hardplate **out, const char *state_dir, const uint8_t root[32], const char *kms_json, const char *tokens_json,

@@ -91,6 +91,14 @@ class Lifecycle(unittest.TestCase):
         self.assertEqual((code, answer["status"]), (200, "Configured"))
         self.assertEqual(self.daemon.admin("POST", "kms/generate-data-key", {"key_id": "x", "key_spec": "AES_256"})[0], 503)
         self.assertEqual(self.daemon.admin("POST", "kms/start")[1]["status"], "Running")
+        made = self.daemon.admin("POST", "kms/generate-data-key", {})[1]
+        for body, word in (({}, "already"), ({"force": False}, "already"), ({"force": True}, "restarted")):
+            code, answer, _ = self.daemon.admin("POST", "kms/start", body)
+            self.assertEqual((code, answer["status"]), (200, "Running"))
+            self.assertIn(word, answer["message"])
+        self.assertEqual(self.daemon.admin("POST", "kms/decrypt", {"ciphertext_blob": made["ciphertext_blob"]})[1]["plaintext_key"], made["plaintext_key"])
+        self.assertEqual([entry["state"] for entry in self.daemon.admin("GET", "kms/backends")[1]["backends"]], ["active"])
+        self.assertIn("force", self.daemon.admin("POST", "kms/start", {"force": "yes"})[1]["message"])
 
     def test_4_it_runs_again_after_a_restart(self):
         self.daemon.restart()

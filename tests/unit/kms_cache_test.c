@@ -31,11 +31,18 @@ static enum hpl_status send(struct house *house, body_fn *fn, const char *text)
     return fn(house->kms, &call, body, &answer);
 }
 
-static enum hpl_status move(struct house *house, enum hpl_status (*fn)(struct hpl_kms *kms, struct hpl_call *call, json_t **answer))
+static enum hpl_status start(struct house *house)
 {
     json_t *HPL_JSON_AUTO answer = NULL;
     struct hpl_call call = {0};
-    return fn(house->kms, &call, &answer);
+    return hpl_kms_start(house->kms, &call, false, &answer);
+}
+
+static enum hpl_status stop(struct house *house)
+{
+    json_t *HPL_JSON_AUTO answer = NULL;
+    struct hpl_call call = {0};
+    return hpl_kms_stop(house->kms, &call, &answer);
 }
 
 static void create(struct house *house, const char *key_id)
@@ -59,7 +66,7 @@ static void open_house(struct house *house)
     house->options = (struct hpl_kms_options){.backends = list, .env = &house->env, .catalog = house->catalog};
     EXPECT_OK(hpl_kms_open(&call, &house->kms, &house->options));
     EXPECT_OK(send(house, hpl_kms_configure, "{\"backend_type\":\"fake\",\"default_key_id\":\"k\",\"retry_attempts\":0,\"queue\":8}"));
-    EXPECT_OK(move(house, hpl_kms_start));
+    EXPECT_OK(start(house));
     create(house, "k");
 }
 
@@ -246,7 +253,7 @@ HPL_TEST(a_changed_key_a_cleared_cache_and_every_move_of_the_service_flush)
         case 2: EXPECT_OK(hpl_kms_clear_cache(house.kms, &call)); break;
         case 3: EXPECT_OK(send(&house, hpl_kms_reconfigure, "{\"cache_ttl_seconds\":77}")); break;
         case 4: EXPECT_OK(set_caching(&house, "{\"decrypt_seconds\":59}")); break;
-        case 5: EXPECT_OK(move(&house, hpl_kms_stop)); break;
+        case 5: EXPECT_OK(stop(&house)); break;
         }
         EXPECT_NUM(number(&house, "decrypt_cache", "entry_count"), 0);
         if (round == 0)

@@ -55,7 +55,7 @@ static inline enum hpl_status start(struct house *house)
 {
     json_t *HPL_JSON_AUTO answer = NULL;
     struct hpl_call call = {0};
-    return hpl_kms_start(house->kms, &call, &answer);
+    return hpl_kms_start(house->kms, &call, false, &answer);
 }
 
 static inline enum hpl_status stop(struct house *house)

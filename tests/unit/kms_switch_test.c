@@ -63,7 +63,7 @@ static void start(struct house *house)
 {
     json_t *HPL_JSON_AUTO answer = NULL;
     struct hpl_call call = {0};
-    EXPECT_OK(hpl_kms_start(house->kms, &call, &answer));
+    EXPECT_OK(hpl_kms_start(house->kms, &call, false, &answer));
 }
 
 /* A data key as somebody keeps it: its envelope, and its plaintext to compare. */
