@@ -200,13 +200,13 @@ struct switching {
 static void *switch_backends(void *arg)
 {
     struct switching *switching = arg;
-    while (!atomic_load(&switching->is_over) && switching->status == HPL_OK) {
+    do {
         const char *body = switching->num_switches % 2 ? to_token : to_local;
         switching->status = hpl_bench_admin(&switching->call, switching->place, switching->server, "kms/reconfigure", body);
         switching->num_switches += switching->status == HPL_OK;
         for (unsigned waited = 0; waited < SWITCH_EVERY_US && !atomic_load(&switching->is_over); waited += 20000)
             usleep(20000);
-    }
+    } while (!atomic_load(&switching->is_over) && switching->status == HPL_OK);
     return NULL;
 }
 
