@@ -246,7 +246,7 @@ static enum hpl_status write_restart(struct hpl_call *call, const struct hpl_dev
 {
     char path[PATH_MAX];
     struct hpl_buf text = {0};
-    hpl_buf_put_str(&text, "#!/bin/sh\n# Stops and starts the hardplated of this folder on the same port. For tests.\n");
+    hpl_buf_put_str(&text, "#!/bin/sh\n# Stops and starts the hardplated of this folder on the same port. For tests.\numask 077\n");
     put_line(&text, "dir", hpl_bytes_str(dev->dir));
     put_line(&text, "program", hpl_bytes_str(program));
     put_line(&text, "address", hpl_bytes_str(address));

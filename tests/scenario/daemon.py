@@ -25,11 +25,14 @@ class Dev(unittest.TestCase):
         self.daemon = Daemon()
         self.addCleanup(self.daemon.remove)
 
+    def assert_private(self):
+        for path in self.daemon.folder.rglob("*"):
+            self.assertEqual(stat.S_IMODE(path.stat().st_mode) & 0o077, 0, path)
+
     def test_the_env_file_has_every_line_and_is_private(self):
         names = {"ENDPOINT", "REGION", "ACCESS_KEY", "SECRET_KEY", "USER_ACCESS_KEY", "USER_SECRET_KEY", "DATA_DIR", "KEY_DIR", "PKCS11_CONFIG", "RESTART"}
         self.assertEqual({name.removeprefix("HARDPLATE_") for name in self.daemon.env}, names)
-        for path in self.daemon.folder.rglob("*"):
-            self.assertEqual(stat.S_IMODE(path.stat().st_mode) & 0o077, 0, path)
+        self.assert_private()
         code, out, err = run("sh", "-c", '. "$1" && echo "$HARDPLATE_PKCS11_CONFIG"', "sh", self.daemon.folder / "env")
         self.assertEqual(json.loads(out)["backend_type"], "pkcs11", err)
 
@@ -73,6 +76,7 @@ class Dev(unittest.TestCase):
         try:
             self.daemon.process.wait(60)
             self.assertEqual(self.daemon.admin("GET", "kms/status")[0], 200)
+            self.assert_private()
         finally:
             self.end_restarted()
 
