@@ -154,6 +154,20 @@ HPL_TEST(every_way_of_giving_ivs_is_recognised)
     }
 }
 
+HPL_TEST(a_search_that_was_cut_off_is_told_as_one)
+{
+    for (unsigned finds_no_end = 0; finds_no_end <= 1; finds_no_end++) {
+        struct hpl_p11_conformance asked = asked_of(SHIM_AS_IS);
+        struct hpl_buf page = {0};
+        shim->finds_no_end = finds_no_end;
+        json_t *HPL_JSON_AUTO report = must_run(&asked);
+        hpl_p11_conformance_page(&page, report);
+        EXPECT((strstr(hpl_buf_text(&page), "20000 or more found") != NULL) == finds_no_end);
+        hpl_buf_wipe(&page);
+        softhsm_wipe(&hsm);
+    }
+}
+
 HPL_TEST(liars_about_ivs_are_refused)
 {
     static const enum shim_iv liars[] = {SHIM_RETURNS_ONE, SHIM_IGNORES, SHIM_RETURNS_ZERO, SHIM_RETURNS_GARBAGE, SHIM_APPENDS_GARBAGE};

@@ -165,7 +165,7 @@ json_t *hpl_probe_find(struct hpl_probe *probe)
     uint64_t since_ns = hpl_clock_mono_ns();
     CK_RV rv = find(probe, NULL, 0, MOST_OBJECTS, &count);
     double all_ms = hpl_probe_ms(since_ns);
-    return json_pack("{s:{s:o, s:I, s:f}, s:o, s:o}", "all_objects", "code", hpl_probe_code(rv), "found", (json_int_t)count, "ms", all_ms,
+    return json_pack("{s:{s:o, s:I, s:b, s:f}, s:o, s:o}", "all_objects", "code", hpl_probe_code(rv), "found", (json_int_t)count, "or_more", count >= MOST_OBJECTS, "ms", all_ms,
                      "one_by_id", find_by_id(probe, "hpl-probe"), "one_that_is_not_there", find_by_id(probe, "hpl-nobody"));
 }
 

@@ -149,8 +149,8 @@ static void put_members(struct hpl_buf *out, const char *head, const json_t *obj
 
 static void put_find(struct hpl_buf *out, const char *name, const json_t *row)
 {
-    hpl_buf_printf(out, "  %-24s %-8s %lld found in %.3f ms\n", name, text_at(row, "code"), (long long)json_integer_value(at(row, "found")),
-                   json_number_value(at(row, at(row, "ms") ? "ms" : "median_ms")));
+    hpl_buf_printf(out, "  %-24s %-8s %lld%s found in %.3f ms\n", name, text_at(row, "code"), (long long)json_integer_value(at(row, "found")),
+                   json_is_true(at(row, "or_more")) ? " or more" : "", json_number_value(at(row, at(row, "ms") ? "ms" : "median_ms")));
 }
 
 static void put_limits(struct hpl_buf *out, const json_t *report)
