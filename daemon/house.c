@@ -12,6 +12,7 @@
 #include "backends/backends.h"
 #include "base/file.h"
 #include "base/log.h"
+#include "daemon/hardening.h"
 #include "daemon/root.h"
 #include "engine/aead.h"
 #include "engine/provider/builtin.h"
@@ -205,6 +206,15 @@ enum hpl_status hpl_house_open(struct hpl_call *call, struct hpl_house *house, c
     return open_s3(call, house);
 }
 
+/* Idle clients must not take the descriptors that objects' files need. */
+static unsigned count_connections(unsigned wanted)
+{
+    unsigned most = wanted ? wanted : HPL_HTTP_MAX_CONNECTIONS, fitting = hpl_make_room(most);
+    if (fitting < most)
+        hpl_log(HPL_LOG_WARN, "http.fewer_connections", HPL_N("max_connections", fitting), HPL_S("advice", "the limit of open files allows no more: LimitNOFILE=, ulimit -Hn"));
+    return fitting;
+}
+
 enum hpl_status hpl_house_serve(struct hpl_call *call, struct hpl_house *house, int inherited_fd)
 {
     const struct hpl_config *config = house->config;
@@ -218,7 +228,7 @@ enum hpl_status hpl_house_serve(struct hpl_call *call, struct hpl_house *house, 
     static const struct hpl_config_http defaults;
     const struct hpl_config_http *http = config->http ? config->http : &defaults;
     const struct hpl_http_options options = {
-        .max_connections = http->max_connections, .max_per_address = http->max_per_address, .max_per_credential = http->max_per_credential,
+        .max_connections = count_connections(http->max_connections), .max_per_address = http->max_per_address, .max_per_credential = http->max_per_credential,
         .max_queued = http->max_queued,
         .head_timeout_ms = http->head_seconds * 1000, .idle_timeout_ms = http->idle_seconds * 1000,
         .write_timeout_ms = http->write_seconds * 1000, .request_timeout_ms = http->request_seconds * 1000,

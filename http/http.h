@@ -95,6 +95,8 @@ struct hpl_http_route {
     bool (*is_quick)(const struct hpl_http_exchange *exchange);
 };
 
+#define HPL_HTTP_MAX_CONNECTIONS 4096u
+
 struct hpl_http_options {
     const char *listen;             /* HOST:PORT, port 0: a free one; or unix:PATH */
     int inherited_fd;               /* a listening socket to take in its place; 0: none */
@@ -103,7 +105,7 @@ struct hpl_http_options {
     unsigned num_io_threads;        /* 0: one a core */
     unsigned num_jobs[HPL_HTTP_NUM_POOLS]; /* threads a pool; 0: default */
     unsigned max_queued;            /* requests waiting for a pool before it is full; 0: 1024 */
-    unsigned max_connections;       /* 0: 4096 */
+    unsigned max_connections;       /* 0: HPL_HTTP_MAX_CONNECTIONS */
     unsigned max_per_address;       /* connections of one peer address, loopback aside; 0: no such limit (a proxy in front) */
     unsigned max_per_credential;    /* requests of one access key under way at once; 0: no such limit */
     unsigned head_timeout_ms, idle_timeout_ms, write_timeout_ms, request_timeout_ms; /* 0: 10 s, 60 s, 30 s, 30 s */

@@ -31,7 +31,7 @@ static void fill_defaults(struct hpl_http_options *options)
     set_default(&options->num_jobs[HPL_HTTP_POOL_CONTROL], 4);
     set_default(&options->num_jobs[HPL_HTTP_POOL_BULK], cores * 2 < 8 ? 8 : cores * 2);
     set_default(&options->max_queued, 1024);
-    set_default(&options->max_connections, 4096);
+    set_default(&options->max_connections, HPL_HTTP_MAX_CONNECTIONS);
     set_default(&options->head_timeout_ms, 10000);
     set_default(&options->idle_timeout_ms, 60000);
     set_default(&options->write_timeout_ms, 30000);

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import resource
 import shutil
 import socket
 import stat
@@ -131,6 +132,32 @@ class Dev(unittest.TestCase):
         self.assertIn("IV mode", out)
         code, out, err = run(BIN / "hardplated", "--dev", self.daemon.folder, "--listen", "127.0.0.1:0", "--check")
         self.assertEqual(code, 0, out + err)
+
+
+class Descriptors(unittest.TestCase):
+    def daemon(self, soft, hard):
+        daemon = Daemon(backend="none", prefix=("prlimit", f"--nofile={soft}:{hard}"))
+        self.addCleanup(daemon.remove)
+        return daemon
+
+    def test_there_are_enough_for_the_connections_where_the_limit_may_be_raised(self):
+        soft, _ = resource.prlimit(self.daemon(200, 6000).process.pid, resource.RLIMIT_NOFILE)
+        self.assertGreaterEqual(soft, 4096 + 256)
+
+    def test_idle_connections_leave_some_for_objects(self):
+        daemon = self.daemon(200, 200)
+        self.assertIn("http.fewer_connections", daemon.log_text())
+        s3 = daemon.s3()
+        s3.create_bucket(Bucket="box") # and its connection stays
+        host, port = daemon.listen.split(":")
+        idle = [socket.create_connection((host, int(port))) for _ in range(250)]
+        try:
+            for _ in range(20):
+                s3.put_object(Bucket="box", Key="o", Body=b"x")
+                self.assertEqual(s3.get_object(Bucket="box", Key="o")["Body"].read(), b"x")
+        finally:
+            for one in idle:
+                one.close()
 
 
 class DefaultKeyOfTheEnvironment(unittest.TestCase):

@@ -39,9 +39,9 @@ os.environ["NO_PROXY"] = os.environ["no_proxy"] = ",".join(filter(None, (os.envi
 class Daemon:
     """One hardplated --dev in a private folder; stopped and removed at exit."""
 
-    def __init__(self, backend="pkcs11", folder=None, extra=()):
+    def __init__(self, backend="pkcs11", folder=None, extra=(), prefix=()):
         self.folder = pathlib.Path(folder or tempfile.mkdtemp(prefix="hpl-scenario-"))
-        self.backend, self.extra, self.process = backend, list(extra), None
+        self.backend, self.extra, self.prefix, self.process = backend, list(extra), list(prefix), None
         atexit.register(self.remove)
         self.start()
 
@@ -50,7 +50,7 @@ class Daemon:
         self.log = open(str(self.folder) + ".log", "ab")
         with self.log:
             self.process = subprocess.Popen(
-                [str(BIN / "hardplated"), "--dev", str(self.folder), "--listen", listen, "--backend", self.backend, *self.extra],
+                [*self.prefix, str(BIN / "hardplated"), "--dev", str(self.folder), "--listen", listen, "--backend", self.backend, *self.extra],
                 stdout=self.log, stderr=self.log, stdin=subprocess.DEVNULL)
         if not wait_until(lambda: self.is_started() or self.process.poll() is not None) or not self.is_started():
             raise RuntimeError("hardplated did not start:\n" + self.log_text()[-2000:])
