@@ -198,7 +198,7 @@ enum hpl_status hpl_canonical_hash(struct hpl_call *call, const struct hpl_canon
                           MAX_PARAMETERS);
     hpl_buf_put_u8(&text, '\n');
     if (status == HPL_OK && !put_headers(&text, canonical))
-        status = hpl_fail(call, HPL_AUTH_MALFORMED, "SignedHeaders names a header that was not sent");
+        status = hpl_fail(call, HPL_AUTH_BAD_SIGNATURE, "SignedHeaders names a header that was not sent");
     hpl_buf_put_u8(&text, '\n');
     hpl_buf_put_bytes(&text, canonical->signed_headers);
     hpl_buf_put_u8(&text, '\n');

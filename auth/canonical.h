@@ -14,7 +14,7 @@ struct hpl_canonical {
 };
 
 /* The SHA-256 of the canonical request. HPL_AUTH_MALFORMED: a path or query that is not percent-encoded right, too many
- * parameters, or a signed header that was not sent. */
+ * parameters. HPL_AUTH_BAD_SIGNATURE: a signed header was not sent, as when a presigned URL is used without its Content-Type. */
 enum hpl_status hpl_canonical_hash(struct hpl_call *call, const struct hpl_canonical *canonical,
                                    uint8_t out[static 32]) HPL_MUST_USE;
 

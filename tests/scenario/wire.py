@@ -113,6 +113,8 @@ class Wire(unittest.TestCase):
         Saying(self.credentials, "UNSIGNED-PAYLOAD").add_auth(request)
         self.assertEqual(self.send("GET", "/box/told", {**dict(request.headers), "x-amz-acl": "private"})[:2], (403, "AccessDenied"))
         self.assertEqual(self.signed("GET", "/box/told", {"x-amz-security-token": "none"})[:2], (400, "InvalidToken"))
+        url = self.daemon.s3(signature_version="s3v4").generate_presigned_url("put_object", {"Bucket": "box", "Key": "typed", "ContentType": "text/x"})
+        self.assertEqual(self.send("PUT", url.removeprefix(self.daemon.endpoint), body=b"of no type")[:2], (403, "SignatureDoesNotMatch"))
         self.assertEqual(self.send("GET", "/box/told", {"Authorization": "AWS4-HMAC-SHA256 x"})[:2], (400, "AuthorizationHeaderMalformed"))
         self.assertEqual(self.send("GET", "/box/told?X-Amz-Algorithm=AWS4-HMAC-SHA256")[:2], (400, "AuthorizationQueryParametersError"))
 
