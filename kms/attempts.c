@@ -49,6 +49,7 @@ struct attempt {
     const void *work;
     struct hpl_meter *meter; /* may be NULL */
     enum hpl_breaker_use use;
+    bool is_once;            /* what it did before it failed would be done twice */
 };
 
 /* Runs it, and again up to retry_attempts times where its status says that a repetition may help. */
@@ -63,7 +64,7 @@ static enum hpl_status repeat(struct hpl_call *call, struct hpl_attachment *atta
             hpl_meter_add(attempt->meter, hpl_clock_mono_ns() - began, status);
         if (status == HPL_OK)
             return HPL_OK;
-        if (!hpl_status_row(status)->can_retry || number > (unsigned)attachment->settings.retry_attempts || hpl_breaker_is_open(attachment->breaker) ||
+        if (attempt->is_once || !hpl_status_row(status)->can_retry || number > (unsigned)attachment->settings.retry_attempts || hpl_breaker_is_open(attachment->breaker) ||
             hpl_retry_wait(&sub, number, HPL_FIRST_WAIT_MS, HPL_MOST_WAIT_MS) != HPL_OK)
             return hpl_fail(call, status, "%s", hpl_detail(&sub, status));
     }
@@ -163,6 +164,25 @@ enum hpl_status hpl_kms_ask_material(struct hpl_call *call, struct hpl_attachmen
     if (!attachment->keystore->ops->has_material)
         return HPL_OK;
     return run_reading(call, attachment, &(struct attempt){.run = ask_material_once, .work = &work, .use = HPL_BREAKER_READING});
+}
+
+struct list_work {
+    const char *after;
+    size_t limit;
+    hpl_record_fn fn;
+    void *arg;
+};
+
+static enum hpl_status list_once(struct hpl_call *call, struct hpl_keystore *keystore, const void *arg)
+{
+    const struct list_work *work = arg;
+    return keystore->ops->record_list(keystore, call, work->after, work->limit, work->fn, work->arg);
+}
+
+enum hpl_status hpl_kms_list_records(struct hpl_call *call, struct hpl_attachment *attachment, const char *after, size_t limit, hpl_record_fn fn, void *arg)
+{
+    const struct list_work work = {.after = after, .limit = limit, .fn = fn, .arg = arg};
+    return run_reading(call, attachment, &(struct attempt){.run = list_once, .work = &work, .use = HPL_BREAKER_READING, .is_once = true});
 }
 
 struct random_work {

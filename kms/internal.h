@@ -106,6 +106,9 @@ enum hpl_status hpl_kms_read_record(struct hpl_call *call, struct hpl_attachment
 enum hpl_status hpl_kms_ask_key_id(struct hpl_call *call, struct hpl_attachment *attachment, const uint8_t uid[static HPL_KEY_UID_LEN],
                                    char key_id[static HPL_KEY_ID_MAX + 1]) HPL_MUST_USE;
 enum hpl_status hpl_kms_ask_material(struct hpl_call *call, struct hpl_attachment *attachment, const char *key_id, bool *is_there, uint64_t *max_wraps) HPL_MUST_USE;
+/* record_list, through the same gate and not tried again: fn has seen what came. Records that are far take a call each: ask for few at a time. */
+enum hpl_status hpl_kms_list_records(struct hpl_call *call, struct hpl_attachment *attachment, const char *after, size_t limit, hpl_record_fn fn,
+                                     void *arg) HPL_MUST_USE;
 /* Whether the backend cannot be reached: as the breaker has it, or by a probe now. */
 bool hpl_kms_is_lost(struct hpl_attachment *attachment);
 

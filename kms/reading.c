@@ -7,6 +7,7 @@
 
 #define DEFAULT_PAGE 100u
 #define MAX_PAGE 1000u
+#define FAR_PAGE 100u /* records that one call of a backend far away may be asked for */
 #define PATIENCE_NS 5000000000u /* for who only wants to know */
 
 bool hpl_kms_count_objects(struct hpl_kms *kms, const struct hpl_census *what, uint64_t *count)
@@ -172,15 +173,17 @@ enum hpl_status hpl_kms_list_keys(struct hpl_kms *kms, struct hpl_call *call, si
     struct hpl_attachment *HPL_ATTACHMENT_AUTO attachment = NULL;
     json_t *HPL_JSON_AUTO keys = json_array();
     struct listing listing = {.keys = keys, .limit = !limit ? DEFAULT_PAGE : limit > MAX_PAGE ? MAX_PAGE : limit};
-    size_t page = status ? MAX_PAGE : listing.limit + 1;
     enum hpl_key_state state;
     if (status && !hpl_record_is_state_name(status, &state))
         return hpl_fail(call, HPL_INVALID_REQUEST, "no key state is named '%.40s'", status);
     listing.status = status ? hpl_record_listed_name(state) : NULL;
     HPL_TRY(hpl_kms_acquire(kms, call, &attachment));
+    size_t page = status ? MAX_PAGE : listing.limit + 1;
+    if (attachment->keystore->ops->has_far_records && page > FAR_PAGE)
+        page = FAR_PAGE;
     do {
         listing.seen = 0;
-        HPL_TRY(attachment->keystore->ops->record_list(attachment->keystore, call, listing.scanned[0] ? listing.scanned : marker, page, add_row, &listing));
+        HPL_TRY(hpl_kms_list_records(call, attachment, listing.scanned[0] ? listing.scanned : marker, page, add_row, &listing));
     } while (listing.seen == page && !listing.is_truncated);
     *answer = json_pack("{s:O, s:b, s:s?, s:o}", "keys", keys, "truncated", listing.is_truncated, "next_marker", listing.is_truncated ? listing.last : NULL,
                         "unreadable_key_ids", unreadable(keys));

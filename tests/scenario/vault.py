@@ -446,6 +446,22 @@ class Failures(Case):
             self.until(self.healthy)
             self.opens(self.daemon, self.made)
 
+    def test_lists_wait_no_longer_than_other_calls_and_fail_at_once_while_the_breaker_is_open(self):
+        for number in range(4):
+            self.ask(self.daemon, "kms/keys", {"tags": {"name": f"listed-{number}"}})
+        page = self.ask(self.daemon, "kms/keys?limit=2", method="GET")
+        self.assertEqual((len(page["keys"]), page["truncated"], len(self.ask(self.daemon, "kms/key/list", method="GET")["keys"])), (2, True, 5))
+        self.proxy.mode = lambda h: time.sleep(10)
+        started, answers = time.time(), []
+        threads = [threading.Thread(target=lambda: answers.append(self.daemon.admin("GET", "kms/keys"))) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        self.assertLess(time.time() - started, 25)
+        self.assertEqual([code for code, _, _ in answers], [503] * 6)
+        self.assertIn("does not answer", self.ask(self.daemon, "kms/keys", code=503, method="GET")["message"])
+
     def test_a_redirect_is_not_followed_with_the_token(self):
         elsewhere = Proxy(self.bao.port)
         self.addCleanup(elsewhere.close)
