@@ -13,13 +13,15 @@
 static const cyaml_schema_field_t tls_fields[] = {
     NEEDED_STRING("certificate", struct hpl_config_tls, certificate),
     NEEDED_STRING("key", struct hpl_config_tls, key),
+    OPTIONAL_STRING("min_version", struct hpl_config_tls, min_version),
     CYAML_FIELD_END,
 };
 
 #define OPTIONAL_UINT(member) CYAML_FIELD_UINT(#member, CYAML_FLAG_OPTIONAL, struct hpl_config_http, member)
 static const cyaml_schema_field_t http_fields[] = {
     OPTIONAL_UINT(max_connections), OPTIONAL_UINT(max_per_address), OPTIONAL_UINT(max_per_credential), OPTIONAL_UINT(max_queued),
-    OPTIONAL_UINT(head_seconds),    OPTIONAL_UINT(idle_seconds),    OPTIONAL_UINT(write_seconds),      OPTIONAL_UINT(request_seconds),
+    OPTIONAL_UINT(min_body_rate),   OPTIONAL_UINT(handshake_seconds), OPTIONAL_UINT(head_seconds),     OPTIONAL_UINT(idle_seconds),
+    OPTIONAL_UINT(write_seconds),   OPTIONAL_UINT(request_seconds),
     CYAML_FIELD_END,
 };
 
@@ -197,9 +199,9 @@ static enum hpl_status check_http(struct hpl_call *call, const char *path, const
 {
     if (!http)
         return HPL_OK;
-    if (http->max_connections > 1000000 || http->max_per_address > 1000000 || http->max_per_credential > 1000000 || http->max_queued > 1000000)
+    if (http->max_connections > 1000000 || http->min_body_rate > 1000000 || http->max_per_address > 1000000 || http->max_per_credential > 1000000 || http->max_queued > 1000000)
         return hpl_fail(call, HPL_INVALID_CONFIGURATION, "%s: http takes no limit over 1000000", path);
-    if (http->head_seconds > 3600 || http->idle_seconds > 3600 || http->write_seconds > 3600 || http->request_seconds > 3600)
+    if (http->handshake_seconds > 3600 || http->head_seconds > 3600 || http->idle_seconds > 3600 || http->write_seconds > 3600 || http->request_seconds > 3600)
         return hpl_fail(call, HPL_INVALID_CONFIGURATION, "%s: http takes no time over 3600 seconds", path);
     return HPL_OK;
 }
@@ -216,6 +218,8 @@ static enum hpl_status check(struct hpl_call *call, const char *path, const stru
         return hpl_fail(call, HPL_INVALID_CONFIGURATION, "%s: isolation must be worker or inprocess", path);
     if (config->tokend && config->tokend->watchdog_ms && config->tokend->watchdog_ms < 1000)
         return hpl_fail(call, HPL_INVALID_CONFIGURATION, "%s: tokend.watchdog_ms must be 1000 at least", path);
+    if (config->tls && config->tls->min_version && strcmp(config->tls->min_version, "1.2") != 0 && strcmp(config->tls->min_version, "1.3") != 0)
+        return hpl_fail(call, HPL_INVALID_CONFIGURATION, "%s: tls.min_version must be 1.2 or 1.3", path);
     if (config->state_dir[0] != '/')
         return hpl_fail(call, HPL_INVALID_CONFIGURATION, "%s: state_dir must be an absolute path", path);
     if (config->root && !!config->root->file + !!config->root->credential + !!config->root->passphrase_file > 1)

@@ -7,6 +7,7 @@
 
 struct hpl_config_tls {
     char *certificate, *key; /* PEM files */
+    char *min_version;       /* "1.2" or "1.3", as without it */
 };
 
 struct hpl_config_root {
@@ -60,7 +61,7 @@ struct hpl_config_kms {
 /* Limits of the HTTP server; 0 or left out: its defaults (http/http.h). */
 struct hpl_config_http {
     unsigned max_connections, max_per_address, max_per_credential, max_queued;
-    unsigned head_seconds, idle_seconds, write_seconds, request_seconds;
+    unsigned min_body_rate, handshake_seconds, head_seconds, idle_seconds, write_seconds, request_seconds;
 };
 
 struct hpl_config {

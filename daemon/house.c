@@ -229,11 +229,12 @@ enum hpl_status hpl_house_serve(struct hpl_call *call, struct hpl_house *house, 
     const struct hpl_config_http *http = config->http ? config->http : &defaults;
     const struct hpl_http_options options = {
         .max_connections = count_connections(http->max_connections), .max_per_address = http->max_per_address, .max_per_credential = http->max_per_credential,
-        .max_queued = http->max_queued,
-        .head_timeout_ms = http->head_seconds * 1000, .idle_timeout_ms = http->idle_seconds * 1000,
+        .max_queued = http->max_queued, .min_body_rate = http->min_body_rate,
+        .handshake_timeout_ms = http->handshake_seconds * 1000, .head_timeout_ms = http->head_seconds * 1000, .idle_timeout_ms = http->idle_seconds * 1000,
         .write_timeout_ms = http->write_seconds * 1000, .request_timeout_ms = http->request_seconds * 1000,
         .listen = config->listen ? config->listen : "127.0.0.1:9000", .inherited_fd = inherited_fd, .tls_cert = config->tls ? config->tls->certificate : NULL,
-        .tls_key = config->tls ? config->tls->key : NULL, .tls_libctx = config->tls ? hpl_provider_libctx() : NULL,
+        .tls_key = config->tls ? config->tls->key : NULL, .allow_tls12 = config->tls && config->tls->min_version && strcmp(config->tls->min_version, "1.2") == 0,
+        .tls_libctx = config->tls ? hpl_provider_libctx() : NULL,
         .routes = routes, .num_routes = HPL_COUNT(routes)};
     return hpl_http_start(call, &house->server, &options);
 }

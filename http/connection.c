@@ -14,7 +14,6 @@
 
 #define FIRST_HEAD 4096u
 #define FIRST_BODY 65536u
-#define MIN_RATE 1024u                     /* bytes a second that a body must bring, after its grace */
 #define DRAIN_BYTES (8u << 20)
 #define DRAIN_MS 5000u
 #define NS_PER_MS UINT64_C(1000000)
@@ -193,7 +192,7 @@ static enum step step_handshake(struct hpl_http_connection *connection)
     }
     int result = hpl_link_handshake(&connection->link);
     if (result == HPL_LINK_AGAIN)
-        return wait_until(connection, after_ms(connection->since_ns, server->options.head_timeout_ms));
+        return wait_until(connection, after_ms(connection->since_ns, server->options.handshake_timeout_ms));
     if (result != 1)
         return closed(connection);
     connection->state = HPL_STATE_HEAD;
@@ -329,12 +328,12 @@ static enum step step_head(struct hpl_http_connection *connection)
     }
 }
 
-/* A body may pause, but on the whole it brings MIN_RATE; only time spent waiting for the client counts. */
+/* A body may pause, but on the whole it brings min_body_rate; only time spent waiting for the client counts. */
 static uint64_t body_deadline(const struct hpl_http_connection *connection)
 {
     const struct hpl_http_options *options = &connection->io->server->options;
     uint64_t by_rate = after_ms(connection->since_ns, options->write_timeout_ms) +
-                       connection->num_read * (1000 * NS_PER_MS / MIN_RATE);
+                       connection->num_read * (1000 * NS_PER_MS / options->min_body_rate);
     uint64_t by_pause = after_ms(hpl_clock_mono_ns(), options->idle_timeout_ms);
     return by_rate < by_pause ? by_rate : by_pause;
 }

@@ -101,6 +101,7 @@ struct hpl_http_options {
     const char *listen;             /* HOST:PORT, port 0: a free one; or unix:PATH */
     int inherited_fd;               /* a listening socket to take in its place; 0: none */
     const char *tls_cert, *tls_key; /* PEM files; NULL: plaintext */
+    bool allow_tls12;               /* else TLS 1.3 alone */
     void *tls_libctx;               /* OSSL_LIB_CTX whose algorithms carry TLS; NULL: OpenSSL's default */
     unsigned num_io_threads;        /* 0: one a core */
     unsigned num_jobs[HPL_HTTP_NUM_POOLS]; /* threads a pool; 0: default */
@@ -108,7 +109,8 @@ struct hpl_http_options {
     unsigned max_connections;       /* 0: HPL_HTTP_MAX_CONNECTIONS */
     unsigned max_per_address;       /* connections of one peer address, loopback aside; 0: no such limit (a proxy in front) */
     unsigned max_per_credential;    /* requests of one access key under way at once; 0: no such limit */
-    unsigned head_timeout_ms, idle_timeout_ms, write_timeout_ms, request_timeout_ms; /* 0: 10 s, 60 s, 30 s, 30 s */
+    unsigned min_body_rate;         /* bytes a second that a body brings on the whole, after a grace of write_timeout_ms; 0: 1024 */
+    unsigned handshake_timeout_ms, head_timeout_ms, idle_timeout_ms, write_timeout_ms, request_timeout_ms; /* 0: 10 s, 10 s, 60 s, 30 s, 30 s */
     const struct hpl_http_route *routes;
     size_t num_routes;
 };

@@ -35,8 +35,8 @@ void hpl_link_close(struct hpl_link *link, bool reset);
 /* TLS on an accepted socket; false when memory is out. */
 bool hpl_link_start_tls(struct hpl_link *link, SSL_CTX *ctx);
 
-/* A server context from PEM files: TLS 1.2 and 1.3, no renegotiation, HTTP/1.1 by ALPN. libctx (NULL: OpenSSL's default) says
+/* A server context from PEM files: TLS 1.3, and 1.2 where it is allowed, no renegotiation, HTTP/1.1 by ALPN. libctx (NULL: OpenSSL's default) says
  * whose algorithms run. HPL_INVALID_CONFIGURATION with the mend. The caller's to SSL_CTX_free. */
-enum hpl_status hpl_tls_context(struct hpl_call *call, SSL_CTX **out, void *libctx, const char *cert, const char *key) HPL_MUST_USE;
+enum hpl_status hpl_tls_context(struct hpl_call *call, SSL_CTX **out, void *libctx, const char *cert, const char *key, bool allow_tls12) HPL_MUST_USE;
 
 #endif

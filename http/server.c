@@ -32,6 +32,8 @@ static void fill_defaults(struct hpl_http_options *options)
     set_default(&options->num_jobs[HPL_HTTP_POOL_BULK], cores * 2 < 8 ? 8 : cores * 2);
     set_default(&options->max_queued, 1024);
     set_default(&options->max_connections, HPL_HTTP_MAX_CONNECTIONS);
+    set_default(&options->min_body_rate, 1024);
+    set_default(&options->handshake_timeout_ms, 10000);
     set_default(&options->head_timeout_ms, 10000);
     set_default(&options->idle_timeout_ms, 60000);
     set_default(&options->write_timeout_ms, 30000);
@@ -94,7 +96,7 @@ static enum hpl_status make_tls(struct hpl_call *call, const struct hpl_http_ser
     const struct hpl_http_options *options = &server->options;
     if (!options->tls_key)
         return hpl_fail(call, HPL_INVALID_CONFIGURATION, "a TLS certificate needs its key beside it: set tls_key");
-    return hpl_tls_context(call, out, options->tls_libctx, options->tls_cert, options->tls_key);
+    return hpl_tls_context(call, out, options->tls_libctx, options->tls_cert, options->tls_key, options->allow_tls12);
 }
 
 static enum hpl_status start(struct hpl_call *call, struct hpl_http_server *server)

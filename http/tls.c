@@ -30,10 +30,10 @@ static int choose_protocol(SSL *ssl, const unsigned char **out, unsigned char *o
     return SSL_TLSEXT_ERR_OK;
 }
 
-static void set_options(SSL_CTX *ctx)
+static void set_options(SSL_CTX *ctx, bool allow_tls12)
 {
     static const unsigned char session_context[] = "hardplate";
-    SSL_CTX_set_min_proto_version(ctx, TLS1_2_VERSION);
+    SSL_CTX_set_min_proto_version(ctx, allow_tls12 ? TLS1_2_VERSION : TLS1_3_VERSION);
     SSL_CTX_set_options(ctx, SSL_OP_NO_RENEGOTIATION | SSL_OP_NO_COMPRESSION | SSL_OP_CIPHER_SERVER_PREFERENCE | SSL_OP_CLEANSE_PLAINTEXT);
     SSL_CTX_set_mode(ctx, SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER | SSL_MODE_RELEASE_BUFFERS);
     SSL_CTX_set_read_ahead(ctx, 1);
@@ -64,13 +64,13 @@ static enum hpl_status load(struct hpl_call *call, SSL_CTX *ctx, const char *cer
     return HPL_OK;
 }
 
-enum hpl_status hpl_tls_context(struct hpl_call *call, SSL_CTX **out, void *libctx, const char *cert, const char *key)
+enum hpl_status hpl_tls_context(struct hpl_call *call, SSL_CTX **out, void *libctx, const char *cert, const char *key, bool allow_tls12)
 {
     ERR_clear_error();
     SSL_CTX *ctx = SSL_CTX_new_ex(libctx, NULL, TLS_server_method());
     if (!ctx)
         return tls_error(call, "cannot set up TLS for", cert);
-    set_options(ctx);
+    set_options(ctx, allow_tls12);
     enum hpl_status status = load(call, ctx, cert, key);
     if (status != HPL_OK)
         SSL_CTX_free(ctx);
@@ -82,7 +82,7 @@ enum hpl_status hpl_tls_context(struct hpl_call *call, SSL_CTX **out, void *libc
 enum hpl_status hpl_http_check_tls(struct hpl_call *call, void *libctx, const char *cert, const char *key)
 {
     SSL_CTX *ctx;
-    HPL_TRY(hpl_tls_context(call, &ctx, libctx, cert, key));
+    HPL_TRY(hpl_tls_context(call, &ctx, libctx, cert, key, false));
     bool is_over = X509_cmp_current_time(X509_get0_notAfter(SSL_CTX_get0_certificate(ctx))) < 0;
     SSL_CTX_free(ctx);
     return is_over ? hpl_fail(call, HPL_INVALID_CONFIGURATION, "the certificate in %s has expired", cert) : HPL_OK;

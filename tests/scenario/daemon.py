@@ -295,7 +295,8 @@ class FirstErrors(unittest.TestCase):
         path = self.folder / "c.yaml"
         for text, word in (("state_dir: /x\nlistne: 1\n", "listne"), ("listen: x\n", "state_dir"), ("state_dir: relative\n", "absolute"),
                            ("state_dir: [1]\n", ""), ("state_dir: /x\nroot: {file: /a, credential: b}\n", "takes one of"),
-                           ("state_dir: /x\nhttp: {head_seconds: 3601}\n", "3600 seconds"), ("state_dir: /x\nhttp: {max_queued: -1}\n", "max_queued")):
+                           ("state_dir: /x\nhttp: {head_seconds: 3601}\n", "3600 seconds"), ("state_dir: /x\nhttp: {max_queued: -1}\n", "max_queued"),
+                           ("state_dir: /x\nhttp: {handshake_seconds: 3601}\n", "3600 seconds"), ("state_dir: /x\ntls: {certificate: /c, key: /k, min_version: 1.1}\n", "1.2 or 1.3")):
             path.write_text(text)
             self.one_line(["--config", path], word)
         self.one_line(["--config", self.folder / "nothing.yaml"], "nothing.yaml")

@@ -773,6 +773,20 @@ HPL_TEST(slow_clients_meet_their_deadlines)
     stop(server);
 }
 
+HPL_TEST(a_body_may_be_as_slow_as_the_options_say)
+{
+    struct hpl_http_server *server = start((struct hpl_http_options){.write_timeout_ms = 100, .min_body_rate = 1});
+    int fd = dial(server);
+    say(fd, "PUT /whole HTTP/1.1\r\nHost: h\r\nContent-Length: 102\r\n\r\n");
+    for (int i = 0; i < 100; i++) /* each byte is good for a second */
+        say(fd, "x");
+    usleep(500000);
+    say(fd, "ok");
+    EXPECT(has(hear_one(fd), "xok"));
+    close(fd);
+    stop(server);
+}
+
 HPL_TEST(what_comes_after_a_deadline_wakes_no_connection_that_a_job_has)
 {
     struct hpl_http_server *server = start((struct hpl_http_options){.write_timeout_ms = 300, .num_jobs = {1, 1}});
@@ -1196,10 +1210,18 @@ HPL_TEST(tls_carries_both_ways_and_reloads_its_certificate)
     snprintf(cert, sizeof cert, "%s/cert.pem", dir);
     snprintf(key, sizeof key, "%s/key.pem", dir);
     make_certificate(cert, key, "first");
-    struct hpl_http_server *server = start((struct hpl_http_options){.tls_cert = cert, .tls_key = key});
+    struct hpl_http_server *server = start((struct hpl_http_options){.tls_cert = cert, .tls_key = key, .allow_tls12 = true});
     tls_round_trip(server, TLS1_3_VERSION);
     tls_round_trip(server, TLS1_2_VERSION);
     EXPECT(dial_tls(server, TLS1_1_VERSION) == NULL);
+    stop(server);
+    server = start((struct hpl_http_options){.tls_cert = cert, .tls_key = key, .handshake_timeout_ms = 200, .head_timeout_ms = 600000});
+    EXPECT(dial_tls(server, TLS1_2_VERSION) == NULL);
+    int error, silent = dial(server);
+    EXPECT_TEXT(hear(silent, &error), "");
+    EXPECT_NUM(error, 0);
+    stop(server);
+    server = start((struct hpl_http_options){.tls_cert = cert, .tls_key = key});
     ERR_clear_error();
     SSL *old = dial_tls(server, TLS1_3_VERSION);
     EXPECT_TEXT(peer_name(old), "first");
