@@ -7,7 +7,8 @@ target_compile_definitions(hpl_flags INTERFACE
 target_compile_options(hpl_flags INTERFACE
   -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith
   -Wvla -Wwrite-strings -Wundef -Wformat=2 -Wno-format-nonliteral -Wno-missing-field-initializers
-  -fno-strict-aliasing -fno-common -fstack-protector-strong -fvisibility=hidden)
+  -fno-strict-aliasing -fno-common -fstack-protector-strong -fvisibility=hidden
+  "-ffile-prefix-map=${CMAKE_SOURCE_DIR}/=") # what is built, errors of OpenSSL's included, does not tell where
 if(HPL_WERROR)
   target_compile_options(hpl_flags INTERFACE -Werror)
 endif()

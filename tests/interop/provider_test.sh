@@ -36,6 +36,8 @@ as() {
     "${way[@]}" "$@"
 }
 
+! grep -F "$here/" "$modules/hardplate.so" >/dev/null || fail "the provider says where it was built"
+
 # gets WHO NAME [PROPERTIES]
 gets() {
     local who=$1 found
