@@ -275,6 +275,20 @@ class FirstErrors(unittest.TestCase):
         self.one_line(["--config", path], str(self.folder / "d/data"), "in use by another hardplated")
         daemon.remove()
 
+    def test_objects_may_lie_in_the_state_folder_itself(self):
+        path = self.folder / "c.yaml"
+        path.write_text(f"state_dir: {self.folder}/one\ndata_dir: {self.folder}/one\nlisten: 127.0.0.1:0\n")
+        process = subprocess.Popen([str(BIN / "hardplated"), "--config", str(path)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        try:
+            self.assertIsNotNone(told_endpoint(process))
+            self.one_line(["--config", path], str(self.folder / "one"), "in use by another hardplated")
+            path.write_text(f"state_dir: {self.folder}/other\ndata_dir: {self.folder}/one\nlisten: 127.0.0.1:0\n")
+            self.one_line(["--config", path], str(self.folder / "one"), "in use by another hardplated")
+        finally:
+            process.terminate()
+            self.assertEqual(process.wait(60), 0)
+            process.stdout.close()
+
     def test_a_link_in_the_data_folder_leads_to_no_other_folder(self):
         daemon = Daemon(folder=self.folder / "d", backend="none")
         daemon.stop()

@@ -56,17 +56,20 @@ static enum hpl_status make_folder(struct hpl_call *call, const char *path)
     return HPL_OK;
 }
 
-/* Another daemon's sweep would take what this one has written and not named yet, and its garbage what this one still reads. */
+/* Another daemon's sweep would take what this one has written and not named yet, and its garbage what this one still reads. A name of its own: the folder may
+ * be the state folder, whose "lock" this process holds already. */
 static enum hpl_status lock_folder(struct hpl_call *call, struct hpl_store *store)
 {
     char path[HPL_STORE_PATH_MAX];
-    snprintf(path, sizeof path, "%s/lock", store->dir);
+    snprintf(path, sizeof path, "%s/objects.lock", store->dir);
     store->lock_fd = open(path, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
     if (store->lock_fd < 0)
         return hpl_file_error(call, "cannot open", path);
-    if (flock(store->lock_fd, LOCK_EX | LOCK_NB) != 0)
+    if (flock(store->lock_fd, LOCK_EX | LOCK_NB) == 0)
+        return HPL_OK;
+    if (errno == EWOULDBLOCK)
         return hpl_fail(call, HPL_CONFLICT, "%s is in use by another hardplated: stop that one, or name another data folder", store->dir);
-    return HPL_OK;
+    return hpl_file_error(call, "cannot lock", path);
 }
 
 enum hpl_status hpl_fs_make_folders(struct hpl_call *call, struct hpl_store *store)
