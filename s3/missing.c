@@ -71,21 +71,29 @@ enum hpl_status hpl_s3_refuse_sub_resources(struct hpl_s3_request *request)
     return HPL_OK;
 }
 
+/* Whose bucket the client means, where it says so. */
+static enum hpl_status check_owner(struct hpl_s3_request *request, const struct hpl_sigv4_header *said)
+{
+    if (said->value.len == 0 || !hpl_http_is_word(said->name, "x-amz-expected-bucket-owner") || hpl_bytes_equal(said->value, hpl_bytes_str(HPL_S3_OWNER)))
+        return HPL_OK;
+    return hpl_fail(request->call, HPL_ACCESS_DENIED, "the bucket's owner is '" HPL_S3_OWNER "', not the one that x-amz-expected-bucket-owner names");
+}
+
 enum hpl_status hpl_s3_refuse_headers(struct hpl_s3_request *request)
 {
-    struct hpl_bytes owner = hpl_http_header(request->http, "x-amz-expected-bucket-owner");
     for (size_t i = 0; i < request->http->num_headers; i++) {
         const struct hpl_sigv4_header *header = &request->http->headers[i];
         if (is_missing_feature(header) || is_missing_checksum(header->name))
             return hpl_fail(request->call, HPL_NOT_IMPLEMENTED, "what the header %.*s asks for is not implemented", (int)(header->name.len > 60 ? 60 : header->name.len),
                             (const char *)header->name.data);
+        HPL_TRY(check_owner(request, header));
     }
     for (size_t i = 0; i < request->num_parameters; i++) { /* where a presigned request may carry them */
         const struct hpl_s3_parameter *parameter = &request->parameters[i];
-        if (is_missing_feature(&(struct hpl_sigv4_header){hpl_bytes_str(parameter->name), hpl_bytes_str(parameter->value)}))
+        const struct hpl_sigv4_header said = {hpl_bytes_str(parameter->name), hpl_bytes_str(parameter->value)};
+        if (is_missing_feature(&said))
             return hpl_fail(request->call, HPL_NOT_IMPLEMENTED, "what the parameter %.60s asks for is not implemented", parameter->name);
+        HPL_TRY(check_owner(request, &said));
     }
-    if (owner.data && !hpl_bytes_equal(owner, hpl_bytes_str(HPL_S3_OWNER)))
-        return hpl_fail(request->call, HPL_ACCESS_DENIED, "the bucket's owner is '" HPL_S3_OWNER "', not the one that x-amz-expected-bucket-owner names");
     return HPL_OK;
 }

@@ -148,7 +148,8 @@ class NotHere(Exact):
         self.refused("AccessDenied", 403, "PUT", "/owned", b"x", {"x-amz-expected-bucket-owner": "111122223333"})
         self.refused("AccessDenied", 403, "DELETE", "", b"", {"x-amz-expected-bucket-owner": "111122223333"})
         owner = self.text(self.ask("GET", "//"), "ID")[0]
-        self.assertEqual(self.ask("PUT", "/owned", b"x", {"x-amz-expected-bucket-owner": owner}).status, 200)
+        for said in (owner, ""):
+            self.assertEqual(self.ask("PUT", "/owned", b"x", {"x-amz-expected-bucket-owner": said}).status, 200, said)
 
 
 class Buckets(Exact):

@@ -84,6 +84,14 @@ class Wire(unittest.TestCase):
         self.assertFalse(self.is_stored("asked"))
         self.assertEqual(self.presigned("PUT", "/box/asked", body=b"x", x_amz_acl="private")[0], 200)
 
+    def test_an_expected_owner_in_a_presigned_query_is_compared(self):
+        for name in ("x_amz_expected_bucket_owner", "X_Amz_Expected_Bucket_Owner"):
+            for method, target in (("PUT", "/box/owned"), ("GET", "/box/told"), ("DELETE", "/box")):
+                self.assertEqual(self.presigned(method, target, **{name: "111122223333"})[:2], (403, "AccessDenied"), (name, method))
+            self.assertFalse(self.is_stored("owned"))
+        for owner in ("hardplate", ""):
+            self.assertEqual(self.presigned("PUT", "/box/ours", body=b"x", x_amz_expected_bucket_owner=owner)[0], 200, owner)
+
     def trailing(self, announced, *trailers):
         headers = {"Content-Encoding": "aws-chunked", "x-amz-decoded-content-length": str(len(BODY)), **({"x-amz-trailer": announced} if announced else {})}
         body = b"%x\r\n%s\r\n0\r\n" % (len(BODY), BODY) + "".join(f"{name}:{value}\r\n" for name, value in trailers).encode() + b"\r\n"
