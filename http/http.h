@@ -111,6 +111,7 @@ struct hpl_http_options {
     unsigned max_per_credential;    /* requests of one access key under way at once; 0: no such limit */
     unsigned min_body_rate;         /* bytes a second that a body brings on the whole, after a grace of write_timeout_ms; 0: 1024 */
     unsigned handshake_timeout_ms, head_timeout_ms, idle_timeout_ms, write_timeout_ms, request_timeout_ms; /* 0: 10 s, 10 s, 60 s, 30 s, 30 s */
+    unsigned stuck_ms;              /* what one step of a request takes at least, and ten times request_timeout_ms, before hpl_http_is_alive calls it stuck; 0: 600 s */
     const struct hpl_http_route *routes;
     size_t num_routes;
 };
@@ -125,7 +126,7 @@ const char *hpl_http_address(const struct hpl_http_server *server);
 /* Reads the certificate again; the old one stays on failure. */
 enum hpl_status hpl_http_reload_tls(struct hpl_call *call, struct hpl_http_server *server) HPL_MUST_USE;
 /* Does every thread get on? Each I/O thread went round its loop since this was last asked, or was asked less than stall_ms ago; no step of a request has run for
- * ten times request_timeout_ms. For a watchdog, now and then; one thread at a time. */
+ * stuck_ms and ten times request_timeout_ms. For a watchdog, now and then; one thread at a time. */
 bool hpl_http_is_alive(struct hpl_http_server *server, unsigned stall_ms) HPL_MUST_USE;
 /* No new connections, Connection: close on answers, waits up to drain_ms for what runs, then ends and frees. */
 void hpl_http_stop(struct hpl_http_server *server, unsigned drain_ms);

@@ -38,6 +38,7 @@ static void fill_defaults(struct hpl_http_options *options)
     set_default(&options->idle_timeout_ms, 60000);
     set_default(&options->write_timeout_ms, 30000);
     set_default(&options->request_timeout_ms, 30000);
+    set_default(&options->stuck_ms, 600000);
 }
 
 static bool copy_text(const char **text)
@@ -150,9 +151,16 @@ enum hpl_status hpl_http_reload_tls(struct hpl_call *call, struct hpl_http_serve
 /* What a step of a request may take beyond its deadline before nobody believes in its end, in deadlines: a large file's sync can be slow. */
 #define MANY_DEADLINES 10u
 
+/* Not less than stuck_ms: some steps have time-outs of their own, an opening of a backend that hangs a minute, and wait for each other. */
+static uint64_t longest_step_ns(const struct hpl_http_options *options)
+{
+    uint64_t many_ms = (uint64_t)options->request_timeout_ms * MANY_DEADLINES;
+    return (many_ms > options->stuck_ms ? many_ms : options->stuck_ms) * UINT64_C(1000000);
+}
+
 bool hpl_http_is_alive(struct hpl_http_server *server, unsigned stall_ms)
 {
-    uint64_t now = hpl_clock_mono_ns(), longest_ns = server->options.request_timeout_ms * MANY_DEADLINES * UINT64_C(1000000);
+    uint64_t now = hpl_clock_mono_ns(), longest_ns = longest_step_ns(&server->options);
     bool is_alive = true;
     for (unsigned i = 0; i < server->num_ios; i++)
         is_alive &= hpl_http_io_is_alive(&server->ios[i], stall_ms * UINT64_C(1000000));

@@ -998,7 +998,7 @@ HPL_TEST(a_thread_that_does_not_get_on_is_noticed)
         {"GET /stuck HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n", 50},   /* an I/O thread */
         {"GET /held HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n", 60000}, /* a pool's, past ten times 10 ms */
     };
-    struct hpl_http_server *server = start((struct hpl_http_options){.request_timeout_ms = 10});
+    struct hpl_http_server *server = start((struct hpl_http_options){.request_timeout_ms = 10, .stuck_ms = 100});
     for (size_t i = 0; i < HPL_COUNT(cases); i++) {
         EXPECT(hpl_http_is_alive(server, 60000));
         is_held = true;
@@ -1010,6 +1010,20 @@ HPL_TEST(a_thread_that_does_not_get_on_is_noticed)
         EXPECT(has(hear(fd, NULL), "\r\n\r\nheld"));
         EXPECT(comes_alive(server, cases[i].stall_ms, true));
     }
+    stop(server);
+}
+
+HPL_TEST(a_job_may_outlast_a_short_deadline_many_times)
+{
+    struct hpl_http_server *server = start((struct hpl_http_options){.request_timeout_ms = 1});
+    is_held = true;
+    int fd = dial(server);
+    say(fd, "GET /held HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n");
+    EXPECT(comes_to(&num_held, 1));
+    usleep(200000); /* two hundred times 1 ms */
+    EXPECT(hpl_http_is_alive(server, 60000));
+    is_held = false;
+    EXPECT(has(hear(fd, NULL), "\r\n\r\nheld"));
     stop(server);
 }
 
