@@ -457,7 +457,7 @@ static enum hpl_status read_claim(struct hpl_call *call, const struct hpl_sigv4_
     HPL_TRY(one_header(call, request, "authorization", &authorization));
     HPL_TRY(one_header(call, request, "x-amz-security-token", &token));
     bool has_query = has_parameter(request->query, "X-Amz-Signature") || has_parameter(request->query, "X-Amz-Algorithm");
-    if (authorization.data && has_query)
+    if (authorization.len && has_query)
         return malformed(call, "the request is signed in its header and in its query: only one is allowed");
     if (!authorization.len && !has_query)
         return HPL_AUTH_REQUIRED;

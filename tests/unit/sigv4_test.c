@@ -525,6 +525,16 @@ HPL_TEST(a_presigned_request_lives_as_long_as_it_says)
     wipe_request(&request);
 }
 
+HPL_TEST(an_empty_authorization_is_none_beside_a_presigned_query)
+{
+    struct request request = vector_named("s3-presigned");
+    add_header(&request, "authorization", "");
+    EXPECT_OK(verify(&request));
+    set_header(&request, "authorization", "AWS4-HMAC-SHA256 " CREDENTIAL ", " SIGNED ", " SIGNATURE);
+    EXPECT_STATUS(verify(&request), HPL_AUTH_MALFORMED);
+    wipe_request(&request);
+}
+
 static void replace(char **text, const char *from, const char *to)
 {
     char *at = strstr(*text, from), *made;
