@@ -1027,10 +1027,24 @@ HPL_TEST(a_job_may_outlast_a_short_deadline_many_times)
     stop(server);
 }
 
+/* Is one of these served? Two names have one share by chance, once in 4096. */
+static bool is_another_served(struct hpl_http_server *server)
+{
+    static const char *const names[] = {"two", "three", "four", "five", "six", "seven", "eight", "nine"};
+    bool is_served = false;
+    for (size_t i = 0; i < HPL_COUNT(names) && !is_served; i++) {
+        char request[160];
+        snprintf(request, sizeof request, "PUT /mine HTTP/1.1\r\nHost: h\r\nConnection: close\r\nContent-Length: 2\r\nx-who: %s\r\n\r\nok", names[i]);
+        int fd = dial(server);
+        say(fd, request);
+        is_served = has(hear(fd, NULL), "\r\n\r\nok");
+    }
+    return is_served;
+}
+
 HPL_TEST(one_credential_takes_no_more_than_its_share)
 {
     static const char ones[] = "PUT /mine HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 2\r\nx-who: one\r\n\r\n";
-    static const char others[] = "PUT /mine HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\nx-who: two\r\n\r\nok";
     struct hpl_http_server *server = start((struct hpl_http_options){.max_per_credential = 2});
     for (int round = 0; round < 3; round++) {
         int fds[3];
@@ -1042,10 +1056,7 @@ HPL_TEST(one_credential_takes_no_more_than_its_share)
         fds[2] = dial(server);
         say(fds[2], ones);
         EXPECT(has(hear(fds[2], NULL), "SlowDown"));
-        fds[2] = dial(server);
-        say(fds[2], others);
-        EXPECT(has(hear_one(fds[2]), "\r\n\r\nok"));
-        close(fds[2]);
+        EXPECT(is_another_served(server));
         say(fds[0], "ok");
         EXPECT(has(hear_one(fds[0]), "\r\n\r\nok"));
         for (int i = 0; i < 2; i++) /* in the middle, or idle: neither holds a share on */
