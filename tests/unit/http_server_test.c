@@ -1091,7 +1091,7 @@ HPL_TEST(running_out_of_descriptors_sheds_and_recovers)
     stop(server);
 }
 
-#define PATIENCE_MS 20000u
+#define PATIENCE_MS 60000u
 
 static void *stop_it(void *server)
 {

@@ -276,7 +276,7 @@ static void ask_meanwhile(struct seen *seen)
         return;
     EXPECT(pthread_create(&thread, NULL, look, seen->store) == 0);
     clock_gettime(CLOCK_REALTIME, &until); /* ThreadSanitizer does not know pthread_clockjoin_np */
-    until.tv_sec += 20;
+    until.tv_sec += 60;
     seen->was_held = pthread_timedjoin_np(thread, NULL, &until) != 0;
     if (seen->was_held)
         pthread_detach(thread);
