@@ -172,10 +172,21 @@ static enum hpl_status keep_header(struct hpl_s3_request *request, json_t *metad
     return json_object_set_new(metadata, name, text) == 0 ? HPL_OK : HPL_NO_MEMORY;
 }
 
-/* Content-Encoding without "aws-chunked", which is how the body travelled, not how it is encoded: SDKs send it alone or behind the object's own. */
+static bool names_aws_chunked(struct hpl_bytes list)
+{
+    while (list.len)
+        if (hpl_http_is_word(hpl_http_next_word(&list), "aws-chunked"))
+            return true;
+    return false;
+}
+
+/* Content-Encoding without "aws-chunked", which is how the body travelled, not how it is encoded: SDKs send it alone or behind the object's own. One that does
+ * not have it is kept as it is. */
 static enum hpl_status keep_encoding(struct hpl_s3_request *request, json_t *metadata, const char *name, struct hpl_bytes value)
 {
     struct hpl_buf kept = {0};
+    if (!names_aws_chunked(value))
+        return keep_header(request, metadata, name, value);
     while (value.len) {
         struct hpl_bytes word = hpl_http_next_word(&value);
         if (word.len == 0 || hpl_http_is_word(word, "aws-chunked"))

@@ -105,12 +105,6 @@ class Wire(unittest.TestCase):
         for announced, trailers in ((TRAILER, []), (TRAILER, [right, right]), (TRAILER, [right, note]), (TRAILER, [note]), (None, [right])):
             self.assertEqual(self.trailing(announced, *trailers), (400, "MalformedTrailerError"), (announced, trailers))
 
-    def test_aws_chunked_is_no_encoding_of_the_object_wherever_it_stands(self):
-        for sent, kept in (("aws-chunked,gzip", "gzip"), ("gzip,aws-chunked", "gzip"), ("gzip , AWS-Chunked, br", "gzip,br"), ("aws-chunked", None), ("gzip", "gzip")):
-            headers = {"Content-Encoding": sent, "x-amz-decoded-content-length": "1"}
-            self.assertEqual(self.signed("PUT", "/box/encoded", headers, b"1\r\nx\r\n0\r\n\r\n", word="STREAMING-UNSIGNED-PAYLOAD-TRAILER")[0], 200, sent)
-            self.assertEqual(self.signed("HEAD", "/box/encoded")[2]["Content-Encoding"], kept, sent)
-
     def test_two_slashes_are_no_way_to_the_list_of_buckets(self):
         for target in ("//", "//box/told", "/" + ADMIN + "kms/status"):
             self.assertEqual(self.signed("GET", target)[:2], (400, "InvalidBucketName"), target)
