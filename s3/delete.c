@@ -25,9 +25,9 @@ static enum hpl_status take_element(void *arg, struct hpl_call *call, const char
     if (strcmp(path, "Quiet") == 0)
         deletion->is_quiet = strcmp(text, "true") == 0;
     else if (strcmp(path, "Object/Key") == 0) {
-        if (deletion->has_key)
+        if (deletion->has_key || !*text)
             return HPL_MALFORMED_XML;
-        deletion->has_key = *text != '\0';
+        deletion->has_key = true;
         json_array_append_new(deletion->keys, json_string(text));
     } else if (strcmp(path, "Object/VersionId") == 0 && *text && strcmp(text, "null") != 0)
         return hpl_fail(call, HPL_NOT_IMPLEMENTED, "versions of objects are not implemented");

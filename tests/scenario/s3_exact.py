@@ -271,7 +271,8 @@ class Reads(Exact):
 class Bodies(Exact):
     def test_a_list_of_deletions_names_one_key_an_object(self):
         self.ask("PUT", "/a", b"x")
-        for objects in ("<Object><Key>a</Key><Key>b</Key></Object>", "<Object></Object>", "<Object><Key></Key></Object>", "", "<Object><Key>a</Key></Object>" * 1001):
+        for objects in ("<Object><Key>a</Key><Key>b</Key></Object>", "<Object></Object>", "<Object><Key></Key></Object>", "<Object><Key></Key><Key>a</Key></Object>",
+                        "<Object><Key>a</Key><Key></Key></Object>", "", "<Object><Key>a</Key></Object>" * 1001):
             self.refused("MalformedXML", 400, "POST", "?delete", f"<Delete>{objects}</Delete>".encode())
         self.assertEqual(self.ask("GET", "/a").body, b"x")
 
