@@ -77,7 +77,9 @@ static bool is_kept_by_s3(const char *name)
 static enum hpl_status take_configuration(void *arg, struct hpl_call *call, const char *path, const char *text)
 {
     const char *region = ((const struct hpl_s3_request *)arg)->s3->options.region;
-    if (*path && strcmp(path, "LocationConstraint") != 0)
+    if (!*path) /* the whole: white space, or nothing */
+        return HPL_OK;
+    if (strcmp(path, "LocationConstraint") != 0)
         return hpl_fail(call, HPL_NOT_IMPLEMENTED, "'%.60s' of a bucket's configuration is not implemented", path);
     if (*text && strcmp(text, region) != 0)
         return hpl_fail(call, HPL_ILLEGAL_LOCATION, "the location '%.40s' is not this service's region, '%s'", text, region);

@@ -169,7 +169,7 @@ class Buckets(Exact):
             self.refused("NotImplemented", 501, "PUT", "//configured", body(inner))
         self.refused("MalformedXML", 400, "PUT", "//configured", b"<CreateBucketConfiguration>")
         self.refused("NoSuchBucket", 404, "GET", "//configured")
-        for number, inner in enumerate(("", f"<LocationConstraint>{region}</LocationConstraint>")):
+        for number, inner in enumerate(("", "\n  ", f"<LocationConstraint>{region}</LocationConstraint>", f"\n  <LocationConstraint>{region}</LocationConstraint>\n")):
             self.assertEqual(self.ask("PUT", f"//configured-{number}", body(inner)).status, 200, inner)
 
     def test_the_list_has_a_prefix_and_pages(self):
