@@ -31,7 +31,7 @@ enum hpl_status hpl_admin_update_description(const struct hpl_admin_request *req
     const char *description = NULL;
     json_t *metadata = NULL;
     HPL_TRY(hpl_admin_key_id(request, key_id));
-    HPL_TRY(hpl_json_str(request->call, request->body, "description", &description));
+    HPL_TRY(hpl_admin_description(request, &description));
     if (!description)
         return hpl_fail(request->call, HPL_INVALID_REQUEST, "'description' is missing; \"\" takes it away");
     HPL_TRY(hpl_kms_set_description(request->admin->kms, request->call, key_id, description, &metadata));
@@ -41,10 +41,11 @@ enum hpl_status hpl_admin_update_description(const struct hpl_admin_request *req
 enum hpl_status hpl_admin_tag_key(const struct hpl_admin_request *request, json_t **answer)
 {
     char key_id[HPL_KEY_ID_MAX + 1];
-    const json_t *tags = json_object_get(request->body, "tags");
+    const json_t *tags = NULL;
     json_t *metadata = NULL;
     HPL_TRY(hpl_admin_key_id(request, key_id));
-    if (!json_is_object(tags))
+    HPL_TRY(hpl_admin_tags(request, &tags));
+    if (!tags)
         return hpl_fail(request->call, HPL_INVALID_REQUEST, "'tags' must be an object of strings");
     HPL_TRY(hpl_kms_tag(request->admin->kms, request->call, key_id, tags, &metadata));
     return hpl_admin_metadata(metadata, answer);
@@ -103,8 +104,8 @@ enum hpl_status hpl_admin_import_key(const struct hpl_admin_request *request, js
     json_t *metadata = NULL;
     struct hpl_key_create create = {.key_id = key_id, .created_by = request->access_key};
     HPL_TRY(hpl_admin_key_id(request, key_id));
-    HPL_TRY(hpl_json_str(request->call, request->body, "description", &create.description));
-    HPL_TRY(hpl_json_member(request->call, request->body, "tags", &create.tags));
+    HPL_TRY(hpl_admin_description(request, &create.description));
+    HPL_TRY(hpl_admin_tags(request, &create.tags));
     HPL_TRY(hpl_json_str(request->call, request->body, "encrypted_key_material", &text));
     if (!text)
         return hpl_fail(request->call, HPL_INVALID_REQUEST, "'encrypted_key_material' is missing");

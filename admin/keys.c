@@ -47,6 +47,18 @@ enum hpl_status hpl_admin_key_id(const struct hpl_admin_request *request, char k
     return HPL_OK;
 }
 
+enum hpl_status hpl_admin_description(const struct hpl_admin_request *request, const char **description)
+{
+    static const char *const names[] = {"Description", "description", NULL};
+    return hpl_admin_text(request, names, description);
+}
+
+enum hpl_status hpl_admin_tags(const struct hpl_admin_request *request, const json_t **tags)
+{
+    static const char *const names[] = {"Tags", "tags", NULL};
+    return hpl_admin_object(request, names, tags);
+}
+
 /* An optional query parameter: "" where it is missing. */
 static enum hpl_status option_of(const struct hpl_admin_request *request, const char *name, char *value, size_t size)
 {
@@ -58,15 +70,13 @@ static enum hpl_status option_of(const struct hpl_admin_request *request, const 
 enum hpl_status hpl_admin_create_key(const struct hpl_admin_request *request, json_t **answer)
 {
     static const char *const usages[] = {"KeyUsage", "key_usage", NULL};
-    static const char *const descriptions[] = {"Description", "description", NULL};
-    static const char *const tag_names[] = {"Tags", "tags", NULL};
     const char *name = NULL;
     const json_t *tags = NULL;
     char in_query[HPL_KEY_ID_MAX + 1];
     struct hpl_key_create create = {.created_by = request->access_key};
     HPL_TRY(hpl_admin_text(request, usages, &create.usage));
-    HPL_TRY(hpl_admin_text(request, descriptions, &create.description));
-    HPL_TRY(hpl_admin_object(request, tag_names, &tags));
+    HPL_TRY(hpl_admin_description(request, &create.description));
+    HPL_TRY(hpl_admin_tags(request, &tags));
     if (tags) /* the tag "name" asks for an id */
         HPL_TRY(hpl_json_str(request->call, tags, "name", &name));
     HPL_TRY(option_of(request, "key-id", in_query, sizeof in_query));

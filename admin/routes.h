@@ -39,6 +39,10 @@ enum hpl_status hpl_admin_spelling(const struct hpl_admin_request *request, cons
 enum hpl_status hpl_admin_text(const struct hpl_admin_request *request, const char *const names[], const char **out) HPL_MUST_USE;
 enum hpl_status hpl_admin_object(const struct hpl_admin_request *request, const char *const names[], const json_t **out) HPL_MUST_USE;
 
+/* What the body says of a new key, or of one that is there: its "description" (or "Description") and its "tags" (or "Tags"). As above. */
+enum hpl_status hpl_admin_description(const struct hpl_admin_request *request, const char **description) HPL_MUST_USE;
+enum hpl_status hpl_admin_tags(const struct hpl_admin_request *request, const json_t **tags) HPL_MUST_USE;
+
 /* The key that the body names, "key_id" (or "KeyId", "keyId"); NULL where it names none. HPL_INVALID_REQUEST for an empty or over-long one. */
 enum hpl_status hpl_admin_key_id_in_body(const struct hpl_admin_request *request, const char **key_id) HPL_MUST_USE;
 /* The key that a request is about: of the body, or a query parameter. HPL_INVALID_REQUEST when neither is there. */

@@ -89,12 +89,15 @@ class Metadata(Asking):
         self.make("described")
         answer = self.ok("POST", "kms/keys/update-description", {"key_id": "described", "description": "of the ledger"})
         self.assertEqual((answer["success"], answer["key_id"], answer["key_metadata"]["description"]), (True, "described", "of the ledger"))
+        answer = self.ok("POST", "kms/keys/update-description", {"key_id": "described", "Description": "of the books"})
+        self.assertEqual(answer["key_metadata"]["description"], "of the books")
         answer = self.ok("POST", "kms/keys/tag", {"key_id": "described", "tags": {"owner": "a", "env": "prod"}})
         self.assertEqual(answer["key_metadata"]["tags"], {"name": "described", "owner": "a", "env": "prod"})
         answer = self.ok("POST", "kms/keys/untag", {"key_id": "described", "tag_keys": ["env"]})
         self.assertEqual(answer["key_metadata"]["tags"], {"name": "described", "owner": "a"})
         for path, body, name in (("update-description", {}, "description"), ("update-description", {"description": 5}, "description"), ("tag", {"tags": ["a"]}, "tags"),
-                                 ("tag", {"tags": {"a": 1}}, "a"), ("tag", {"tags": {"name": "x"}}, "name"), ("untag", {"tag_keys": "a"}, "tag_keys")):
+                                 ("update-description", {"Description": "a", "description": "b"}, "description"), ("tag", {"Tags": {"a": "b"}, "tags": {"a": "c"}}, "Tags"),
+                                 ("tag", {"Tags": {"name": "x"}}, "name"), ("tag", {"tags": {"a": 1}}, "a"), ("tag", {"tags": {"name": "x"}}, "name"), ("untag", {"tag_keys": "a"}, "tag_keys")):
             self.assertIn(name, self.refused(400, "POST", "kms/keys/" + path, {"key_id": "described", **body})["message"])
 
     def test_lists_filter_by_state_and_usage(self):
@@ -255,13 +258,26 @@ class WhatTheFileAllows(Asking):
     def setUpClass(cls):
         cls.daemon = FileDaemon("kms: {backend_type: local}\nallow_import: true\nallow_immediate_deletion: true\n")
 
-    def test_a_key_is_imported_as_openssl_encrypts_it(self):
+    def sealed(self):
+        """New material, in Base64, as openssl encrypts it to the daemon's wrapping key."""
         parameters = self.ok("GET", "kms/keys/import-parameters")
         self.assertEqual((parameters["wrapping_key_spec"], parameters["wrapping_algorithm"]), ("RSA_3072", "RSAES_OAEP_SHA_256"))
         (self.daemon.folder / "wrapping.der").write_bytes(base64.b64decode(parameters["public_key"]))
         sealed = subprocess.run(["openssl", "pkeyutl", "-encrypt", "-pubin", "-keyform", "DER", "-inkey", str(self.daemon.folder / "wrapping.der"), "-pkeyopt",
                                  "rsa_padding_mode:oaep", "-pkeyopt", "rsa_oaep_md:sha256"], input=os.urandom(32), stdout=subprocess.PIPE, check=True).stdout
-        body = {"key_id": "brought", "encrypted_key_material": base64.b64encode(sealed).decode(), "description": "from outside"}
+        return base64.b64encode(sealed).decode()
+
+    def test_an_import_takes_the_names_that_a_creation_takes(self):
+        body = {"key_id": "spelled", "encrypted_key_material": self.sealed()}
+        for wrong in ({"Tags": {"name": "other"}}, {"tags": {"name": "other"}}, {"Tags": {"a": "b"}, "tags": {"a": "c"}}, {"Tags": []}, {"Description": 5},
+                      {"Description": "a", "description": "b"}):
+            self.refused(400, "POST", "kms/keys/import", {**body, **wrong})
+        self.refused(404, "GET", "kms/keys/spelled")
+        metadata = self.ok("POST", "kms/keys/import", {**body, "Description": "from outside", "Tags": {"name": "spelled", "team": "red"}})["key_metadata"]
+        self.assertEqual((metadata["description"], metadata["tags"]), ("from outside", {"name": "spelled", "team": "red"}))
+
+    def test_a_key_is_imported_as_openssl_encrypts_it(self):
+        body = {"key_id": "brought", "encrypted_key_material": self.sealed(), "description": "from outside"}
         metadata = self.ok("POST", "kms/keys/import", body)["key_metadata"]
         self.assertEqual((metadata["origin"], metadata["key_state"], metadata["description"]), ("EXTERNAL", "Enabled", "from outside"))
         self.assertEqual(self.refused(409, "POST", "kms/keys/import", body)["code"], "AlreadyExists")
