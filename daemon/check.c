@@ -280,17 +280,24 @@ static void check_vaults(struct check *check)
 /* The section as a first start reads it; its backend is not opened. */
 static void check_kms(struct check *check)
 {
-    const struct hpl_kms_options options = {.backends = hpl_backends()};
+    struct hpl_token_option *tokens;
+    struct hpl_tokend_option tokend;
+    struct hpl_backend_env env;
+    struct hpl_kms_options options = {.backends = hpl_backends(), .env = &env};
     struct hpl_call call = {0};
     struct hpl_kms_settings settings;
     json_t *HPL_JSON_AUTO body = hpl_config_kms_json(check->config->kms);
     json_t *HPL_JSON_AUTO whole = NULL;
-    if (!body)
-        return;
-    enum hpl_status status = hpl_kms_normalise(&call, &options, body, NULL, &whole);
-    if (status == HPL_OK)
+    hpl_house_env(check->config, check->is_dev, &tokens, &tokend, &env);
+    enum hpl_status status = hpl_house_default_key(&call, &options.default_key_id);
+    if (status == HPL_OK && body)
+        status = hpl_kms_normalise(&call, &options, body, NULL, &whole);
+    if (status == HPL_OK && body)
         status = hpl_kms_read_settings(&call, &options, whole, &settings);
-    say(check, status, "kms", &call, status == HPL_OK ? settings.backend->name : "");
+    if (body || status != HPL_OK)
+        say(check, status, "kms", &call, status == HPL_OK ? settings.backend->name : "");
+    free(tokens);
+    free((void *)env.vaults);
 }
 
 int hpl_check_run(const struct hpl_config *config, bool is_dev)

@@ -31,9 +31,11 @@ static enum hpl_status lock_state(struct hpl_call *call, struct hpl_house *house
     house->lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
     if (house->lock_fd < 0)
         return hpl_file_error(call, "cannot open", path);
-    if (flock(house->lock_fd, LOCK_EX | LOCK_NB) != 0)
-        return hpl_fail(call, HPL_CONFLICT, "%s is in use by another hardplated: stop that one, or name another folder", house->config->state_dir);
-    return HPL_OK;
+    if (flock(house->lock_fd, LOCK_EX | LOCK_NB) == 0)
+        return HPL_OK;
+    enum hpl_status status = errno != EWOULDBLOCK ? hpl_file_error(call, "cannot lock", path) : hpl_fail(call, HPL_CONFLICT, "%s is in use by another hardplated: stop that one, or name another folder", house->config->state_dir);
+    hpl_house_unlock(house); /* it is not ours */
+    return status;
 }
 
 enum hpl_status hpl_house_lock_memory(struct hpl_call *call, const struct hpl_config *config)
@@ -158,8 +160,7 @@ static enum hpl_status open_catalog(struct hpl_call *call, struct hpl_house *hou
     return is_dev ? HPL_OK : drop_credentials(call, house);
 }
 
-/* The older document's variable; NULL where it is not set. */
-static enum hpl_status default_key_of(struct hpl_call *call, const char **key_id)
+enum hpl_status hpl_house_default_key(struct hpl_call *call, const char **key_id)
 {
     *key_id = getenv("RUSTFS_KMS_DEFAULT_KEY_ID");
     if (*key_id && !**key_id)
@@ -173,7 +174,7 @@ static enum hpl_status default_key_of(struct hpl_call *call, const char **key_id
 static enum hpl_status open_kms(struct hpl_call *call, struct hpl_house *house, bool is_dev)
 {
     const char *default_key_id;
-    HPL_TRY(default_key_of(call, &default_key_id));
+    HPL_TRY(hpl_house_default_key(call, &default_key_id));
     hpl_house_env(house->config, is_dev, &house->tokens, &house->tokend, &house->env);
     house->env.root = house->root;
     house->env.catalog = house->catalog;
@@ -255,6 +256,11 @@ void hpl_house_close(struct hpl_house *house)
     hpl_secret_free(house->root);
     free(house->tokens);
     free((void *)house->env.vaults);
+}
+
+void hpl_house_unlock(struct hpl_house *house)
+{
     if (house->lock_fd >= 0)
         close(house->lock_fd);
+    house->lock_fd = -1;
 }

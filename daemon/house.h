@@ -30,11 +30,16 @@ enum hpl_status hpl_house_open(struct hpl_call *call, struct hpl_house *house, c
 /* Binds and serves; inherited_fd: on the socket that systemd listens on already, or 0. */
 enum hpl_status hpl_house_serve(struct hpl_call *call, struct hpl_house *house, int inherited_fd) HPL_MUST_USE;
 
-/* Stops taking requests, waits for what runs, closes all. A half-open house is fine. */
+/* Stops taking requests, waits for what runs, closes all but the lock on the state folder. A half-open house is fine. */
 void hpl_house_close(struct hpl_house *house);
+/* The last of all: from now on another daemon may have the state folder. */
+void hpl_house_unlock(struct hpl_house *house);
 
 /* Secret memory as configured: HPL_UNAVAILABLE with the mend when it cannot be locked. */
 enum hpl_status hpl_house_lock_memory(struct hpl_call *call, const struct hpl_config *config) HPL_MUST_USE;
+
+/* The default key by the older document's variable RUSTFS_KMS_DEFAULT_KEY_ID; NULL where it is not set. HPL_INVALID_CONFIGURATION. */
+enum hpl_status hpl_house_default_key(struct hpl_call *call, const char **key_id) HPL_MUST_USE;
 
 /* What backends get from the configuration. tokens and env->vaults are the caller's to free, tokend is what env may point
  * to; views live as long as config. */

@@ -275,8 +275,6 @@ static int run(struct hpl_house *house, const struct hpl_config *config, const s
     sd_notify(0, "READY=1");
     wait_for_end(house, signals);
     sd_notify(0, "STOPPING=1");
-    if (dev->dir)
-        hpl_dev_retract(dev, false);
     hpl_log(HPL_LOG_INFO, "daemon.stopping");
     return EXIT_DONE;
 }
@@ -317,6 +315,9 @@ int main(int argc, char **argv)
     struct hpl_house house;
     code = run(&house, config, &dev, inherited_fd, &signals);
     hpl_house_close(&house);
+    if (dev.dir && house.lock_fd >= 0)
+        hpl_dev_retract(&dev, false);
+    hpl_house_unlock(&house);
     hpl_config_free(config);
     fflush(stdout);
     _exit(code); /* some tokens' modules crash in their destructors at exit */

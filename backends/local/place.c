@@ -53,6 +53,10 @@ enum hpl_status hpl_local_place(struct hpl_call *call, const json_t *config, con
     char *slash = strrchr(path, '/');
     if (path[0] != '/' || len < 2 || len >= PATH_MAX - 100 || strcmp(slash, "/..") == 0 || strcmp(slash, "/.") == 0)
         return hpl_fail(call, HPL_INVALID_REQUEST, "'key_dir' must be an absolute path of a folder");
+    if (!given && access(env->state_dir, F_OK) != 0 && errno == ENOENT) { /* before the first start, which makes it */
+        memcpy(out, path, len + 1);
+        return HPL_OK;
+    }
     if (!realpath(path, out)) { /* not there yet: its parent decides */
         *slash = '\0';
         if (!realpath(slash == path ? "/" : path, real) || snprintf(out, PATH_MAX, "%s/%s", strcmp(real, "/") ? real : "", slash + 1) >= PATH_MAX)

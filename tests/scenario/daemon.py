@@ -13,7 +13,7 @@ import time
 import unittest
 import unittest.mock
 
-from hardplate import BIN, Daemon, told_endpoint
+from hardplate import BIN, Daemon, told_endpoint, wait_until
 
 
 def run(*args, env=None, timeout=60, stdin=None):
@@ -62,14 +62,30 @@ class Dev(unittest.TestCase):
         self.assertFalse((self.daemon.folder / "pid").exists() or (self.daemon.folder / "env").exists())
         self.daemon.start()
 
+    def test_the_process_is_told_of_until_it_has_ended(self):
+        host, port = self.daemon.listen.rsplit(":", 1)
+        s3, pid = self.daemon.s3(signature_version="s3v4"), self.daemon.folder / "pid"
+        s3.create_bucket(Bucket="slow")
+        target = s3.generate_presigned_url("put_object", {"Bucket": "slow", "Key": "k"}).removeprefix(self.daemon.endpoint)
+        with socket.create_connection((host, int(port)), 60) as slow:
+            slow.sendall(f"PUT {target} HTTP/1.1\r\nHost: {self.daemon.listen}\r\nContent-Length: 6\r\nExpect: 100-continue\r\n\r\n".encode())
+            self.assertIn(b"100 Continue", slow.recv(100))
+            self.daemon.process.terminate()
+            self.assertTrue(wait_until(lambda: socket.socket().connect_ex((host, int(port)))))
+            self.assertTrue(pid.exists() and self.daemon.process.poll() is None)
+            slow.sendall(b"object")
+            self.assertIn(b"200 OK", slow.recv(100))
+        self.daemon.process.wait(60)
+        self.assertFalse(pid.exists())
+
     def end_restarted(self):
         """The restart command's daemon is no child of ours."""
-        pid = int((self.daemon.folder / "pid").read_text())
+        path = self.daemon.folder / "pid"
+        if not path.exists(): # it did not come back, which the test says itself
+            return
+        pid = int(path.read_text())
         os.kill(pid, 15)
-        for _ in range(200):
-            if not pathlib.Path(f"/proc/{pid}").exists():
-                break
-            time.sleep(0.05)
+        self.assertTrue(wait_until(lambda: not pathlib.Path(f"/proc/{pid}").exists()))
 
     def test_the_restart_command_restarts_on_the_same_port(self):
         code, out, err = run(self.daemon.env["HARDPLATE_RESTART"])
@@ -353,6 +369,21 @@ class FirstErrors(unittest.TestCase):
     def test_check_finds_a_kms_section_that_no_start_takes(self):
         for section, word in (("backend_type: nope", "nope"), ("backend_type: local, timeout_seconds: -1", "timeout_seconds")):
             self.assertIn(word, self.checked(f"state_dir: {self.folder}/fresh\nkms: {{{section}}}\n"), section)
+        with unittest.mock.patch.dict(os.environ, {"RUSTFS_KMS_DEFAULT_KEY_ID": " blank "}):
+            self.assertIn("RUSTFS_KMS_DEFAULT_KEY_ID", self.checked(f"state_dir: {self.folder}/fresh\n"))
+
+    def test_check_is_content_with_a_kms_section_of_each_backend(self):
+        path = self.folder / "kms.yaml"
+        vaults = "vaults: [{name: main, address: 'http://127.0.0.1:1', allow_http: true, token_file: /dev/null}]\n"
+        for name, more in (("local", ""), ("vault", ", vault: main, auth_method: token_file")):
+            path.write_text(f"state_dir: {self.folder}/fresh\nlisten: 127.0.0.1:0\n{vaults}kms: {{backend_type: {name}{more}}}\n")
+            code, out, err = run(BIN / "hardplated", "--config", path, "--check")
+            self.assertEqual((code, err), (0, ""), out)
+            self.assertRegex(out, rf"(?m)^ok +kms +{name}$")
+        path.write_text(f"state_dir: {self.folder}/fresh\nlisten: 127.0.0.1:0\nkms: {{backend_type: pkcs11, token: main}}\n")
+        code, out, err = run(BIN / "hardplated", "--config", path, "--check")
+        self.assertEqual((code, err), (1, ""), out)
+        self.assertRegex(out, r"(?m)^FAIL +kms .*main")
 
     def test_check_finds_a_tls_key_that_is_none_or_anothers(self):
         for name in ("one", "two"):
