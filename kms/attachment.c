@@ -11,7 +11,7 @@
 #include "base/log.h"
 
 #define ROW_TYPE HPL_ATTACHMENT_ROW
-#define LEAST_OPENING_SECONDS 10
+#define LEAST_OPENING_SECONDS 10u
 #define LIST_EVERY_NS 100000000u /* 0.1 s */
 #define READ_AGAIN_NS 1000000000u /* 1 s */
 
@@ -400,12 +400,16 @@ struct hpl_attachment *hpl_attachment_retune(struct hpl_attachment *attachment, 
     return tuned;
 }
 
-/* A login and what is asked first, in the time that any call to the backend has; but not less than they take where every answer does come. */
+int64_t hpl_attachment_opening_seconds(const struct hpl_kms_settings *settings)
+{
+    int64_t least = settings->backend->least_opening_seconds ? settings->backend->least_opening_seconds : LEAST_OPENING_SECONDS;
+    return settings->timeout_seconds < least ? least : settings->timeout_seconds;
+}
+
 static struct hpl_call opening_of(const struct hpl_call *call, const struct hpl_kms_settings *settings)
 {
     struct hpl_kms_settings patient = *settings;
-    if (patient.timeout_seconds < LEAST_OPENING_SECONDS)
-        patient.timeout_seconds = LEAST_OPENING_SECONDS;
+    patient.timeout_seconds = hpl_attachment_opening_seconds(settings);
     return hpl_kms_attempt_of(call, &patient);
 }
 

@@ -36,6 +36,9 @@ struct hpl_attachment {
     char damaged[HPL_KEY_ID_MAX + 1]; /* a record that did not verify then, "" for none; under lock */
 };
 
+/* How long opening may take: as long as any call to the backend; but not less than a login and what is asked first take where every answer does come. */
+int64_t hpl_attachment_opening_seconds(const struct hpl_kms_settings *settings);
+
 /* Opens the backend, finds its instance in the catalog or chooses one, proves it with its probe and reads which keys it has. Writes nothing down. One
  * reference is the caller's. */
 enum hpl_status hpl_attachment_open(struct hpl_call *call, const struct hpl_kms_options *options, const json_t *config,

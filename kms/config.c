@@ -149,8 +149,7 @@ static bool is_said_anew(const struct hpl_backend *backend, const char *name, co
     return false;
 }
 
-/* What neither the service nor the backend reads is ignored: two bodies that differ in it are the same configuration. */
-static void drop_unknown(const struct hpl_kms_options *options, json_t *config)
+void hpl_kms_drop_unknown(const struct hpl_kms_options *options, json_t *config)
 {
     const char *type = json_string_value(json_object_get(config, "backend_type")), *name;
     const struct hpl_backend *backend = type ? find_backend(options, type) : NULL;
@@ -183,7 +182,7 @@ enum hpl_status hpl_kms_normalise(struct hpl_call *call, const struct hpl_kms_op
             json_object_set(whole, name, value);
     if (json_object_update(whole, over) != 0)
         return HPL_NO_MEMORY;
-    drop_unknown(options, whole);
+    hpl_kms_drop_unknown(options, whole);
     *out = whole;
     whole = NULL;
     return HPL_OK;

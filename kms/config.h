@@ -15,6 +15,9 @@ struct hpl_kms_settings {
     int64_t queue; /* callers in the backend at once; whoever comes then is refused */
 };
 
+/* What neither the service nor the backend reads is ignored: two bodies that differ in it are the same configuration. Takes it out of config. */
+void hpl_kms_drop_unknown(const struct hpl_kms_options *options, json_t *config);
+
 /* The normal form of a body: new names, lower-case backend name, null members and those that nobody reads dropped. Laid over base (may be NULL), whose
  * backend's own fields are dropped when the backend changes. HPL_INVALID_REQUEST by name. *out is the caller's. */
 enum hpl_status hpl_kms_normalise(struct hpl_call *call, const struct hpl_kms_options *options, const json_t *body, const json_t *base,

@@ -175,6 +175,7 @@ struct hpl_backend {
                                 const struct hpl_backend_env *env, struct hpl_buf *out);
     enum hpl_status (*open)(struct hpl_call *call, const json_t *config, const struct hpl_backend_env *env,
                             struct hpl_keystore **out);
+    unsigned least_opening_seconds; /* what open may take where all is well; 0: 10 */
     /* backend_summary of the status answer: a new object, no secrets. */
     json_t *(*summary)(const json_t *config, const struct hpl_backend_env *env);
     /* Names of the top-level members that it reads, those that it refuses too: a body's others are no part of the configuration. NULL-terminated; may be NULL. */

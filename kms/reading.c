@@ -7,7 +7,7 @@
 
 #define DEFAULT_PAGE 100u
 #define MAX_PAGE 1000u
-#define FAR_PAGE 100u /* records that one call of a backend far away may be asked for */
+#define FAR_PAGE 16u /* records asked for in one call of a backend far away: each is a request, and all have one deadline */
 #define PATIENCE_NS 5000000000u /* for who only wants to know */
 
 bool hpl_kms_count_objects(struct hpl_kms *kms, const struct hpl_census *what, uint64_t *count)

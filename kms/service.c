@@ -226,7 +226,11 @@ static enum hpl_status keep_history(struct hpl_call *call, struct hpl_kms *kms, 
 static enum hpl_status unseal_config(struct hpl_call *call, struct hpl_kms *kms, json_t **out)
 {
     *out = NULL;
-    return kms->sealed ? hpl_kms_unseal_json(call, kms->options.catalog, ROW_NAME, kms->sealed, out) : HPL_OK;
+    if (kms->sealed)
+        HPL_TRY(hpl_kms_unseal_json(call, kms->options.catalog, ROW_NAME, kms->sealed, out));
+    if (*out) /* it may be of a time when such were kept */
+        hpl_kms_drop_unknown(&kms->options, *out);
+    return HPL_OK;
 }
 
 /* Writes configuration, whether it runs and on which instance, and a row of history. Under changing. */
@@ -358,7 +362,8 @@ static enum hpl_status open_and_prove(struct hpl_call *call, struct hpl_kms *kms
                                       const char *pinned, struct hpl_attachment **out)
 {
     struct hpl_call sub;
-    hpl_call_init(&sub, OPEN_TIMEOUT_MS);
+    uint64_t opening_ms = (uint64_t)hpl_attachment_opening_seconds(settings) * 1000;
+    hpl_call_init(&sub, opening_ms > OPEN_TIMEOUT_MS ? opening_ms : OPEN_TIMEOUT_MS);
     enum hpl_status status = hpl_attachment_open(&sub, &kms->options, config, settings, &kms->shared, out);
     if (status == HPL_OK)
         status = check_pinned(&sub, *out, pinned);

@@ -372,6 +372,7 @@ static const char *const aliases[] = {"PKCS11", "Pkcs11", "hsm", NULL};
 const struct hpl_backend hpl_backend_pkcs11 = {
     .name = "pkcs11",
     .aliases = aliases,
+    .least_opening_seconds = 60, /* loading, logging in and, for RSA-OAEP, a key pair to try */
     .validate = validate,
     .fields = fields,
     .alternatives = alternatives,

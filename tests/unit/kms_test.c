@@ -303,6 +303,7 @@ HPL_TEST(a_tampered_catalog_fails_closed)
 
 static struct hpl_keystore_ops flaky_ops;
 static _Atomic int num_opens, num_reads, failing_wraps, failing_unwraps, failing_creations, failing_destructions, failing_opens;
+static _Atomic uint64_t opening_deadline_ns;
 
 static bool take(_Atomic int *count)
 {
@@ -345,6 +346,7 @@ static enum hpl_status flaky_record_get(struct hpl_keystore *keystore, struct hp
 static enum hpl_status flaky_open(struct hpl_call *call, const json_t *config, const struct hpl_backend_env *env, struct hpl_keystore **out)
 {
     atomic_fetch_add(&num_opens, 1);
+    opening_deadline_ns = call->deadline_ns;
     if (take(&failing_opens))
         return hpl_fail(call, HPL_BACKEND, "the token is not there");
     HPL_TRY(hpl_backend_local.open(call, config, env, out));
@@ -359,9 +361,10 @@ static enum hpl_status flaky_open(struct hpl_call *call, const json_t *config, c
     return HPL_OK;
 }
 
+static struct hpl_backend flaky;
+
 static void open_flaky(struct house *house, bool is_first)
 {
-    static struct hpl_backend flaky;
     static const struct hpl_backend *const list[] = {&flaky, NULL};
     struct hpl_call call = {0};
     flaky = hpl_backend_local;
@@ -391,6 +394,45 @@ static const char *health_of(struct house *house)
     json_t *HPL_JSON_AUTO health = member_of_status(house, "health");
     snprintf(text, sizeof text, "%s", json_string_value(health));
     return text;
+}
+
+HPL_TEST(a_stored_configuration_with_what_nobody_reads_any_more_is_the_same_without_it)
+{
+    static const char *const more[] = {"key_dir", "file_permissions", "colour", NULL};
+    static struct hpl_backend older;
+    static const struct hpl_backend *const list[] = {&older, NULL};
+    struct house house = {0};
+    struct hpl_call call = {0};
+    older = hpl_backend_local;
+    older.fields = more;
+    open_house(&house);
+    hpl_kms_close(house.kms);
+    house.options.backends = list;
+    EXPECT_OK(hpl_kms_open(&call, &house.kms, &house.options));
+    EXPECT_OK(send(&house, hpl_kms_configure, "{\"backend_type\":\"local\",\"colour\":\"red\"}"));
+    EXPECT_STATUS(send(&house, hpl_kms_configure, "{\"backend_type\":\"local\",\"colour\":\"blue\"}"), HPL_CONFLICT);
+    close_house(&house, false);
+    open_house(&house);
+    EXPECT_OK(send(&house, hpl_kms_configure, "{\"backend_type\":\"local\",\"colour\":\"red\"}"));
+    EXPECT_OK(send(&house, hpl_kms_configure, "{\"backend_type\":\"local\"}"));
+    close_house(&house, true);
+}
+
+HPL_TEST(a_backend_may_ask_for_more_time_to_open_than_its_calls_have)
+{
+    static const struct { unsigned least; const char *timeout; uint64_t wanted_s; } cases[] = {{0, "1", 10}, {45, "1", 45}, {45, "50", 50}, {0, "300", 300}};
+    for (size_t i = 0; i < HPL_COUNT(cases); i++) {
+        struct house house = {0};
+        char body[100];
+        open_flaky(&house, false);
+        flaky.least_opening_seconds = cases[i].least;
+        snprintf(body, sizeof body, "{\"backend_type\":\"local\",\"timeout_seconds\":%s}", cases[i].timeout);
+        uint64_t from_ns = hpl_clock_mono_ns(), wanted_ns = cases[i].wanted_s * 1000000000u;
+        EXPECT_OK(send(&house, hpl_kms_configure, body));
+        EXPECT_OK(start(&house));
+        EXPECT(opening_deadline_ns >= from_ns + wanted_ns && opening_deadline_ns <= hpl_clock_mono_ns() + wanted_ns);
+        close_house(&house, true);
+    }
 }
 
 HPL_TEST(only_knobs_change_without_opening_the_backend_again)
