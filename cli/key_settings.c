@@ -92,7 +92,7 @@ enum hpl_exit hpl_cli_keys_caching(const struct hpl_client *client, int argc, ch
 static void show_policy(const json_t *answer)
 {
     const json_t *policy = json_object_get(answer, "policy");
-    if (json_is_object(policy) && json_dumpf(policy, stdout, JSON_INDENT(2)) == 0)
+    if (json_is_object(policy) && json_dumpf(policy, stdout, JSON_INDENT(2) | JSON_ENSURE_ASCII) == 0)
         puts("");
     else
         puts("none: whoever the account's rules let in may use the key");

@@ -88,6 +88,8 @@ static enum hpl_status find_all(struct hpl_p11_op *op, const struct survey *surv
     if (op->class != HPL_P11_NONE)
         return status;
     CK_RV rv = op->fn->C_FindObjectsFinal(op->handle);
+    if (rv != CKR_OK && status != HPL_OK)
+        op->class = hpl_p11_classify(rv); /* the session goes; the first reason stays */
     return status != HPL_OK ? status : hpl_p11_check(op, "C_FindObjectsFinal", rv);
 }
 

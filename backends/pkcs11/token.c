@@ -12,8 +12,12 @@ static void trim(char *out, const unsigned char *field, size_t len)
     while (len && (field[len - 1] == ' ' || field[len - 1] == '\0'))
         len--;
     bool is_utf8 = hpl_utf8_is_valid(hpl_bytes(field, len));
-    for (size_t i = 0; i < len; i++)
-        out[i] = field[i] < 0x20 || field[i] == 0x7f || (field[i] > 0x7f && !is_utf8) ? '?' : (char)field[i];
+    for (size_t i = 0; i < len; i++) {
+        bool is_control = field[i] < 0x20 || field[i] == 0x7f || (field[i] >= 0x80 && field[i] < 0xa0 && i && field[i - 1] == 0xc2); /* U+0080 to U+009F too */
+        out[i] = is_control || (field[i] > 0x7f && !is_utf8) ? '?' : (char)field[i];
+        if (is_control && field[i] >= 0x80)
+            out[i - 1] = '?';
+    }
     out[len] = '\0';
 }
 

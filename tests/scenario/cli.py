@@ -115,9 +115,11 @@ class Keys(Cli):
             self.assertIn("a\\u001b]0;x\\u0007\\u000aevil  Enabled\\u007f\\u009b31m\u00e9", said)
         self.assertEqual(self.answer("keys", "describe", "painted")["key_metadata"]["description"], text)
         self.assertIn("no key 'a\\u000ab\\u001b'", self.cli("keys", "describe", "a\nb\x1b", wanted=1))
-        policy = {"grants": [{"principals": ["a\u001bb"], "operations": ["*"]}]}
+        policy = {"grants": [{"principals": ["a\u001b\u009bb"], "operations": ["*"]}]}
         self.cli("keys", "policy", "set", "painted", "-", stdin=json.dumps(policy))
-        self.assertEqual(json.loads(self.cli("keys", "policy", "get", "painted"))["grants"][0]["principals"], ["a\u001bb"])
+        said = self.cli("keys", "policy", "get", "painted")
+        self.assertFalse(re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", said), said)
+        self.assertEqual(json.loads(said)["grants"][0]["principals"], ["a\u001b\u009bb"])
 
     def test_output_that_does_not_arrive_is_a_failure(self):
         for args in (["keys", "list"], ["--json", "data-key"], ["keys", "policy", "get", "hardplate-dev"], ["--help"], ["--version"], ["seal", "--help"]):

@@ -721,7 +721,6 @@ static void wait_for(const _Atomic unsigned *count, unsigned wanted)
         usleep(1000);
 }
 
-/* SoftHSM tells a bad tag as it tells trouble of its own, so each bad blob asks for the canary's verdict. */
 /* The verdict counts for 200 ms, whatever the number of those who ask for it. */
 HPL_TEST(bad_blobs_cost_five_canaries_a_second_at_most)
 {
@@ -742,6 +741,7 @@ HPL_TEST(bad_blobs_cost_five_canaries_a_second_at_most)
     softhsm_wipe(&hsm);
 }
 
+/* SoftHSM tells a bad tag as it tells trouble of its own, so each bad blob asks for the canary's verdict. */
 HPL_TEST(bad_blobs_after_one_real_trouble_start_no_module_again)
 {
     struct softhsm hsm;
@@ -776,7 +776,6 @@ HPL_TEST(bad_blobs_after_one_real_trouble_start_no_module_again)
     softhsm_wipe(&hsm);
 }
 
-/* Also where the moment is met by the run that mends another failure. */
 struct flood {
     struct hpl_keystore *keystore;
     uint8_t uid[HPL_KEY_UID_LEN];
@@ -849,6 +848,7 @@ HPL_TEST(bad_blobs_at_a_slow_token_with_all_its_sessions_busy_start_no_module_ag
     softhsm_wipe(&hsm);
 }
 
+/* Also where the moment is met by the run that mends another failure. */
 HPL_TEST(a_check_blob_that_fails_for_a_moment_takes_nothing_down)
 {
     static const struct {
